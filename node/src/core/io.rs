@@ -1,0 +1,424 @@
+//! What goes into the core and what comes out: the whole of its contact with the world.
+//!
+//! Times are milliseconds since the Unix epoch; the driver sees to it that they never run backwards.
+
+use std::sync::Arc;
+
+use p2pnode_protocol::advert::Advert;
+use p2pnode_protocol::api::{Event, JobState};
+use p2pnode_protocol::job::JobPlan;
+use p2pnode_protocol::manifest::BlobRef;
+use p2pnode_protocol::message::{Phase, ReportEvent, TaskRef, TaskRequest, TaskResponse};
+use p2pnode_protocol::task::{Assignment, Failure, Outcome, RuntimeKind, TaskTemplate, Usage};
+use p2pnode_protocol::{AttemptKey, Capacity, Gpu, JobId, PeerId};
+
+/// Milliseconds since the Unix epoch.
+pub type Millis = u64;
+
+/// Names a request that came in, so that its answer finds the way back. Made by the driver.
+pub type RequestToken = u64;
+
+/// Names a request that went out, so that its answer is recognised. Made by the core.
+pub type CallId = u64;
+
+/// A job as one provider knows it: ids are the submitter's own, so both parts are needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostedJob {
+    /// Who submitted it.
+    pub submitter: PeerId,
+    /// Its id.
+    pub job: JobId,
+}
+
+/// One attempt as its provider knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunKey {
+    /// Who submitted it.
+    pub submitter: PeerId,
+    /// Which attempt.
+    pub attempt: AttemptKey,
+}
+
+/// Why a call had no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallFailure {
+    /// The peer could not be reached or the connection closed.
+    Unreachable,
+    /// No answer in time.
+    TimedOut,
+    /// The peer does not speak the protocol, or broke it.
+    Protocol,
+}
+
+/// What the owner offers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OfferTerms {
+    /// Everything offered.
+    pub total: Capacity,
+    /// Whether anyone may run tasks here.
+    pub allow_any: bool,
+}
+
+/// How a run ended at this provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunEnd {
+    /// How.
+    pub outcome: Outcome,
+    /// What it used.
+    pub usage: Usage,
+    /// Outputs, already stored as blobs here.
+    pub outputs: Option<BlobRef>,
+    /// Bytes written to stdout and stderr.
+    pub log_bytes: u64,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A first connection to this peer opened.
+    Connected(PeerId),
+    /// The last connection to this peer closed.
+    Disconnected(PeerId),
+    /// A checked advert, newer than the last one of its peer.
+    Advert {
+        /// Whose.
+        peer: PeerId,
+        /// What it says.
+        advert: Box<Advert>,
+    },
+    /// A peer asks. Answered by exactly one [`Effect::Respond`].
+    Request {
+        /// Who.
+        peer: PeerId,
+        /// How to answer.
+        token: RequestToken,
+        /// What.
+        request: TaskRequest,
+    },
+    /// A call was answered, or had no answer.
+    Response {
+        /// Who.
+        peer: PeerId,
+        /// Which call.
+        call: CallId,
+        /// What.
+        response: Result<TaskResponse, CallFailure>,
+    },
+
+    /// The owner submits a job; its inputs are stored.
+    Submit {
+        /// Its id, fresh.
+        job: JobId,
+        /// All about it.
+        plan: Arc<JobPlan>,
+        /// Absolute folder for its outputs.
+        out: Option<String>,
+    },
+    /// The owner cancels a job of this node's.
+    Cancel(JobId),
+    /// The owner offers from now on.
+    Offer(OfferTerms),
+    /// The owner allows (or no longer allows) a peer to run tasks here.
+    Allow {
+        /// Whom.
+        peer: PeerId,
+        /// Whether.
+        allowed: bool,
+    },
+    /// The runtimes that work here changed: each with why it does not.
+    Runtimes(Vec<(RuntimeKind, Result<(), String>)>),
+    /// The node is to stop: say goodbye, kill everything.
+    Stop,
+
+    /// The environment of a hosted step is being made.
+    Preparing {
+        /// Whose job.
+        hosted: HostedJob,
+        /// Which step.
+        step: u16,
+        /// What is done.
+        phase: Phase,
+        /// How much of it.
+        done: u64,
+        /// Of how much.
+        total: u64,
+    },
+    /// The environment of a hosted step is ready, or cannot be had.
+    Prepared {
+        /// Whose job.
+        hosted: HostedJob,
+        /// Which step.
+        step: u16,
+        /// Whether.
+        result: Result<(), Failure>,
+    },
+    /// A run's process started.
+    Started(RunKey),
+    /// A run ended; no process of it is left and its outputs are stored.
+    Ended {
+        /// Which.
+        run: RunKey,
+        /// How.
+        end: RunEnd,
+    },
+
+    /// [`Effect::Collect`] is done: outputs stand in their folder, the log is complete.
+    Collected {
+        /// Which attempt.
+        attempt: AttemptKey,
+        /// Bytes received, or why the outputs cannot be had.
+        result: Result<u64, CollectFailure>,
+    },
+
+    /// Time passed; see [`super::Core::next_deadline`].
+    Tick,
+}
+
+/// Why outputs could not be collected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CollectFailure {
+    /// The peer is gone or does not have them: the task runs again elsewhere.
+    Lost(String),
+    /// They cannot be written here (disk full, no permission): the job fails with this message.
+    Local(String),
+}
+
+/// Something to be done. Effects of one call are performed in order, and everything that a
+/// [`Effect::Persist`] says is on disk before any later effect leaves the process.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Store this.
+    Persist(Record),
+    /// Ask a peer (may be this node itself). Answered by one [`Input::Response`].
+    Call {
+        /// Whom.
+        peer: PeerId,
+        /// Named.
+        call: CallId,
+        /// What.
+        request: TaskRequest,
+    },
+    /// Answer a request.
+    Respond {
+        /// Which.
+        token: RequestToken,
+        /// What.
+        response: TaskResponse,
+    },
+    /// Open a connection to this peer; success shows as [`Input::Connected`].
+    Connect(PeerId),
+    /// Look in the DHT for peers that offer capacity.
+    FindProviders,
+    /// What is free changed: publish a new advert soon (the driver debounces and asks
+    /// [`super::Core::capacity`]).
+    Advertise,
+
+    /// Make the environment of a hosted step; ends with [`Input::Prepared`].
+    Prepare {
+        /// Whose job.
+        hosted: HostedJob,
+        /// All about it.
+        template: Arc<TaskTemplate>,
+    },
+    /// Run a task in its prepared environment; ends with [`Input::Ended`].
+    Run {
+        /// Which.
+        run: RunKey,
+        /// All about its step.
+        template: Arc<TaskTemplate>,
+        /// The blanks.
+        assignment: Assignment,
+        /// GPUs given to it.
+        gpus: Vec<Gpu>,
+    },
+    /// Kill a run; it still ends with [`Input::Ended`].
+    Kill {
+        /// Which.
+        run: RunKey,
+        /// Why; becomes its outcome.
+        why: Failure,
+    },
+    /// Drop the stored outputs of an attempt, the submitter has them.
+    DropOutputs(RunKey),
+    /// Drop everything of a hosted job: environments, directories, blobs, log streams.
+    Unhost(HostedJob),
+
+    /// Bring an attempt's outputs and the rest of its log here; ends with [`Input::Collected`].
+    Collect {
+        /// From whom (may be this node itself).
+        peer: PeerId,
+        /// Which attempt.
+        attempt: AttemptKey,
+        /// The outputs.
+        outputs: Option<BlobRef>,
+        /// Length of its whole log, in bytes.
+        log_bytes: u64,
+        /// Absolute folder for the outputs.
+        out: Option<String>,
+    },
+    /// A job is over: unpin its blobs.
+    JobOver(JobId),
+    /// Tell whoever watches.
+    Emit(Event),
+    /// Everything was said and killed: the node may end.
+    Stopped,
+}
+
+/// A change of state to be stored. Each is idempotent: storing it twice is storing it once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A job of this node's own.
+    Job {
+        /// Its id.
+        job: JobId,
+        /// All about it.
+        plan: Arc<JobPlan>,
+        /// Its outputs' folder.
+        out: Option<String>,
+        /// When it was submitted.
+        created_ms: Millis,
+    },
+    /// Tasks went to a peer, or may have.
+    Dispatched {
+        /// Of this job.
+        job: JobId,
+        /// To whom.
+        peer: PeerId,
+        /// Which.
+        tasks: Vec<TaskRef>,
+    },
+    /// An attempt ended and was accepted; `collected` says whether its outputs are here.
+    TaskEnded {
+        /// Of this job.
+        job: JobId,
+        /// Which.
+        task: TaskRef,
+        /// Where.
+        peer: PeerId,
+        /// How.
+        outcome: Outcome,
+        /// What it used.
+        usage: Usage,
+        /// Its outputs.
+        outputs: Option<BlobRef>,
+        /// Whether everything of it is here.
+        collected: bool,
+        /// Whether the task is done for good (otherwise it is tried again).
+        last: bool,
+    },
+    /// A job ended.
+    JobEnded {
+        /// Which.
+        job: JobId,
+        /// How.
+        state: JobState,
+        /// When.
+        finished_ms: Millis,
+        /// Why.
+        notes: Vec<String>,
+    },
+
+    /// A step of a peer's job is hosted here.
+    Hosted {
+        /// Whose job.
+        hosted: HostedJob,
+        /// All about the step.
+        template: Arc<TaskTemplate>,
+    },
+    /// An event that the submitter has not acknowledged.
+    Outbox {
+        /// Whose job.
+        hosted: HostedJob,
+        /// The event's number.
+        number: u64,
+        /// The event.
+        event: ReportEvent,
+    },
+    /// The submitter has stored everything up to this number.
+    Acknowledged {
+        /// Whose job.
+        hosted: HostedJob,
+        /// The last number that is stored there.
+        through: u64,
+    },
+    /// The outputs of an attempt are no longer needed here.
+    OutputsDropped(RunKey),
+    /// A hosted job is over.
+    Unhosted(HostedJob),
+
+    /// What is offered.
+    Offer(OfferTerms),
+    /// Who may run tasks here.
+    Allowed {
+        /// Who.
+        peer: PeerId,
+        /// Whether.
+        allowed: bool,
+    },
+}
+
+/// Everything that was stored, as a node that starts finds it. Lists are in the order of storing.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Own jobs that are not over, and of those that are the newest 1,000.
+    pub jobs: Vec<StoredJob>,
+    /// Hosted jobs.
+    pub hosted: Vec<StoredHosted>,
+    /// What was offered last.
+    pub offer: Option<OfferTerms>,
+    /// Who may run tasks here.
+    pub allowed: Vec<PeerId>,
+}
+
+/// One of this node's own jobs.
+#[derive(Debug, Clone)]
+pub struct StoredJob {
+    /// Its id.
+    pub job: JobId,
+    /// All about it.
+    pub plan: Arc<JobPlan>,
+    /// Its outputs' folder.
+    pub out: Option<String>,
+    /// When it was submitted.
+    pub created_ms: Millis,
+    /// Its end, when it is over: state, time, notes.
+    pub ended: Option<(JobState, Millis, Vec<String>)>,
+    /// [`Record::Dispatched`] as peer and tasks.
+    pub dispatched: Vec<(PeerId, Vec<TaskRef>)>,
+    /// [`Record::TaskEnded`]s.
+    pub ends: Vec<StoredEnd>,
+}
+
+/// A stored [`Record::TaskEnded`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEnd {
+    /// Which attempt.
+    pub task: TaskRef,
+    /// Where.
+    pub peer: PeerId,
+    /// How.
+    pub outcome: Outcome,
+    /// What it used.
+    pub usage: Usage,
+    /// Its outputs.
+    pub outputs: Option<BlobRef>,
+    /// Whether everything of it is here.
+    pub collected: bool,
+    /// Whether the task is done for good.
+    pub last: bool,
+}
+
+/// A hosted job with what its submitter has not acknowledged.
+#[derive(Debug, Clone)]
+pub struct StoredHosted {
+    /// Whose.
+    pub hosted: HostedJob,
+    /// Its steps' templates.
+    pub templates: Vec<Arc<TaskTemplate>>,
+    /// The last acknowledged event.
+    pub acknowledged: u64,
+    /// Events after it, with their numbers, in order.
+    pub outbox: Vec<(u64, ReportEvent)>,
+    /// Attempts that ended well with outputs that have not been dropped.
+    pub kept: Vec<RunKey>,
+}

@@ -1,0 +1,142 @@
+//! What a node says it can give: signed, numbered, expiring.
+
+use std::collections::BTreeMap;
+
+use bincode::{Decode, Encode};
+use libp2p_identity::{Keypair, PeerId, PublicKey};
+
+use crate::codec::{self, CodecError};
+use crate::resources::Capacity;
+use crate::task::RuntimeKind;
+
+/// The largest encoded advert, in bytes (8 KiB): 16 GPUs, 32 labels and 64 image names fit.
+pub const MAX_ADVERT_BYTES: usize = 8 << 10;
+
+/// The longest life that an advert may claim, in milliseconds (10 minutes).
+pub const MAX_TTL_MS: u64 = 600_000;
+
+/// How far a peer's clock may be ahead of ours, in milliseconds (2 minutes, what unsynchronised
+/// desktop clocks are commonly off by).
+pub const MAX_SKEW_MS: u64 = 120_000;
+
+/// Signed together with the advert, so that a signature made for anything else does not fit.
+const DOMAIN: &[u8] = b"p2pnode capacity advert 1\0";
+
+/// A node's capacity at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Advert {
+    /// Name of the network it is meant for, so that it cannot be replayed into another.
+    pub network: String,
+    /// The node's name, for people.
+    pub name: String,
+    /// When it was made, in milliseconds since the Unix epoch by the node's own clock; of two
+    /// adverts the one with the larger number counts.
+    pub issued_ms: u64,
+    /// How long it holds, in milliseconds, at most [`MAX_TTL_MS`].
+    pub ttl_ms: u64,
+    /// Everything that is offered. All zero when nothing is.
+    pub total: Capacity,
+    /// What is free of it.
+    pub free: Capacity,
+    /// Runtimes that can run tasks.
+    pub runtimes: Vec<RuntimeKind>,
+    /// Labels that placement can ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Container images at hand, at most 64.
+    pub images: Vec<String>,
+    /// Tasks that run.
+    pub running: u32,
+    /// Tasks that wait.
+    pub queued: u32,
+}
+
+/// An [`Advert`] as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SignedAdvert {
+    /// The encoded [`Advert`].
+    pub advert: Vec<u8>,
+    /// The node's public key in libp2p's protobuf encoding.
+    pub public_key: Vec<u8>,
+    /// Signature over the domain and `advert`.
+    pub signature: Vec<u8>,
+}
+
+/// An advert that must not be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdvertError {
+    /// Not decodable, or too large.
+    #[error("not an advert")]
+    Codec(#[from] CodecError),
+    /// Not a public key.
+    #[error("not a public key")]
+    Key(#[source] libp2p_identity::DecodingError),
+    /// The signature does not fit.
+    #[error("forged: the signature does not fit")]
+    Signature,
+    /// For another network.
+    #[error("for the network `{0}`")]
+    Network(String),
+    /// Its time is over.
+    #[error("expired {0} ms ago")]
+    Expired(u64),
+    /// From the future.
+    #[error("made {0} ms in the future")]
+    Future(u64),
+    /// Claims too long a life.
+    #[error("claims to hold for {0} ms")]
+    Ttl(u64),
+    /// It could not be signed.
+    #[error("cannot be signed")]
+    Signing(#[from] libp2p_identity::SigningError),
+}
+
+fn signed_bytes(advert: &[u8]) -> Vec<u8> {
+    [DOMAIN, advert].concat()
+}
+
+impl Advert {
+    /// Signs this advert as the owner of `key`.
+    ///
+    /// # Errors
+    /// When it is too large to travel.
+    pub fn sign(&self, key: &Keypair) -> Result<SignedAdvert, AdvertError> {
+        let advert = codec::encode(self, MAX_ADVERT_BYTES)?;
+        let signature = key.sign(&signed_bytes(&advert))?;
+        Ok(SignedAdvert {
+            advert,
+            public_key: key.public().encode_protobuf(),
+            signature,
+        })
+    }
+}
+
+impl SignedAdvert {
+    /// Checks signature, network and time, and returns whose it is and what it says. Whether it is
+    /// newer than the last one from that peer is for the keeper of the table to tell.
+    ///
+    /// # Errors
+    /// The first check that fails. `now_ms` is milliseconds since the Unix epoch.
+    pub fn verify(&self, network: &str, now_ms: u64) -> Result<(PeerId, Advert), AdvertError> {
+        let key = PublicKey::try_decode_protobuf(&self.public_key).map_err(AdvertError::Key)?;
+        if !key.verify(&signed_bytes(&self.advert), &self.signature) {
+            return Err(AdvertError::Signature);
+        }
+        let advert: Advert = codec::decode(&self.advert, MAX_ADVERT_BYTES)?;
+        if advert.network != network {
+            return Err(AdvertError::Network(
+                advert.network.chars().take(40).collect(),
+            ));
+        }
+        if advert.ttl_ms > MAX_TTL_MS {
+            return Err(AdvertError::Ttl(advert.ttl_ms));
+        }
+        if advert.issued_ms > now_ms.saturating_add(MAX_SKEW_MS) {
+            return Err(AdvertError::Future(advert.issued_ms - now_ms));
+        }
+        let expires = advert.issued_ms.saturating_add(advert.ttl_ms);
+        if expires.saturating_add(MAX_SKEW_MS) < now_ms {
+            return Err(AdvertError::Expired(now_ms - expires));
+        }
+        Ok((key.to_peer_id(), advert))
+    }
+}

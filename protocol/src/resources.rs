@@ -1,0 +1,316 @@
+//! What a machine has and what a task needs.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Bytes, MilliCpus};
+
+/// One GPU as its driver names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Gpu {
+    /// The driver's UUID, for example `GPU-6b2a...`; what Docker is asked for.
+    pub uuid: String,
+    /// The product name, for example `NVIDIA GeForce RTX 4090`.
+    pub model: String,
+    /// Total memory, in bytes.
+    pub memory: Bytes,
+}
+
+/// An amount of everything that is accounted for: a machine's total, or what is free of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Capacity {
+    /// CPU time, in thousandths of a CPU.
+    #[serde(rename = "cpus_milli")]
+    pub cpus: MilliCpus,
+    /// Memory, in bytes.
+    pub memory: Bytes,
+    /// Scratch and output space, in bytes.
+    pub disk: Bytes,
+    /// GPUs, each given out whole.
+    pub gpus: Vec<Gpu>,
+}
+
+/// GPUs that a task asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GpuRequest {
+    /// How many.
+    pub count: u16,
+    /// The least memory that each must have, in bytes.
+    pub memory: Option<Bytes>,
+    /// A pattern that each one's model must match, `*` standing for any text, case ignored.
+    pub model: Option<String>,
+}
+
+/// What one task needs while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Resources {
+    /// CPU time, in thousandths of a CPU.
+    #[serde(rename = "cpus_milli")]
+    pub cpus: MilliCpus,
+    /// Memory, in bytes. Going over it ends the task.
+    pub memory: Bytes,
+    /// Scratch and output space, in bytes.
+    pub disk: Bytes,
+    /// GPUs.
+    pub gpus: GpuRequest,
+    /// Processes and threads together.
+    pub pids: u32,
+}
+
+impl Default for Resources {
+    /// One CPU, 512 MiB, 1 GiB of disk, no GPU, 512 processes: what a small command needs, so that a
+    /// job file may leave `[resources]` out.
+    fn default() -> Self {
+        Self {
+            cpus: MilliCpus::whole(1),
+            memory: Bytes::mib(512),
+            disk: Bytes::gib(1),
+            gpus: GpuRequest::default(),
+            pids: 512,
+        }
+    }
+}
+
+/// The first thing of which there is too little.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Shortage {
+    /// Too few CPUs.
+    #[error("needs {needed} CPUs, {have} there")]
+    Cpus {
+        /// Asked for.
+        needed: MilliCpus,
+        /// There.
+        have: MilliCpus,
+    },
+    /// Too little memory.
+    #[error("needs {needed} of memory, {have} there")]
+    Memory {
+        /// Asked for.
+        needed: Bytes,
+        /// There.
+        have: Bytes,
+    },
+    /// Too little disk.
+    #[error("needs {needed} of disk, {have} there")]
+    Disk {
+        /// Asked for.
+        needed: Bytes,
+        /// There.
+        have: Bytes,
+    },
+    /// Too few GPUs that match.
+    #[error("needs {needed} matching GPUs, {have} there")]
+    Gpus {
+        /// Asked for.
+        needed: u16,
+        /// Matching ones there.
+        have: usize,
+    },
+}
+
+impl GpuRequest {
+    /// Whether one GPU would do.
+    #[must_use]
+    pub fn matches(&self, gpu: &Gpu) -> bool {
+        self.memory.is_none_or(|least| gpu.memory >= least)
+            && self
+                .model
+                .as_deref()
+                .is_none_or(|pattern| wildcard(pattern, &gpu.model))
+    }
+}
+
+/// Whether `text` matches `pattern`, `*` standing for any run of characters, ASCII case ignored.
+/// The greedy two-pointer algorithm: linear in memory, no recursion, so hostile patterns are harmless.
+fn wildcard(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if p < pattern.len() && pattern[p] == b'*' {
+            retry = Some((p, t));
+            p += 1;
+        } else if p < pattern.len() && pattern[p].eq_ignore_ascii_case(&text[t]) {
+            p += 1;
+            t += 1;
+        } else if let Some((star, from)) = retry {
+            p = star + 1;
+            t = from + 1;
+            retry = Some((star, from + 1));
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+impl Capacity {
+    /// Whether `needs` fits into this amount.
+    ///
+    /// # Errors
+    /// The first thing that is short.
+    pub fn check(&self, needs: &Resources) -> Result<(), Shortage> {
+        if needs.cpus > self.cpus {
+            return Err(Shortage::Cpus {
+                needed: needs.cpus,
+                have: self.cpus,
+            });
+        }
+        if needs.memory > self.memory {
+            return Err(Shortage::Memory {
+                needed: needs.memory,
+                have: self.memory,
+            });
+        }
+        if needs.disk > self.disk {
+            return Err(Shortage::Disk {
+                needed: needs.disk,
+                have: self.disk,
+            });
+        }
+        let matching = self
+            .gpus
+            .iter()
+            .filter(|gpu| needs.gpus.matches(gpu))
+            .count();
+        if usize::from(needs.gpus.count) > matching {
+            return Err(Shortage::Gpus {
+                needed: needs.gpus.count,
+                have: matching,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes `needs` out of this amount and returns the UUIDs of the GPUs taken.
+    ///
+    /// # Errors
+    /// The first thing that is short; then nothing was taken.
+    pub fn take(&mut self, needs: &Resources) -> Result<Vec<Gpu>, Shortage> {
+        self.check(needs)?;
+        self.cpus.0 -= needs.cpus.0;
+        self.memory.0 -= needs.memory.0;
+        self.disk.0 -= needs.disk.0;
+        let mut taken = Vec::with_capacity(usize::from(needs.gpus.count));
+        let mut index = 0;
+        while taken.len() < usize::from(needs.gpus.count) && index < self.gpus.len() {
+            if needs.gpus.matches(&self.gpus[index]) {
+                taken.push(self.gpus.remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Puts back what [`Capacity::take`] took.
+    pub fn put_back(&mut self, needs: &Resources, gpus: Vec<Gpu>) {
+        self.cpus.0 = self.cpus.0.saturating_add(needs.cpus.0);
+        self.memory.0 = self.memory.0.saturating_add(needs.memory.0);
+        self.disk.0 = self.disk.0.saturating_add(needs.disk.0);
+        self.gpus.extend(gpus);
+        self.gpus.sort();
+    }
+
+    /// How many tasks with `needs` fit at once, at most `limit`.
+    #[must_use]
+    pub fn slots(&self, needs: &Resources, limit: u32) -> u32 {
+        let by = |have: u64, need: u64| {
+            if need == 0 {
+                u64::from(limit)
+            } else {
+                have / need
+            }
+        };
+        let matching = self
+            .gpus
+            .iter()
+            .filter(|gpu| needs.gpus.matches(gpu))
+            .count() as u64;
+        by(self.cpus.0.into(), needs.cpus.0.into())
+            .min(by(self.memory.0, needs.memory.0))
+            .min(by(self.disk.0, needs.disk.0))
+            .min(by(matching, needs.gpus.count.into()))
+            .min(limit.into()) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(uuid: &str, model: &str, gib: u64) -> Gpu {
+        Gpu {
+            uuid: uuid.into(),
+            model: model.into(),
+            memory: Bytes::gib(gib),
+        }
+    }
+
+    fn machine() -> Capacity {
+        Capacity {
+            cpus: MilliCpus::whole(4),
+            memory: Bytes::gib(8),
+            disk: Bytes::gib(100),
+            gpus: vec![
+                gpu("GPU-a", "Tesla T4", 16),
+                gpu("GPU-b", "NVIDIA RTX 4090", 24),
+            ],
+        }
+    }
+
+    #[test]
+    fn what_is_taken_comes_back() {
+        let mut free = machine();
+        let needs = Resources {
+            gpus: GpuRequest {
+                count: 1,
+                memory: None,
+                model: Some("*rtx*".into()),
+            },
+            ..Resources::default()
+        };
+        let gpus = free.take(&needs).unwrap();
+        assert_eq!(gpus[0].uuid, "GPU-b");
+        assert!(matches!(
+            free.take(&needs),
+            Err(Shortage::Gpus { needed: 1, have: 0 })
+        ));
+        free.put_back(&needs, gpus);
+        assert_eq!(free, machine());
+    }
+
+    #[test]
+    fn slots_are_bound_by_the_scarcest() {
+        assert_eq!(machine().slots(&Resources::default(), 100), 4);
+        let hungry = Resources {
+            memory: Bytes::gib(5),
+            ..Resources::default()
+        };
+        assert_eq!(machine().slots(&hungry, 100), 1);
+        let free_of_cost = Resources {
+            cpus: MilliCpus(0),
+            memory: Bytes(0),
+            disk: Bytes(0),
+            ..Resources::default()
+        };
+        assert_eq!(machine().slots(&free_of_cost, 7), 7);
+    }
+
+    #[test]
+    fn wildcards() {
+        for (pattern, text, expected) in [
+            ("RTX*", "rtx 4090", true),
+            ("*", "", true),
+            ("*40*0", "RTX 4090", true),
+            ("RTX", "RTX 4090", false),
+            ("", "x", false),
+        ] {
+            assert_eq!(wildcard(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+}

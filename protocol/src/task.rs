@@ -1,0 +1,256 @@
+//! What a provider must know to run tasks, and what came of them.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AttemptNumber, StepIndex, TaskIndex};
+use crate::manifest::BlobRef;
+use crate::resources::Resources;
+
+/// The program of a task, and with it the runtime that can run it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Program {
+    /// A WASI preview 1 module; the blob is a single file.
+    Wasm {
+        /// The module.
+        module: BlobRef,
+    },
+    /// A container image that the provider's engine has or can pull.
+    Image {
+        /// Its reference, such as `blender:4` or `name@sha256:...`.
+        reference: String,
+    },
+}
+
+/// Which runtime a program needs, and which ones a node has.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// Any engine that speaks Docker's API.
+    Docker,
+    /// The embedded WASM runtime.
+    Wasm,
+}
+
+impl std::fmt::Display for RuntimeKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Docker => "docker",
+            Self::Wasm => "wasm",
+        })
+    }
+}
+
+impl Program {
+    /// The runtime it needs.
+    #[must_use]
+    pub const fn runtime(&self) -> RuntimeKind {
+        match self {
+            Self::Wasm { .. } => RuntimeKind::Wasm,
+            Self::Image { .. } => RuntimeKind::Docker,
+        }
+    }
+}
+
+/// What a task may reach over the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// Nothing: not even the host.
+    #[default]
+    None,
+}
+
+/// Something that stands in the work directory before the task starts.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct InputBinding {
+    /// Where, relative to the work directory; may hold `{key}`.
+    pub path: String,
+    /// What.
+    pub source: InputSource,
+}
+
+/// Where an input's content comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum InputSource {
+    /// The same for all tasks of the step.
+    Shared(BlobRef),
+    /// The blob at this position of [`Assignment::inputs`].
+    PerTask(u16),
+}
+
+/// Everything that the tasks of one step have in common. It travels once per provider.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TaskTemplate {
+    /// The job's name, for people.
+    pub name: String,
+    /// The step.
+    pub step: StepIndex,
+    /// What runs.
+    pub program: Program,
+    /// Its arguments, the first being the command; may hold `{key}`. Empty: the image's own.
+    pub command: Vec<String>,
+    /// Environment, values may hold `{key}`.
+    pub env: Vec<(String, String)>,
+    /// Names of the array's keys, in the order of [`Assignment::values`].
+    pub keys: Vec<String>,
+    /// What each task needs.
+    pub resources: Resources,
+    /// What stands in the work directory.
+    pub inputs: Vec<InputBinding>,
+    /// Patterns of what goes back; may hold `{key}`.
+    pub outputs: Vec<String>,
+    /// Whether a task whose patterns match nothing succeeds all the same.
+    pub allow_empty_outputs: bool,
+    /// Longest run of one task, in milliseconds; 0 is no limit of the job's.
+    pub timeout_ms: u64,
+    /// Longest time without output and CPU use, in milliseconds; 0 is no limit.
+    pub stall_ms: u64,
+    /// Longest preparation of the environment, in milliseconds.
+    pub prepare_timeout_ms: u64,
+    /// How long the provider keeps finished outputs when the submitter is gone, in milliseconds.
+    pub keep_ms: u64,
+    /// What it may reach.
+    pub network: NetworkMode,
+    /// Whether the job asks for root inside the container.
+    pub root: bool,
+}
+
+/// One task handed out: the template's blanks filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Assignment {
+    /// Which task.
+    pub index: TaskIndex,
+    /// Which try.
+    pub attempt: AttemptNumber,
+    /// For each key its values: one, or a whole chunk's when the task is a chunk.
+    pub values: Vec<Vec<String>>,
+    /// Blobs of [`InputSource::PerTask`] inputs.
+    pub inputs: Vec<BlobRef>,
+}
+
+/// What a task used, as far as its runtime can tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Usage {
+    /// From start to end, in microseconds.
+    pub wall_us: u64,
+    /// CPU time, in microseconds.
+    pub cpu_us: u64,
+    /// Highest memory use, in bytes; 0 when not known.
+    pub memory_peak: u64,
+}
+
+/// How one attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    /// Exit code 0, outputs collected.
+    Succeeded,
+    /// Anything else.
+    Failed(Failure),
+}
+
+/// Why an attempt failed, in words for a person and a kind for the policy.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Failure {
+    /// What sort of failure.
+    pub kind: FailureKind,
+    /// One sentence: what happened, and what to do about it. At most [`MAX_MESSAGE_BYTES`].
+    pub message: String,
+}
+
+/// The longest message in a failure or refusal, in bytes: a few lines of text.
+pub const MAX_MESSAGE_BYTES: usize = 2_048;
+
+/// Sorts of failure. The first group is the task's own doing and counts as a try; the second is the
+/// provider's, and the task moves elsewhere without a try being counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// Ended with this exit code (128 + n for signal n).
+    Exit(i32),
+    /// Ran longer than its time.
+    Timeout,
+    /// Neither output nor CPU use for too long.
+    Stalled,
+    /// Went over its memory.
+    OutOfMemory,
+    /// Went over its disk.
+    DiskFull,
+    /// None of its output patterns matched.
+    NoOutputs,
+    /// An output that must not travel (a device, a link out of the folder).
+    BadOutput,
+    /// The program cannot be run anywhere: not a module, a broken template, a missing command.
+    BadProgram,
+
+    /// The image is not at hand and cannot be had.
+    ImageUnavailable,
+    /// An input did not arrive.
+    InputUnavailable,
+    /// The provider's owner stopped it.
+    KilledByOwner,
+    /// The submitter cancelled it.
+    Cancelled,
+    /// The provider is shutting down.
+    ProviderStopping,
+    /// The provider was lost.
+    ProviderLost,
+    /// The runtime or the host failed.
+    Host,
+}
+
+impl FailureKind {
+    /// Whether the task itself is to blame, so that the failure counts as one of its tries.
+    #[must_use]
+    pub const fn is_tasks_fault(self) -> bool {
+        match self {
+            Self::Exit(_)
+            | Self::Timeout
+            | Self::Stalled
+            | Self::OutOfMemory
+            | Self::DiskFull
+            | Self::NoOutputs
+            | Self::BadOutput
+            | Self::BadProgram => true,
+            Self::ImageUnavailable
+            | Self::InputUnavailable
+            | Self::KilledByOwner
+            | Self::Cancelled
+            | Self::ProviderStopping
+            | Self::ProviderLost
+            | Self::Host => false,
+        }
+    }
+}
+
+impl Failure {
+    /// A failure with its message cut to [`MAX_MESSAGE_BYTES`].
+    #[must_use]
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE_BYTES {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        }
+        Self { kind, message }
+    }
+}
+
+/// Where an attempt is.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize,
+)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
