@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod blobs;
+pub mod command;
 pub mod config;
 pub mod core;
 pub mod driver;

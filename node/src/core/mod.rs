@@ -1,3 +1,6 @@
 //! Placeholder.
 
 pub mod io;
+
+/// Placeholder of the decisions.
+pub struct Core;
