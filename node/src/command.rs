@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use p2pnode_protocol::api::{CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, PeerInfo};
+use p2pnode_protocol::api::{
+    CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, PeerFit, PeerInfo,
+};
 use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -77,6 +79,13 @@ pub enum Command {
         job: Box<CreateJob>,
         /// Its id.
         answer: Answer<Submitted>,
+    },
+    /// Say which peers could run a job, without running it.
+    Fit {
+        /// The job.
+        job: Box<CreateJob>,
+        /// One entry a peer.
+        answer: Answer<Vec<PeerFit>>,
     },
     /// Cancel a job; answered at once.
     Cancel {

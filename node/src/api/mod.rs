@@ -1,1 +1,92 @@
-//! Placeholder.
+//! The local API: HTTP and JSON on loopback, for the command line, the web page and any program of
+//! the owner's.
+//!
+//! Handlers translate between HTTP and [`NodeHandle`]; they decide nothing. Every route but none is
+//! behind the bearer token of the data directory ([`auth`]), because loopback is shared by all users
+//! of a machine. A path on the node's disk is taken only here, from the owner.
+
+mod auth;
+mod error;
+mod events;
+mod jobs;
+mod node;
+mod openapi;
+mod select;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post, put};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::NodeHandle;
+
+/// The largest request body, in bytes: a job file with a million listed values (16 MiB).
+const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// Writes the node's metrics as OpenMetrics text.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What handlers share.
+#[derive(Clone)]
+struct ApiState {
+    node: NodeHandle,
+    metrics: MetricsText,
+}
+
+/// All routes, behind `token`.
+fn router(node: NodeHandle, token: &str, metrics: MetricsText) -> Router {
+    let jobs = Router::new()
+        .route("/", get(jobs::list).post(jobs::create))
+        .route("/{job}", get(jobs::show))
+        .route("/{job}/tasks", get(jobs::tasks))
+        .route("/{job}/logs", get(jobs::logs))
+        .route("/{job}/cancel", post(jobs::cancel))
+        .route("/{job}/events", get(events::of_job));
+    let api = Router::new()
+        .nest("/jobs", jobs)
+        .route("/status", get(node::status))
+        .route("/peers", get(node::peers))
+        .route("/offer", put(node::offer))
+        .route("/fit", post(jobs::fit))
+        .route("/allowed", get(node::allowed))
+        .route("/allowed/{peer}", put(node::allow).delete(node::deny))
+        .route("/stop", post(node::stop))
+        .route("/events", get(events::all))
+        .route("/openapi.json", get(openapi::document));
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/metrics", get(node::metrics))
+        .fallback(error::no_route)
+        .layer(axum::middleware::from_fn_with_state(
+            auth::Token::new(token),
+            auth::require,
+        ))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(ApiState { node, metrics })
+}
+
+/// Answers requests on `listener` until `stop` is cancelled; open event streams end then too.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    node: NodeHandle,
+    token: String,
+    metrics: MetricsText,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let app = router(node, &token, metrics);
+    // Small answers must not wait for a full segment.
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY on an API connection");
+        }
+    });
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}

@@ -1,0 +1,83 @@
+//! The node itself: status, peers, what it offers and to whom.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::api::{ErrorCode, NodeStatus, OfferRequest, PeerInfo};
+
+use super::ApiState;
+use super::error::Refused;
+use crate::command::Command;
+
+pub(super) async fn status(State(state): State<ApiState>) -> Result<Json<NodeStatus>, Refused> {
+    Ok(Json(
+        state.node.ask(|answer| Command::Status { answer }).await?,
+    ))
+}
+
+pub(super) async fn peers(State(state): State<ApiState>) -> Result<Json<Vec<PeerInfo>>, Refused> {
+    Ok(Json(
+        state.node.ask(|answer| Command::Peers { answer }).await?,
+    ))
+}
+
+pub(super) async fn offer(
+    State(state): State<ApiState>,
+    Json(request): Json<OfferRequest>,
+) -> Result<Json<NodeStatus>, Refused> {
+    state
+        .node
+        .ask(|answer| Command::Offer { request, answer })
+        .await?;
+    status(State(state)).await
+}
+
+pub(super) async fn allowed(State(state): State<ApiState>) -> Result<Json<Vec<String>>, Refused> {
+    let peers = state.node.view(|core| core.allowed_peers()).await?;
+    Ok(Json(peers.iter().map(ToString::to_string).collect()))
+}
+
+pub(super) async fn allow(
+    State(state): State<ApiState>,
+    Path(peer): Path<String>,
+) -> Result<StatusCode, Refused> {
+    set_allowed(&state, &peer, true).await
+}
+
+pub(super) async fn deny(
+    State(state): State<ApiState>,
+    Path(peer): Path<String>,
+) -> Result<StatusCode, Refused> {
+    set_allowed(&state, &peer, false).await
+}
+
+async fn set_allowed(state: &ApiState, peer: &str, allowed: bool) -> Result<StatusCode, Refused> {
+    let peer: PeerId = peer.parse().map_err(|_| {
+        Refused::new(
+            ErrorCode::Invalid,
+            format!("`{peer}` is not a peer id; `p2pnode id` prints a node's own"),
+        )
+    })?;
+    state
+        .node
+        .ask(|answer| Command::Allow {
+            peer,
+            allowed,
+            answer,
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn stop(State(state): State<ApiState>) -> Result<StatusCode, Refused> {
+    state.node.stop().await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], (state.metrics)())
+}

@@ -1,0 +1,33 @@
+//! The OpenAPI document, generated from the types.
+
+use axum::Json;
+use p2pnode_protocol::api;
+use utoipa::OpenApi;
+
+/// Types are derived; paths are few and listed in the description until a generated client needs them.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "p2pnode",
+        description = "The local API of a p2pnode. Send `Authorization: Bearer TOKEN`."
+    ),
+    components(schemas(
+        api::ApiError,
+        api::CreateJob,
+        api::ErrorCode,
+        api::Event,
+        api::JobCreated,
+        api::JobInfo,
+        api::LogEntries,
+        api::NodeStatus,
+        api::OfferRequest,
+        api::PeerFit,
+        api::PeerInfo,
+        api::TaskInfo,
+    ))
+)]
+struct Document;
+
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
