@@ -1,2 +1,55 @@
-//! Placeholder.
-fn main() {}
+//! `p2pnode`: the command line over a node's local API.
+//!
+//! One file per verb under [`verbs`]; [`client`] speaks to the node, [`output`] is the only module
+//! that prints, [`exit`] turns every end into an exit code. Nothing here decides anything about jobs.
+
+mod args;
+mod client;
+mod exit;
+mod here;
+mod output;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Verb};
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
+    // Helper processes of a node: no logging, no runtime of ours.
+    match &cli.verb {
+        Verb::WasmWorker(worker) => return verbs::helpers::wasm_worker(worker),
+        Verb::Reaper(reaper) => return verbs::helpers::reaper(reaper),
+        _ => {}
+    }
+    let is_node = cli.verb.is_node();
+    output::start_logging(is_node, cli.global.verbose, cli.global.json);
+    let runtime = if is_node {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    } else {
+        // A client that asks one question starts fastest without threads.
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    };
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(verbs::run(cli.global.clone(), cli.verb));
+            // A blocking task that hangs must not keep the process.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            ended
+        }
+        Err(error) => Err(Failure::internal(format!("no async runtime: {error}"))),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(failure) => {
+            output::failure(&failure, cli.global.json);
+            failure.code()
+        }
+    }
+}

@@ -11,6 +11,7 @@ pub mod config;
 pub mod core;
 pub mod driver;
 pub mod exec;
+mod frames;
 pub mod home;
 pub mod jobfile;
 pub mod net;

@@ -1,0 +1,126 @@
+//! The only module that prints. Results go to stdout, everything else to stderr.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::{self, Failure};
+
+/// Logs go to stderr: of a node what its operator would care about, of a client warnings only.
+pub fn start_logging(is_node: bool, verbose: u8, json: bool) {
+    let default = match (verbose, is_node) {
+        (0, false) => "error",
+        (0, true) => "warn,p2pnode=info,p2pnode_node=info,p2pnode_executor=info",
+        (1, _) => "info,p2pnode=debug,p2pnode_node=debug,p2pnode_executor=debug",
+        (_, _) => "debug",
+    };
+    let filter = EnvFilter::try_from_env("P2PNODE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    if json {
+        log.json().init();
+    } else {
+        log.with_target(verbose > 0).init();
+    }
+}
+
+/// Prints what clap says of the arguments: help on stdout, faults on stderr.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be said when even this fails.
+    let _unwritable = error.print();
+    if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Prints why the program ends.
+pub fn failure(failure: &Failure, json: bool) {
+    if json {
+        line_json(&json!({
+            "event": "error",
+            "code": failure.number(),
+            "message": failure.message,
+            "details": failure.details,
+        }));
+        return;
+    }
+    eprintln!("p2pnode: {}", failure.message);
+    // A single detail is the message itself.
+    if failure.details.len() > 1 || failure.details.first().is_some_and(|one| *one != failure.message) {
+        for detail in &failure.details {
+            eprintln!("  {detail}");
+        }
+    }
+}
+
+/// A line of result.
+pub fn line(text: impl AsRef<str>) {
+    let mut stdout = io::stdout().lock();
+    // A reader that closed the pipe has seen enough.
+    let _closed = writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush());
+}
+
+/// Bytes of result as they are.
+pub fn raw(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _closed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Something to be told beside the result.
+pub fn note(text: impl AsRef<str>) {
+    let _closed = writeln!(io::stderr().lock(), "{}", text.as_ref());
+}
+
+/// Bytes for stderr as they are.
+pub fn raw_note(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _closed = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
+/// A value as one line of JSON.
+pub fn line_json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => line(text),
+        Err(error) => note(format!("p2pnode: cannot be written as JSON: {error}")),
+    }
+}
+
+/// A value as JSON for people and programs.
+pub fn pretty_json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => line(text),
+        Err(error) => note(format!("p2pnode: cannot be written as JSON: {error}")),
+    }
+}
+
+/// Whether progress bars make sense.
+pub fn is_interactive() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Rows under headings, columns aligned, two spaces between.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = headings.iter().map(|text| text.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let print = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        line(padded.join("  ").trim_end());
+    };
+    print(headings.to_vec());
+    for row in rows {
+        print(row.iter().map(String::as_str).collect());
+    }
+}

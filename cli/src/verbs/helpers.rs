@@ -1,0 +1,15 @@
+//! Helper processes of a node, started by the node itself.
+
+use std::process::ExitCode;
+
+use crate::args::HelperArgs;
+
+/// Runs WASM modules for a node, over stdin and stdout.
+pub fn wasm_worker(args: &HelperArgs) -> ExitCode {
+    p2pnode_executor::wasm::worker::main(args.args.clone())
+}
+
+/// Removes a node's containers once its stdin closes.
+pub fn reaper(args: &HelperArgs) -> ExitCode {
+    p2pnode_executor::docker::reaper::main(args.args.clone())
+}

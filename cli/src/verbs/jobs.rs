@@ -1,0 +1,148 @@
+//! Verbs about jobs: `jobs`, `job`, `cancel`, `wait`.
+
+use std::process::ExitCode;
+
+use hyper::Method;
+use p2pnode_protocol::api::{JobInfo, JobState, TaskInfo, TaskState};
+use serde_json::json;
+
+use super::follow::{self, Follow};
+use crate::args::Global;
+use crate::exit::Failure;
+use crate::{here, output};
+
+/// Tasks that `job` prints before it counts the rest; `--json` has all.
+const SHOWN_TASKS: usize = 50;
+
+/// Tasks asked for at a time.
+const PAGE: u64 = 10_000;
+
+/// A state as people read it.
+pub const fn state_word(state: JobState) -> &'static str {
+    match state {
+        JobState::Waiting => "waiting",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+const fn task_word(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Pending => "pending",
+        TaskState::Queued => "queued",
+        TaskState::Running => "running",
+        TaskState::Collecting => "collecting",
+        TaskState::Succeeded => "succeeded",
+        TaskState::Failed => "failed",
+        TaskState::Cancelled => "cancelled",
+    }
+}
+
+pub async fn list(global: &Global) -> Result<ExitCode, Failure> {
+    let jobs: Vec<JobInfo> = here::must_run(global)?.get("/jobs").await?;
+    if global.json {
+        output::line_json(&jobs);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> = jobs
+        .iter()
+        .map(|job| {
+            let tasks = &job.tasks;
+            vec![
+                job.job.clone(),
+                job.name.clone(),
+                state_word(job.state).to_owned(),
+                format!("{}/{}", tasks.succeeded, tasks.total),
+                tasks.failed.to_string(),
+                job.peers.len().to_string(),
+            ]
+        })
+        .collect();
+    output::table(&["JOB", "NAME", "STATE", "DONE", "FAILED", "PEERS"], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn show(global: &Global, job: &str) -> Result<ExitCode, Failure> {
+    let client = here::must_run(global)?;
+    let info: JobInfo = client.get(&format!("/jobs/{job}")).await?;
+    let mut tasks: Vec<TaskInfo> = Vec::new();
+    let wanted = if global.json { info.tasks.total } else { SHOWN_TASKS as u64 };
+    while (tasks.len() as u64) < wanted {
+        let count = (wanted - tasks.len() as u64).min(PAGE);
+        let path = format!("/jobs/{}/tasks?from={}&count={count}", info.job, tasks.len());
+        let page: Vec<TaskInfo> = client.get(&path).await?;
+        if page.is_empty() {
+            break;
+        }
+        tasks.extend(page);
+    }
+    if let Some((_, index)) = job.split_once('/') {
+        tasks.retain(|task| task.task.ends_with(&format!("/{index}")));
+    }
+    if global.json {
+        output::line_json(&json!({ "job": info, "tasks": tasks }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&info, &tasks);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(info: &JobInfo, tasks: &[TaskInfo]) {
+    let counts = &info.tasks;
+    output::line(format!("job      {} ({})", info.job, info.name));
+    output::line(format!("state    {}", state_word(info.state)));
+    output::line(format!(
+        "tasks    {} of {} done, {} running, {} waiting, {} failed, {} moved",
+        counts.succeeded,
+        counts.total,
+        counts.running,
+        counts.pending + counts.queued,
+        counts.failed,
+        counts.moved
+    ));
+    if let Some(out) = &info.out {
+        output::line(format!("outputs  {out}"));
+    }
+    for note in &info.notes {
+        output::line(format!("note     {note}"));
+    }
+    let rows: Vec<Vec<String>> = tasks
+        .iter()
+        .map(|task| {
+            let values: Vec<String> =
+                task.values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            vec![
+                task.task.clone(),
+                task_word(task.state).to_owned(),
+                task.attempt.to_string(),
+                task.peer.clone().unwrap_or_default(),
+                values.join(" "),
+                task.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    output::table(&["TASK", "STATE", "TRY", "PEER", "VALUES", "FAILURE"], &rows);
+    let rest = counts.total.saturating_sub(tasks.len() as u64);
+    if rest > 0 && tasks.len() == SHOWN_TASKS {
+        output::line(format!("... and {rest} more; --json lists all"));
+    }
+}
+
+pub async fn cancel(global: &Global, job: &str) -> Result<ExitCode, Failure> {
+    let client = here::must_run(global)?;
+    let info: JobInfo = client.ask(Method::POST, &format!("/jobs/{job}/cancel"), &()).await?;
+    if global.json {
+        output::line_json(&info);
+    } else {
+        output::line(format!("job {} is {}", info.job, state_word(info.state)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn wait(global: &Global, job: &str) -> Result<ExitCode, Failure> {
+    let client = here::must_run(global)?;
+    let events = client.events(Method::GET, &format!("/jobs/{job}/events"), &()).await?;
+    follow::follow(client, events, Follow { json: global.json, quiet: true, cancel_on_interrupt: false }).await
+}

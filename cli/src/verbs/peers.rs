@@ -1,0 +1,99 @@
+//! `peers`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use p2pnode_protocol::Capacity;
+use p2pnode_protocol::api::PeerInfo;
+
+use crate::args::{Global, PeersArgs};
+use crate::client::Client;
+use crate::exit::Failure;
+use crate::{here, output};
+
+/// How often `--watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+pub async fn peers(global: &Global, args: &PeersArgs) -> Result<ExitCode, Failure> {
+    let client = here::must_run(global)?;
+    let mut last = None;
+    loop {
+        let peers = list(&client, args.allowed).await?;
+        if last.as_ref() != Some(&peers) {
+            print(global, &peers);
+            last = Some(peers);
+        }
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+    }
+}
+
+async fn list(client: &Client, allowed_only: bool) -> Result<Vec<PeerInfo>, Failure> {
+    let mut peers: Vec<PeerInfo> = client.get("/peers").await?;
+    if allowed_only {
+        let allowed: Vec<String> = client.get("/allowed").await?;
+        peers.retain(|peer| allowed.contains(&peer.peer));
+        let unseen = allowed.into_iter().filter(|id| peers.iter().all(|peer| peer.peer != *id));
+        let unseen: Vec<PeerInfo> = unseen.map(never_seen).collect();
+        peers.extend(unseen);
+    }
+    Ok(peers)
+}
+
+/// A peer that was allowed before it was ever met.
+fn never_seen(peer: String) -> PeerInfo {
+    PeerInfo {
+        peer,
+        name: String::new(),
+        addresses: Vec::new(),
+        capacity: None,
+        free: None,
+        executors: Vec::new(),
+        labels: std::collections::BTreeMap::new(),
+        rtt_ms: None,
+        allowed: true,
+        connected: false,
+        last_seen_ms: 0,
+    }
+}
+
+fn print(global: &Global, peers: &[PeerInfo]) {
+    if global.json {
+        output::line_json(&peers);
+        return;
+    }
+    if peers.is_empty() {
+        output::note("no peers yet; give a node to begin with: --bootstrap /ip4/.../tcp/.../p2p/...");
+        return;
+    }
+    let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
+    output::table(&["PEER", "NAME", "CPUS", "MEMORY", "GPUS", "RUNS", "RTT", "ALLOWED"], &rows);
+}
+
+fn row(peer: &PeerInfo) -> Vec<String> {
+    let of = |text: fn(&Capacity) -> String| match (&peer.free, &peer.capacity) {
+        (Some(free), Some(total)) => format!("{}/{}", text(free), text(total)),
+        _ => "-".to_owned(),
+    };
+    let runtimes: Vec<String> = peer.executors.iter().map(ToString::to_string).collect();
+    let rtt = match (peer.connected, peer.rtt_ms) {
+        (true, Some(rtt)) => format!("{rtt:.1} ms"),
+        (true, None) => "connected".to_owned(),
+        (false, _) => "away".to_owned(),
+    };
+    vec![
+        peer.peer.clone(),
+        peer.name.clone(),
+        of(|capacity| capacity.cpus.to_string()),
+        of(|capacity| capacity.memory.to_string()),
+        of(|capacity| capacity.gpus.len().to_string()),
+        runtimes.join(","),
+        rtt,
+        if peer.allowed { "yes" } else { "no" }.to_owned(),
+    ]
+}

@@ -1,0 +1,260 @@
+//! The loop around the core: what happens becomes inputs, and effects are performed once the records
+//! before them are on disk.
+//!
+//! Owns the [`Core`]. Every batch of inputs makes one batch of effects; its records go through the
+//! store's writer and the effects come back, in order, after the commit. So nothing leaves this
+//! process that a crash could make untrue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::api::Event;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+
+use super::advertising::Advertiser;
+use super::calls::Calls;
+use super::clock::Clock;
+use super::collecting::Collecting;
+use super::hosting::Hosting;
+use super::inbound::Inbound;
+use super::owner::Owner;
+use crate::command::Command;
+use crate::core::Core;
+use crate::core::io::{Effect, Input, Record};
+use crate::net::{NetEvent, NetEvents};
+use crate::store::{Committed, Writer};
+
+/// Inputs handled before their effects are passed on, so that one commit serves many and no source
+/// waits long for the others.
+const MAX_BATCH: usize = 512;
+
+/// Batches between the core and the disk. Each waits for at most one commit; 32 of them keep the
+/// writer busy while bounding what a crash can undo.
+const MAX_IN_FLIGHT: usize = 32;
+
+/// Said by the driver's own tasks to the loop.
+pub(super) enum Internal {
+    /// For the core.
+    Input(Input),
+    /// For the core; `then` is called when what the core made of it is on disk.
+    Stored {
+        /// What happened.
+        inputs: Vec<Input>,
+        /// What to do then.
+        then: AfterCommit,
+    },
+    /// The runtimes were asked how they are.
+    Probed(super::probing::Probed),
+}
+
+/// Something to be said once records are on disk.
+pub(super) type AfterCommit = Box<dyn FnOnce() + Send>;
+
+/// The effects of a batch, on their way through the writer.
+pub(super) struct Batch {
+    effects: Vec<Effect>,
+    then: Vec<AfterCommit>,
+}
+
+/// See the module.
+pub(super) struct Driver {
+    pub(super) core: Core,
+    pub(super) clock: Clock,
+    pub(super) me: PeerId,
+    pub(super) writer: Writer<Batch>,
+    pub(super) committed: mpsc::Receiver<Committed<Batch>>,
+    pub(super) net_events: NetEvents,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) internal: mpsc::Receiver<Internal>,
+    pub(super) events: broadcast::Sender<Arc<Event>>,
+    pub(super) calls: Calls,
+    pub(super) inbound: Inbound,
+    pub(super) hosting: Hosting,
+    pub(super) collecting: Collecting,
+    pub(super) advertiser: Advertiser,
+    pub(super) owner: Owner,
+    /// Inputs that this node causes itself, such as messages to itself.
+    pub(super) own: VecDeque<Input>,
+    pub(super) in_flight: usize,
+    pub(super) then: Vec<AfterCommit>,
+    pub(super) stopped: bool,
+}
+
+impl Driver {
+    /// Runs until the core says that the node may end, or the store fails.
+    ///
+    /// `first` are the effects of waking up.
+    pub(super) async fn run(mut self, first: Vec<Effect>) -> Result<(), super::NodeError> {
+        self.pass_on(first).await?;
+        while !self.stopped {
+            let may_think = self.in_flight < MAX_IN_FLIGHT;
+            let deadline = self.next_deadline();
+            let mut inputs: Vec<Input> = self.own.drain(..).collect();
+            if inputs.is_empty() {
+                // Local work comes before new work from the network.
+                tokio::select! {
+                    biased;
+                    Some(committed) = self.committed.recv() => self.on_committed(committed)?,
+                    Some(said) = self.internal.recv(), if may_think => self.on_internal(said, &mut inputs),
+                    Some(command) = self.commands.recv(), if may_think => self.on_command(command, &mut inputs),
+                    Some(event) = self.net_events.recv(), if may_think => self.on_net(event, &mut inputs),
+                    () = tokio::time::sleep_until(deadline), if may_think => self.on_deadline(&mut inputs),
+                }
+            }
+            self.gather_more(&mut inputs);
+            self.think(inputs).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what else waits, without waiting.
+    fn gather_more(&mut self, inputs: &mut Vec<Input>) {
+        while inputs.len() < MAX_BATCH {
+            if let Ok(said) = self.internal.try_recv() {
+                self.on_internal(said, inputs);
+            } else if let Some(event) = self.net_events.try_recv() {
+                self.on_net(event, inputs);
+            } else {
+                return;
+            }
+        }
+    }
+
+    async fn think(&mut self, inputs: Vec<Input>) -> Result<(), super::NodeError> {
+        if inputs.is_empty() && self.then.is_empty() {
+            return Ok(());
+        }
+        let mut effects = Vec::new();
+        let now = self.clock.now();
+        for input in inputs {
+            effects.append(&mut self.core.handle(now, input));
+        }
+        self.pass_on(effects).await
+    }
+
+    /// Sends effects through the writer; they are performed when they come back.
+    async fn pass_on(&mut self, effects: Vec<Effect>) -> Result<(), super::NodeError> {
+        if effects.is_empty() && self.then.is_empty() {
+            return Ok(());
+        }
+        let mut records: Vec<Record> = Vec::new();
+        let mut rest = Vec::with_capacity(effects.len());
+        for effect in effects {
+            match effect {
+                Effect::Persist(record) => records.push(record),
+                other => rest.push(other),
+            }
+        }
+        let batch = Batch { effects: rest, then: std::mem::take(&mut self.then) };
+        self.in_flight += 1;
+        self.writer.commit(records, batch).await.map_err(super::NodeError::Store)
+    }
+
+    fn on_committed(&mut self, committed: Committed<Batch>) -> Result<(), super::NodeError> {
+        self.in_flight -= 1;
+        let batch = committed.map_err(super::NodeError::Store)?;
+        for effect in batch.effects {
+            self.perform(effect);
+        }
+        for then in batch.then {
+            then();
+        }
+        Ok(())
+    }
+
+    fn on_internal(&mut self, said: Internal, inputs: &mut Vec<Input>) {
+        match said {
+            Internal::Input(input) => {
+                if let Input::Ended { run, .. } = &input {
+                    self.hosting.on_ended(run);
+                }
+                inputs.push(input);
+            }
+            Internal::Stored { inputs: stored, then } => {
+                inputs.extend(stored);
+                self.then.push(then);
+            }
+            Internal::Probed(probed) => {
+                self.advertiser.set_images(probed.images);
+                self.owner.set_runtimes(probed.runtimes);
+                inputs.push(Input::Runtimes(probed.working));
+            }
+        }
+    }
+
+    fn on_net(&mut self, event: NetEvent, inputs: &mut Vec<Input>) {
+        match event {
+            NetEvent::Connected(peer) => inputs.push(Input::Connected(peer)),
+            NetEvent::Disconnected(peer) => inputs.push(Input::Disconnected(peer)),
+            NetEvent::Advert { peer, advert } => inputs.push(Input::Advert { peer, advert }),
+            NetEvent::Request { peer, inbound, request } => {
+                let token = self.calls.token_for(inbound);
+                inputs.push(Input::Request { peer, token, request });
+            }
+            NetEvent::Stream { peer, kind, stream } => self.inbound.on_stream(peer, kind, stream),
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let wake = [self.core.next_deadline(), self.advertiser.next_deadline()];
+        let now = self.clock.now();
+        // Nothing planned: look again in an hour, which is as good as never.
+        let wait = wake.into_iter().flatten().min().map_or(3_600_000, |at| at.saturating_sub(now));
+        Instant::now() + Duration::from_millis(wait)
+    }
+
+    fn on_deadline(&mut self, inputs: &mut Vec<Input>) {
+        let now = self.clock.now();
+        self.advertiser.on_tick(now, &self.core);
+        if self.core.next_deadline().is_some_and(|at| at <= now) {
+            inputs.push(Input::Tick);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            // Taken out before the batch went to the writer.
+            Effect::Persist(_) => {}
+            Effect::Call { peer, call, request } => {
+                self.inbound.note_call(peer, &request);
+                if peer == self.me {
+                    let token = self.calls.token_for_own(call);
+                    self.own.push_back(Input::Request { peer, token, request });
+                } else {
+                    self.calls.call(peer, call, request);
+                }
+            }
+            Effect::Respond { token, response } => {
+                if let Some((call, response)) = self.calls.respond(token, response) {
+                    let response = Ok(response);
+                    self.own.push_back(Input::Response { peer: self.me, call, response });
+                }
+            }
+            Effect::Connect(peer) => self.calls.connect(peer),
+            Effect::FindProviders => self.calls.find_providers(),
+            Effect::Advertise => self.advertiser.on_change(self.clock.now()),
+            Effect::Prepare { hosted, template } => self.hosting.prepare(hosted, template),
+            Effect::Run { run, template, assignment, gpus } => {
+                self.hosting.run(run, template, assignment, gpus);
+            }
+            Effect::Kill { run, why } => self.hosting.kill(&run, why),
+            Effect::DropOutputs(run) => self.hosting.drop_outputs(&run),
+            Effect::Unhost(hosted) => self.hosting.unhost(&hosted),
+            Effect::Collect { peer, attempt, outputs, log_bytes, out } => {
+                self.collecting.collect(peer, attempt, outputs, log_bytes, out);
+            }
+            Effect::JobOver(job) => {
+                self.inbound.on_job_over(job);
+                self.collecting.on_job_over(job);
+            }
+            Effect::Emit(event) => {
+                // Nobody may be watching.
+                let _watchers = self.events.send(Arc::new(event));
+            }
+            Effect::Stopped => self.stopped = true,
+        }
+    }
+}

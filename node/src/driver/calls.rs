@@ -1,0 +1,87 @@
+//! Effects on peers: calls, answers, connections.
+
+use std::collections::HashMap;
+
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::message::{TaskRequest, TaskResponse};
+use tokio::sync::mpsc;
+
+use super::actor::Internal;
+use crate::core::io::{CallId, Input, RequestToken};
+use crate::net::{InboundId, NetHandle};
+
+/// Where the answer to a request goes.
+enum Origin {
+    Peer(InboundId),
+    /// This node asked itself.
+    Own(CallId),
+}
+
+/// Requests under way in both directions. Their number is bounded by the net's limit on inbound
+/// requests and by the core's on calls.
+pub(super) struct Calls {
+    net: NetHandle,
+    internal: mpsc::Sender<Internal>,
+    waiting: HashMap<RequestToken, Origin>,
+    next_token: RequestToken,
+}
+
+impl Calls {
+    pub(super) fn new(net: NetHandle, internal: mpsc::Sender<Internal>) -> Self {
+        Self { net, internal, waiting: HashMap::new(), next_token: 0 }
+    }
+
+    /// A token for a request of a peer.
+    pub(super) fn token_for(&mut self, inbound: InboundId) -> RequestToken {
+        self.token(Origin::Peer(inbound))
+    }
+
+    /// A token for a call of this node to itself.
+    pub(super) fn token_for_own(&mut self, call: CallId) -> RequestToken {
+        self.token(Origin::Own(call))
+    }
+
+    fn token(&mut self, origin: Origin) -> RequestToken {
+        self.next_token += 1;
+        self.waiting.insert(self.next_token, origin);
+        self.next_token
+    }
+
+    /// Asks a peer; the answer comes back as an input.
+    pub(super) fn call(&self, peer: PeerId, call: CallId, request: TaskRequest) {
+        let (net, internal) = (self.net.clone(), self.internal.clone());
+        tokio::spawn(async move {
+            let response = net.request(peer, request).await;
+            let input = Input::Response { peer, call, response };
+            // The driver is gone only when the node stops.
+            let _stopping = internal.send(Internal::Input(input)).await;
+        });
+    }
+
+    /// Answers a request. When this node had asked itself, the answer is returned instead.
+    pub(super) fn respond(
+        &mut self,
+        token: RequestToken,
+        response: TaskResponse,
+    ) -> Option<(CallId, TaskResponse)> {
+        match self.waiting.remove(&token) {
+            Some(Origin::Peer(inbound)) => {
+                self.net.respond(inbound, response);
+                None
+            }
+            Some(Origin::Own(call)) => Some((call, response)),
+            None => {
+                tracing::error!(token, "an answer to a request that nobody made");
+                None
+            }
+        }
+    }
+
+    pub(super) fn connect(&self, peer: PeerId) {
+        self.net.connect(peer);
+    }
+
+    pub(super) fn find_providers(&self) {
+        self.net.find_providers();
+    }
+}

@@ -1,0 +1,112 @@
+//! Effects of hosting other peers' jobs: environments, runs, what they leave.
+//!
+//! Owns the tables of prepared steps, runs under way and log pipes; the work itself is done in tasks
+//! ([`super::preparing`], [`super::running`]) that answer with inputs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use p2pnode_protocol::task::{Assignment, Failure, TaskTemplate};
+use p2pnode_protocol::{Gpu, PeerId};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::actor::Internal;
+use super::fetching::Fetcher;
+use super::logpipe::{LogPipe, LogTarget};
+use super::preparing::{self, Step};
+use super::running;
+use crate::blobs::{BlobStore, PinOwner};
+use crate::core::io::{HostedJob, RunKey};
+use crate::exec::{Exec, Runs, WorkDirs};
+
+/// What tasks of the hosting side share.
+#[derive(Clone)]
+pub(super) struct HostContext {
+    pub(super) me: PeerId,
+    pub(super) exec: Exec,
+    pub(super) dirs: WorkDirs,
+    pub(super) blobs: BlobStore,
+    pub(super) fetcher: Fetcher,
+    pub(super) log_target: LogTarget,
+    pub(super) internal: mpsc::Sender<Internal>,
+}
+
+impl HostContext {
+    /// Tells the core.
+    pub(super) async fn say(&self, input: crate::core::io::Input) {
+        // The driver is gone only when the node stops.
+        let _stopping = self.internal.send(Internal::Input(input)).await;
+    }
+}
+
+/// See the module.
+pub(super) struct Hosting {
+    context: HostContext,
+    jobs: HashMap<HostedJob, Hosted>,
+    runs: Runs,
+}
+
+/// What this node holds for a job.
+struct Hosted {
+    steps: BTreeMap<u16, Arc<Step>>,
+    log: LogPipe,
+    over: CancellationToken,
+}
+
+impl Hosting {
+    pub(super) fn new(context: HostContext) -> Self {
+        Self { context, jobs: HashMap::new(), runs: Runs::default() }
+    }
+
+    pub(super) fn prepare(&mut self, hosted: HostedJob, template: Arc<TaskTemplate>) {
+        let context = &self.context;
+        let entry = self.jobs.entry(hosted).or_insert_with(|| {
+            let over = CancellationToken::new();
+            let log = LogPipe::open(hosted, context.log_target.clone(), over.clone());
+            Hosted { steps: BTreeMap::new(), log, over }
+        });
+        let step = Arc::new(Step::default());
+        entry.steps.insert(template.step, step.clone());
+        let (context, over) = (context.clone(), entry.over.clone());
+        tokio::spawn(preparing::prepare(context, hosted, template, step, over));
+    }
+
+    pub(super) fn run(
+        &mut self,
+        run: RunKey,
+        template: Arc<TaskTemplate>,
+        assignment: Assignment,
+        gpus: Vec<Gpu>,
+    ) {
+        let hosted = HostedJob { submitter: run.submitter, job: run.attempt.task.job };
+        let held = self.jobs.get(&hosted);
+        let step = held.and_then(|held| held.steps.get(&template.step).cloned());
+        let log = held.map(|held| held.log.clone());
+        let control = self.runs.add(run);
+        let job = running::Run { key: run, template, assignment, gpus, step, log, control };
+        tokio::spawn(running::run(self.context.clone(), job));
+    }
+
+    pub(super) fn kill(&self, run: &RunKey, why: Failure) {
+        self.runs.kill(run, why);
+    }
+
+    /// The run's end is on its way to the core.
+    pub(super) fn on_ended(&mut self, run: &RunKey) {
+        self.runs.remove(run);
+    }
+
+    pub(super) fn drop_outputs(&self, run: &RunKey) {
+        self.context.blobs.unpin(&PinOwner::Outputs(*run));
+    }
+
+    pub(super) fn unhost(&mut self, hosted: &HostedJob) {
+        if let Some(held) = self.jobs.remove(hosted) {
+            held.over.cancel();
+        }
+        self.context.blobs.unpin(&PinOwner::Hosted(*hosted));
+        let (dirs, hosted) = (self.context.dirs.clone(), *hosted);
+        tokio::task::spawn_blocking(move || dirs.remove_job(&hosted));
+    }
+}

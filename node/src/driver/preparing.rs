@@ -1,0 +1,166 @@
+//! Making a hosted step's environment: fetch its program and inputs, then let the runtime prepare.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use p2pnode_executor::{Environment, PrepareProgress, ProgramFile};
+use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::message::Phase;
+use p2pnode_protocol::task::{Failure, FailureKind, InputSource, Program, TaskTemplate};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::fetching::Progress;
+use super::hosting::HostContext;
+use crate::blobs::{self, PinOwner};
+use crate::core::io::{HostedJob, Input};
+
+/// Progress reports that may wait; more are left out.
+const PROGRESS_QUEUE: usize = 8;
+
+/// What the tasks of a step share on this host; empty until prepared.
+#[derive(Default)]
+pub(super) struct Step {
+    environment: OnceLock<Arc<dyn Environment>>,
+    /// Manifests of the shared inputs, by position in the template.
+    inputs: OnceLock<Vec<Option<Arc<Manifest>>>>,
+}
+
+impl Step {
+    pub(super) fn environment(&self) -> Option<Arc<dyn Environment>> {
+        self.environment.get().cloned()
+    }
+
+    /// The manifest of the shared input at `position` of the template.
+    pub(super) fn shared_input(&self, position: usize) -> Option<Arc<Manifest>> {
+        self.inputs.get()?.get(position)?.clone()
+    }
+}
+
+/// Prepares `step` and tells the core how that went.
+pub(super) async fn prepare(
+    context: HostContext,
+    hosted: HostedJob,
+    template: Arc<TaskTemplate>,
+    step: Arc<Step>,
+    over: CancellationToken,
+) {
+    let limit = match template.prepare_timeout_ms {
+        0 => Duration::MAX,
+        limit => Duration::from_millis(limit),
+    };
+    let result = tokio::select! {
+        () = over.cancelled() => return,
+        result = tokio::time::timeout(limit, work(&context, hosted, &template, &step)) => {
+            result.unwrap_or_else(|_| Err(Failure::new(
+                FailureKind::Host,
+                format!("the environment was not ready after {limit:?} (policy.prepare_timeout)"),
+            )))
+        }
+    };
+    if let Err(failure) = &result {
+        tracing::info!(job = %hosted.job, submitter = %hosted.submitter, failure = %failure.message, "environment failed");
+    }
+    context.say(Input::Prepared { hosted, step: template.step, result }).await;
+}
+
+async fn work(
+    context: &HostContext,
+    hosted: HostedJob,
+    template: &TaskTemplate,
+    step: &Step,
+) -> Result<(), Failure> {
+    let mut inputs = Vec::with_capacity(template.inputs.len());
+    for input in &template.inputs {
+        inputs.push(match input.source {
+            InputSource::Shared(blob) => Some(Arc::new(fetch(context, hosted, template.step, blob).await?)),
+            InputSource::PerTask(_) => None,
+        });
+    }
+    let program = program_file(context, hosted, template).await?;
+    report(context, hosted, template.step, Phase::Environment, PrepareProgress::default()).await;
+    let (progress, mut steps) = mpsc::channel(PROGRESS_QUEUE);
+    let runtime = template.program.runtime();
+    let preparing = context.exec.prepare(runtime, program, progress);
+    let forwarding = async {
+        while let Some(at) = steps.recv().await {
+            report(context, hosted, template.step, Phase::Environment, at).await;
+        }
+    };
+    let (environment, ()) = tokio::join!(preparing, forwarding);
+    let environment = environment?;
+    // Set once: a step is prepared by one task only.
+    let _only_once = step.inputs.set(inputs);
+    let _only_once = step.environment.set(environment);
+    report(context, hosted, template.step, Phase::Ready, PrepareProgress::default()).await;
+    Ok(())
+}
+
+async fn report(
+    context: &HostContext,
+    hosted: HostedJob,
+    step: u16,
+    phase: Phase,
+    PrepareProgress { done, total }: PrepareProgress,
+) {
+    context.say(Input::Preparing { hosted, step, phase, done, total }).await;
+}
+
+/// Brings a blob here and pins it for the job.
+async fn fetch(
+    context: &HostContext,
+    hosted: HostedJob,
+    step: u16,
+    blob: BlobRef,
+) -> Result<Manifest, Failure> {
+    let (sender, mut steps) = mpsc::channel::<Progress>(PROGRESS_QUEUE);
+    let owner = PinOwner::Hosted(hosted);
+    let fetching = context.fetcher.fetch(hosted.submitter, hosted.job, blob, owner, Some(sender));
+    let forwarding = async {
+        while let Some(at) = steps.recv().await {
+            let at = PrepareProgress { done: at.done, total: at.total };
+            report(context, hosted, step, Phase::Fetching, at).await;
+        }
+    };
+    let (manifest, ()) = tokio::join!(fetching, forwarding);
+    manifest.map_err(|error| {
+        Failure::new(FailureKind::InputUnavailable, format!("an input did not arrive: {error}"))
+    })
+}
+
+async fn program_file(
+    context: &HostContext,
+    hosted: HostedJob,
+    template: &TaskTemplate,
+) -> Result<ProgramFile, Failure> {
+    match &template.program {
+        Program::Image { reference } => Ok(ProgramFile::Image { reference: reference.clone() }),
+        Program::Wasm { module } => {
+            let manifest = fetch(context, hosted, template.step, *module).await?;
+            let path = write_module(context, hosted, template.step, manifest).await?;
+            Ok(ProgramFile::Wasm { path })
+        }
+    }
+}
+
+async fn write_module(
+    context: &HostContext,
+    hosted: HostedJob,
+    step: u16,
+    manifest: Manifest,
+) -> Result<PathBuf, Failure> {
+    let (dirs, store) = (context.dirs.clone(), context.blobs.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        let folder = dirs.make_common(&hosted).map_err(|error| error.to_string())?;
+        let name = format!("step-{step}.wasm");
+        blobs::materialize(&store, &manifest, &folder, name.as_bytes())
+            .map_err(|error| error.to_string())?;
+        Ok::<_, String>(folder.join(name))
+    });
+    match written.await {
+        Ok(Ok(path)) => Ok(path),
+        Ok(Err(message)) => Err(Failure::new(FailureKind::Host, message)),
+        Err(_) => Err(Failure::new(FailureKind::Host, "writing the module was interrupted")),
+    }
+}

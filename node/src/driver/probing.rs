@@ -1,0 +1,53 @@
+//! Asks the runtimes again and again whether they work: an engine may start late or go away.
+
+use std::time::Duration;
+
+use p2pnode_protocol::api::RuntimeStatus;
+use p2pnode_protocol::task::RuntimeKind;
+use tokio::sync::mpsc;
+
+use super::actor::Internal;
+use crate::exec::Exec;
+
+/// Time between looks: an engine that starts is used within this time.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the runtimes said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Probed {
+    pub(super) working: Vec<(RuntimeKind, Result<(), String>)>,
+    pub(super) runtimes: Vec<RuntimeStatus>,
+    pub(super) images: Vec<String>,
+}
+
+pub(super) async fn look(exec: &Exec) -> Probed {
+    let mut probed = Probed { working: Vec::new(), runtimes: Vec::new(), images: Vec::new() };
+    for (runtime, report) in exec.probe().await {
+        let working = report.version.as_ref().map(|_| ()).map_err(Clone::clone);
+        probed.working.push((runtime, working));
+        let (version, problem) = match report.version {
+            Ok(version) => (Some(version), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        probed.runtimes.push(RuntimeStatus { runtime, version, problem });
+        probed.images.extend(report.images);
+    }
+    probed
+}
+
+/// Looks until the driver is gone, and tells it what changed.
+pub(super) async fn keep_looking(exec: Exec, mut last: Probed, driver: mpsc::Sender<Internal>) {
+    loop {
+        tokio::select! {
+            () = driver.closed() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        let probed = look(&exec).await;
+        if probed != last {
+            last = probed.clone();
+            if driver.send(Internal::Probed(probed)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

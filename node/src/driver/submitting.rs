@@ -1,0 +1,112 @@
+//! From a job file to a stored job: check it, read its inputs into the blob store, name it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use p2pnode_protocol::api::{CreateJob, ErrorCode};
+use p2pnode_protocol::job::JobPlan;
+use p2pnode_protocol::job::file::JobFile;
+use p2pnode_protocol::manifest::BlobRef;
+use p2pnode_protocol::{Digest, JobId, PeerId};
+
+use crate::blobs::{self, BlobStore, PinOwner};
+use crate::command::CommandError;
+use crate::core::io::Input;
+use crate::jobfile::{self, ResolvedJob};
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Submitter {
+    blobs: BlobStore,
+    /// Where outputs go when the owner named no folder.
+    outputs: PathBuf,
+}
+
+impl Submitter {
+    pub(super) const fn new(blobs: BlobStore, outputs: PathBuf) -> Self {
+        Self { blobs, outputs }
+    }
+
+    /// Makes the input that submits `job`; its blobs are stored and pinned.
+    pub(super) async fn prepare(&self, job: CreateJob) -> Result<(JobId, Input), CommandError> {
+        let this = self.clone();
+        let reading = tokio::task::spawn_blocking(move || this.read(&job));
+        match reading.await {
+            Ok(read) => read,
+            Err(_) => Err(CommandError::new(ErrorCode::Internal, "reading the job was interrupted")),
+        }
+    }
+
+    fn read(&self, job: &CreateJob) -> Result<(JobId, Input), CommandError> {
+        let resolved = resolve(job)?;
+        let id = JobId(rand::random());
+        let read = self.read_sources(id, &resolved);
+        let blobs = read.inspect_err(|_| self.blobs.unpin(&PinOwner::Job(id)))?;
+        let mut plan = resolved.plan(&blobs);
+        apply(job, &mut plan)?;
+        let out = out_folder(job, &plan.name, id, &self.outputs);
+        Ok((id, Input::Submit { job: id, plan: Arc::new(plan), out: Some(out) }))
+    }
+
+    fn read_sources(&self, id: JobId, resolved: &ResolvedJob) -> Result<Vec<BlobRef>, CommandError> {
+        resolved
+            .sources()
+            .iter()
+            .map(|path| {
+                blobs::ingest_path(&self.blobs, path, PinOwner::Job(id)).map_err(|error| {
+                    CommandError::new(ErrorCode::Invalid, format!("an input cannot be read: {error}"))
+                })
+            })
+            .collect()
+    }
+}
+
+fn resolve(job: &CreateJob) -> Result<ResolvedJob, CommandError> {
+    let wrong = |errors: p2pnode_protocol::job::file::JobFileErrors| {
+        let details: Vec<String> = errors.faults().iter().map(ToString::to_string).collect();
+        let message = match details.as_slice() {
+            [one] => one.clone(),
+            several => format!("{} has {} faults", job.file, several.len()),
+        };
+        CommandError { code: ErrorCode::Invalid, message, details }
+    };
+    let file = JobFile::parse(&job.toml, &job.file).map_err(wrong)?;
+    jobfile::resolve(&file, Path::new(&job.folder)).map_err(wrong)
+}
+
+/// What the request says in place of the file.
+fn apply(job: &CreateJob, plan: &mut JobPlan) -> Result<(), CommandError> {
+    if !job.peers.is_empty() {
+        plan.placement.peers = job
+            .peers
+            .iter()
+            .map(|text| {
+                text.parse::<PeerId>().map_err(|_| {
+                    let message = format!("`{text}` is not a peer id; `p2pnode peers` lists those that are known");
+                    CommandError::new(ErrorCode::Invalid, message)
+                })
+            })
+            .collect::<Result<_, _>>()?;
+    }
+    if let Some(wait) = job.wait_for_peers_ms {
+        plan.policy.wait_for_peers_ms = wait;
+    }
+    Ok(())
+}
+
+fn out_folder(job: &CreateJob, name: &str, id: JobId, default: &Path) -> String {
+    if let Some(out) = &job.out {
+        return out.clone();
+    }
+    let parent = job.out_parent.as_ref().map_or(default, |parent| Path::new(parent));
+    parent.join(format!("{name}-{id}")).to_string_lossy().into_owned()
+}
+
+/// The plan of a job that is only to be looked at: inputs are not read, their blobs are empty names.
+pub(super) fn plan_without_blobs(job: &CreateJob) -> Result<JobPlan, CommandError> {
+    let resolved = resolve(job)?;
+    let nothing = BlobRef { digest: Digest::of(&[]), manifest_bytes: 0, content_bytes: 0 };
+    let mut plan = resolved.plan(&vec![nothing; resolved.sources().len()]);
+    apply(job, &mut plan)?;
+    Ok(plan)
+}
