@@ -1,0 +1,384 @@
+//! One job's log file and what is known of it.
+//!
+//! Writes go to a known end with `pwrite`, so an entry that was written in part (disk full) is
+//! overwritten by the next. Reads share the file with writes: what lies before the known end never
+//! changes.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use p2pnode_protocol::message::TaskRef;
+use p2pnode_protocol::stream::{LogFrame, MAX_LOG_BYTES};
+use tracing::warn;
+
+use super::coverage::Coverage;
+use super::format::{HEADER_BYTES, Header, Kind, MAGIC};
+use super::{LogPage, LogPosition, LogsError, TaskFilter};
+
+/// Bytes read from the file at a time (16 KiB): a hundred headers of short lines in one read, and
+/// little wasted where long payloads are stepped over.
+const READ_BYTES: usize = 16 << 10;
+
+/// An open log.
+#[derive(Debug)]
+pub(super) struct JobFile {
+    file: Arc<File>,
+    path: PathBuf,
+    /// Where the next entry goes.
+    end: u64,
+    /// Whether [`Kind::Full`] was written.
+    full: bool,
+    /// What has come of each attempt, and where its first entry stands.
+    attempts: BTreeMap<TaskRef, Attempt>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    coverage: Coverage,
+    first: u64,
+}
+
+/// What a reader needs, taken under the job's lock and used without it.
+#[derive(Debug)]
+pub(super) struct Reading {
+    file: Arc<File>,
+    path: PathBuf,
+    from: u64,
+    end: u64,
+    full: bool,
+}
+
+impl JobFile {
+    /// Opens the log at `path`, or makes it, and learns what is in it. What follows the last whole
+    /// entry is cut off.
+    pub(super) fn open(path: PathBuf, create: bool) -> Result<Option<Self>, LogsError> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        let file = match opened {
+            Ok(file) => Arc::new(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !create => return Ok(None),
+            Err(source) => return Err(LogsError::Open { path, source }),
+        };
+        let mut log = Self {
+            file,
+            path,
+            end: MAGIC.len() as u64,
+            full: false,
+            attempts: BTreeMap::new(),
+        };
+        log.scan()?;
+        Ok(Some(log))
+    }
+
+    fn scan(&mut self) -> Result<(), LogsError> {
+        let length = self.file.metadata().map_err(|e| self.failed(e))?.len();
+        let mut magic = [0; MAGIC.len()];
+        if length < MAGIC.len() as u64 {
+            // New, or its making was cut short.
+            let made = self.file.write_all_at(MAGIC, 0);
+            return made.map_err(|e| self.failed(e));
+        }
+        let read = self.file.read_exact_at(&mut magic, 0);
+        read.map_err(|e| self.failed(e))?;
+        if magic != *MAGIC {
+            return Err(LogsError::NotALog {
+                path: self.path.clone(),
+            });
+        }
+        let mut entries = Entries::new(Arc::clone(&self.file), self.end, length);
+        loop {
+            let at = entries.at;
+            match entries.next_header().map_err(|e| self.failed(e))? {
+                Next::Header(header) => self.note(&header, at),
+                Next::End => break,
+                Next::Broken => {
+                    warn!(path = %self.path.display(), lost = length - at, "the end of a log was not written whole and is cut off");
+                    let cut = self.file.set_len(at);
+                    cut.map_err(|e| self.failed(e))?;
+                    break;
+                }
+            }
+            entries.skip_payload();
+            self.end = entries.at;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> LogsError {
+        LogsError::Io {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn note(&mut self, header: &Header, at: u64) {
+        match header.kind {
+            Kind::Full => self.full = true,
+            Kind::Output(_) => {
+                let attempt = self.attempts.entry(header.task).or_insert_with(|| Attempt {
+                    coverage: Coverage::default(),
+                    first: at,
+                });
+                let part = header.offset..header.offset.saturating_add(header.length.into());
+                for part in attempt.coverage.missing(part) {
+                    attempt.coverage.add(part);
+                }
+            }
+        }
+    }
+
+    /// Appends what of `frame` is new and returns it; see [`super::JobLogs::append`].
+    pub(super) fn append(
+        &mut self,
+        frame: LogFrame,
+        limit: u64,
+    ) -> Result<Vec<LogFrame>, LogsError> {
+        let length = frame.bytes.len();
+        let span = frame.offset.checked_add(length as u64);
+        let Some(until) = span.filter(|_| length <= MAX_LOG_BYTES) else {
+            return Err(LogsError::BadFrame {
+                offset: frame.offset,
+                length,
+            });
+        };
+        if self.full {
+            return Ok(Vec::new());
+        }
+        let missing = match self.attempts.get(&task_of(&frame)) {
+            Some(attempt) => attempt.coverage.missing(frame.offset..until),
+            None if length > 0 => vec![frame.offset..until],
+            None => Vec::new(),
+        };
+        let mut new = cut(frame, missing);
+        for (written, piece) in new.iter().enumerate() {
+            if self.end + (HEADER_BYTES + piece.bytes.len()) as u64 > limit {
+                self.write(&Header::FULL, &[])?;
+                warn!(path = %self.path.display(), limit, "a job's log is full, the rest is dropped");
+                new.truncate(written);
+                break;
+            }
+            self.write(&header_of(piece), &piece.bytes)?;
+        }
+        Ok(new)
+    }
+
+    fn write(&mut self, header: &Header, payload: &[u8]) -> Result<(), LogsError> {
+        let mut entry = Vec::with_capacity(HEADER_BYTES + payload.len());
+        header.encode(&mut entry);
+        entry.extend_from_slice(payload);
+        let at = self.end;
+        let written = self.file.write_all_at(&entry, at);
+        written.map_err(|e| self.failed(e))?;
+        self.end = at + entry.len() as u64;
+        self.note(header, at);
+        Ok(())
+    }
+
+    /// See [`super::JobLogs::received`].
+    pub(super) fn received(&self, task: TaskRef) -> u64 {
+        if self.full {
+            return u64::MAX;
+        }
+        let attempt = self.attempts.get(&task);
+        attempt.map_or(0, |attempt| attempt.coverage.received())
+    }
+
+    /// Where a reader that wants `filter` from `from` on has to look.
+    pub(super) fn reading(&self, filter: Option<TaskFilter>, from: LogPosition) -> Reading {
+        let first = match filter {
+            None => Some(MAGIC.len() as u64),
+            Some(filter) => {
+                let attempts = TaskRef {
+                    step: filter.step,
+                    index: filter.index,
+                    attempt: 0,
+                }..=TaskRef {
+                    step: filter.step,
+                    index: filter.index,
+                    attempt: u32::MAX,
+                };
+                let attempts = self.attempts.range(attempts);
+                attempts.map(|(_, attempt)| attempt.first).min()
+            }
+        };
+        Reading {
+            file: Arc::clone(&self.file),
+            path: self.path.clone(),
+            from: first.unwrap_or(self.end).max(from.0),
+            end: self.end,
+            full: self.full,
+        }
+    }
+}
+
+const fn task_of(frame: &LogFrame) -> TaskRef {
+    TaskRef {
+        step: frame.step,
+        index: frame.index,
+        attempt: frame.attempt,
+    }
+}
+
+fn header_of(frame: &LogFrame) -> Header {
+    Header {
+        task: task_of(frame),
+        kind: Kind::Output(frame.stream),
+        offset: frame.offset,
+        length: frame.bytes.len() as u32,
+    }
+}
+
+/// The parts of a frame.
+fn cut(frame: LogFrame, parts: Vec<Range<u64>>) -> Vec<LogFrame> {
+    let length = frame.bytes.len() as u64;
+    if parts.len() == 1 && parts[0].end - parts[0].start == length {
+        return vec![frame];
+    }
+    let start = frame.offset;
+    let piece = |part: Range<u64>| LogFrame {
+        offset: part.start,
+        bytes: frame.bytes[(part.start - start) as usize..(part.end - start) as usize].to_vec(),
+        ..frame
+    };
+    parts.into_iter().map(piece).collect()
+}
+
+impl Reading {
+    /// Reads entries until some `max_bytes` of payload are collected or the end is met.
+    pub(super) fn page(
+        self,
+        filter: Option<TaskFilter>,
+        max_bytes: usize,
+    ) -> Result<LogPage, LogsError> {
+        if self.from > self.end {
+            return Err(LogsError::BadPosition(LogPosition(self.from)));
+        }
+        let path = self.path;
+        let failed = |source| LogsError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut page = LogPage::default();
+        let mut bytes = 0;
+        let mut entries = Entries::new(self.file, self.from, self.end);
+        while bytes < max_bytes {
+            let header = match entries.next_header().map_err(failed)? {
+                Next::Header(header) => header,
+                Next::End => break,
+                Next::Broken => return Err(LogsError::BadPosition(LogPosition(entries.at))),
+            };
+            let wanted = filter.is_none_or(|filter| filter.fits(header.task));
+            match header.kind {
+                Kind::Output(stream) if wanted => {
+                    let payload = entries.payload(header.length).map_err(failed)?;
+                    bytes += payload.len();
+                    page.frames.push(LogFrame {
+                        step: header.task.step,
+                        index: header.task.index,
+                        attempt: header.task.attempt,
+                        stream,
+                        offset: header.offset,
+                        bytes: payload,
+                    });
+                }
+                Kind::Output(_) | Kind::Full => {}
+            }
+            entries.skip_payload();
+        }
+        page.at_end = entries.at >= self.end;
+        page.truncated = page.at_end && self.full;
+        page.next = LogPosition(entries.at);
+        Ok(page)
+    }
+}
+
+/// Walks over entries with few reads: headers come out of a window, payloads nobody wants are
+/// stepped over.
+struct Entries {
+    file: Arc<File>,
+    /// Position of the current entry's header.
+    at: u64,
+    /// Nothing is read from here on.
+    end: u64,
+    /// Payload of the current entry, in bytes.
+    length: u32,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+enum Next {
+    Header(Header),
+    End,
+    Broken,
+}
+
+impl Entries {
+    fn new(file: Arc<File>, at: u64, end: u64) -> Self {
+        Self {
+            file,
+            at,
+            end,
+            length: 0,
+            window: Vec::new(),
+            window_at: at,
+        }
+    }
+
+    /// The header at the current position; the position stays.
+    fn next_header(&mut self) -> io::Result<Next> {
+        if self.at >= self.end {
+            return Ok(Next::End);
+        }
+        if self.end - self.at < HEADER_BYTES as u64 {
+            return Ok(Next::Broken);
+        }
+        let mut bytes = [0; HEADER_BYTES];
+        let (at, length) = (self.at, HEADER_BYTES);
+        bytes.copy_from_slice(self.window(at, length)?);
+        let rest = self.end - self.at - HEADER_BYTES as u64;
+        match Header::decode(&bytes) {
+            Some(header) if u64::from(header.length) <= rest => {
+                self.length = header.length;
+                Ok(Next::Header(header))
+            }
+            _ => Ok(Next::Broken),
+        }
+    }
+
+    /// The current entry's payload.
+    fn payload(&mut self, length: u32) -> io::Result<Vec<u8>> {
+        let at = self.at + HEADER_BYTES as u64;
+        Ok(self.window(at, length as usize)?.to_vec())
+    }
+
+    /// Goes to the next entry.
+    fn skip_payload(&mut self) {
+        self.at += HEADER_BYTES as u64 + u64::from(self.length);
+    }
+
+    /// `length` bytes at `at`, which lie before the end.
+    fn window(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
+        let until = self.window_at + self.window.len() as u64;
+        if at < self.window_at || at + length as u64 > until {
+            let wanted = (READ_BYTES.max(length) as u64).min(self.end - at);
+            self.window.resize(wanted as usize, 0);
+            // Empty while the read is under way, so that a failed one leaves nothing behind.
+            let mut window = std::mem::take(&mut self.window);
+            self.file.read_exact_at(&mut window, at)?;
+            self.window = window;
+            self.window_at = at;
+        }
+        let from = (at - self.window_at) as usize;
+        Ok(&self.window[from..from + length])
+    }
+}
