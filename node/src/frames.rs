@@ -14,6 +14,8 @@ pub(crate) enum FrameError {
     Open(String),
     #[error("the stream broke: {0}")]
     Broken(#[from] io::Error),
+    #[error("a frame that breaks the rules: {0}")]
+    Refused(String),
     #[error("a bad frame: {0}")]
     Codec(#[from] CodecError),
 }

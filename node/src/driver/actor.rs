@@ -25,7 +25,7 @@ use crate::command::Command;
 use crate::core::Core;
 use crate::core::io::{Effect, Input, Record};
 use crate::net::{NetEvent, NetEvents};
-use crate::store::{Committed, Writer};
+use crate::store::{Committed, StoreError, Writer};
 
 /// Inputs handled before their effects are passed on, so that one commit serves many and no source
 /// waits long for the others.
@@ -65,7 +65,7 @@ pub(super) struct Driver {
     pub(super) clock: Clock,
     pub(super) me: PeerId,
     pub(super) writer: Writer<Batch>,
-    pub(super) committed: mpsc::Receiver<Committed<Batch>>,
+    pub(super) committed: Committed<Batch>,
     pub(super) net_events: NetEvents,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) internal: mpsc::Receiver<Internal>,
@@ -88,7 +88,7 @@ impl Driver {
     ///
     /// `first` are the effects of waking up.
     pub(super) async fn run(mut self, first: Vec<Effect>) -> Result<(), super::NodeError> {
-        self.pass_on(first).await?;
+        self.pass_on(first)?;
         while !self.stopped {
             let may_think = self.in_flight < MAX_IN_FLIGHT;
             let deadline = self.next_deadline();
@@ -97,7 +97,7 @@ impl Driver {
                 // Local work comes before new work from the network.
                 tokio::select! {
                     biased;
-                    Some(committed) = self.committed.recv() => self.on_committed(committed)?,
+                    committed = self.committed.recv() => self.on_committed(committed)?,
                     Some(said) = self.internal.recv(), if may_think => self.on_internal(said, &mut inputs),
                     Some(command) = self.commands.recv(), if may_think => self.on_command(command, &mut inputs),
                     Some(event) = self.net_events.recv(), if may_think => self.on_net(event, &mut inputs),
@@ -105,7 +105,7 @@ impl Driver {
                 }
             }
             self.gather_more(&mut inputs);
-            self.think(inputs).await?;
+            self.think(inputs)?;
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ impl Driver {
         }
     }
 
-    async fn think(&mut self, inputs: Vec<Input>) -> Result<(), super::NodeError> {
+    fn think(&mut self, inputs: Vec<Input>) -> Result<(), super::NodeError> {
         if inputs.is_empty() && self.then.is_empty() {
             return Ok(());
         }
@@ -132,11 +132,11 @@ impl Driver {
         for input in inputs {
             effects.append(&mut self.core.handle(now, input));
         }
-        self.pass_on(effects).await
+        self.pass_on(effects)
     }
 
     /// Sends effects through the writer; they are performed when they come back.
-    async fn pass_on(&mut self, effects: Vec<Effect>) -> Result<(), super::NodeError> {
+    fn pass_on(&mut self, effects: Vec<Effect>) -> Result<(), super::NodeError> {
         if effects.is_empty() && self.then.is_empty() {
             return Ok(());
         }
@@ -150,12 +150,16 @@ impl Driver {
         }
         let batch = Batch { effects: rest, then: std::mem::take(&mut self.then) };
         self.in_flight += 1;
-        self.writer.commit(records, batch).await.map_err(super::NodeError::Store)
+        // Never full: the writer's queue is longer than what may be in flight.
+        Ok(self.writer.try_commit(records, batch)?)
     }
 
-    fn on_committed(&mut self, committed: Committed<Batch>) -> Result<(), super::NodeError> {
+    fn on_committed(
+        &mut self,
+        committed: Option<Result<Batch, StoreError>>,
+    ) -> Result<(), super::NodeError> {
+        let batch = committed.ok_or(super::NodeError::StoreClosed)??;
         self.in_flight -= 1;
-        let batch = committed.map_err(super::NodeError::Store)?;
         for effect in batch.effects {
             self.perform(effect);
         }

@@ -92,7 +92,7 @@ impl Inbound {
         tokio::spawn(async move {
             match receive(peer, stream, &hub, &providers).await {
                 Ok(()) => {}
-                Err(FrameError::Codec(error)) => {
+                Err(error @ (FrameError::Codec(_) | FrameError::Refused(_))) => {
                     tracing::debug!(%peer, %error, "bad log stream");
                     net.report_misbehaviour(peer, Misbehaviour::BadRequest);
                 }
@@ -125,7 +125,7 @@ async fn receive(
         if !is_provider(providers, hello.job, &peer) {
             break;
         }
-        hub.take(hello.job, frame);
+        hub.take(hello.job, frame).map_err(|error| FrameError::Refused(error.to_string()))?;
         count += 1;
         if count % ACK_EVERY == 0 {
             frames::write(&mut writer, &LogAck { frames: count }).await?;

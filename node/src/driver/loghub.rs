@@ -1,62 +1,74 @@
 //! Logs of this node's own jobs: stored, told to watchers, and counted for those who wait for the end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2pnode_protocol::api::{Event, LogEntry};
+use p2pnode_protocol::message::TaskRef;
 use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::{AttemptKey, JobId};
 use tokio::sync::{Notify, broadcast};
 
-use crate::command::LogPage;
-use crate::store::JobLogs;
+use crate::command;
+use crate::store::{JobLogs, LogPosition, LogsError, TaskFilter};
+
+/// The most log bytes in one answer (1 MiB), a hundredth of a second on loopback.
+const MAX_PAGE_BYTES: usize = 1 << 20;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct LogHub {
-    logs: Arc<Mutex<JobLogs>>,
+    logs: Arc<JobLogs>,
     events: broadcast::Sender<Arc<Event>>,
     arrived: Arc<Notify>,
 }
 
 impl LogHub {
     pub(super) fn new(logs: JobLogs, events: broadcast::Sender<Arc<Event>>) -> Self {
-        Self { logs: Arc::new(Mutex::new(logs)), events, arrived: Arc::new(Notify::new()) }
+        Self { logs: Arc::new(logs), events, arrived: Arc::new(Notify::new()) }
     }
 
-    fn logs(&self) -> std::sync::MutexGuard<'_, JobLogs> {
-        // The table is consistent between calls, so a panic elsewhere does not spoil it.
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Stores a frame of a job of this node's own; repeats change nothing.
-    pub(super) fn take(&self, job: JobId, frame: LogFrame) {
-        let stored = self.logs().append(job, &frame);
-        match stored {
-            Ok(true) => {
-                let LogEntry { task, attempt, stream, text } = LogEntry::of(job, &frame);
-                let event = Event::Log { job: job.to_string(), task, attempt, stream, text };
-                // Nobody may be watching.
-                let _watchers = self.events.send(Arc::new(event));
-                self.arrived.notify_waiters();
+    /// Stores a frame of a job of this node's own and shows what of it is new.
+    ///
+    /// # Errors
+    /// When the frame breaks the rules, which is its sender's doing.
+    pub(super) fn take(&self, job: JobId, frame: LogFrame) -> Result<(), LogsError> {
+        let fresh = match self.logs.append(job, frame) {
+            Err(error @ LogsError::BadFrame(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%job, %error, "a log line could not be stored");
+                return Ok(());
             }
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%job, %error, "a log line could not be stored"),
+            Ok(fresh) => fresh,
+        };
+        for frame in fresh {
+            let LogEntry { task, attempt, stream, text } = LogEntry::of(job, &frame);
+            let event = Event::Log { job: job.to_string(), task, attempt, stream, text };
+            // Nobody may be watching.
+            let _watchers = self.events.send(Arc::new(event));
         }
+        self.arrived.notify_waiters();
+        Ok(())
     }
 
     /// Waits until `bytes` of an attempt's output are here, at most `limit`.
     pub(super) async fn wait_for(&self, attempt: AttemptKey, bytes: u64, limit: Duration) {
+        let AttemptKey { task, attempt: number } = attempt;
+        let wanted = TaskRef { step: task.step, index: task.index, attempt: number };
         let complete = async {
             loop {
                 let arrived = self.arrived.notified();
                 let mut arrived = std::pin::pin!(arrived);
                 // Registered before looking, so that no arrival falls between.
                 arrived.as_mut().enable();
-                if self.logs().received(&attempt) >= bytes {
-                    return;
+                match self.logs.received(task.job, wanted) {
+                    Ok(received) if received < bytes => arrived.await,
+                    Ok(_) => return,
+                    Err(error) => {
+                        tracing::warn!(%attempt, %error, "its log cannot be read");
+                        return;
+                    }
                 }
-                arrived.await;
             }
         };
         if tokio::time::timeout(limit, complete).await.is_err() {
@@ -70,7 +82,9 @@ impl LogHub {
         job: JobId,
         task: Option<u32>,
         from: u64,
-    ) -> Result<LogPage, crate::store::LogError> {
-        self.logs().read(job, task, from)
+    ) -> Result<command::LogPage, LogsError> {
+        let filter = task.map(|index| TaskFilter { step: 0, index });
+        let page = self.logs.read(job, filter, LogPosition(from), MAX_PAGE_BYTES)?;
+        Ok(command::LogPage { frames: page.frames, next: page.next.0 })
     }
 }

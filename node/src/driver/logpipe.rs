@@ -79,7 +79,9 @@ impl Pump {
     async fn run(mut self) {
         if self.hosted.submitter == self.target.me {
             while let Some(frame) = self.queue.recv().await {
-                self.target.hub.take(self.hosted.job, frame);
+                if let Err(error) = self.target.hub.take(self.hosted.job, frame) {
+                    tracing::error!(job = %self.hosted.job, %error, "this node's own log frame is bad");
+                }
             }
             return;
         }

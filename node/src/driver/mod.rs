@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Where everything meets: a node from its start to its end.
+//!
+//! [`Node::start`] opens the data directory's state, starts the network, the runtimes and the local
+//! API, and hands all of it to the loop in [`actor`]. One file for each family of effects:
+//! [`calls`] on peers, [`hosting`] (with [`preparing`] and [`running`]) of other peers' tasks,
+//! [`collecting`] of this node's own results, [`advertising`] of capacity; [`inbound`] serves streams
+//! that peers open, [`owner`] answers the API.
+
+mod actor;
+mod advertising;
+mod calls;
+mod clock;
+mod collecting;
+mod fetching;
+mod hosting;
+mod inbound;
+mod loghub;
+mod logpipe;
+mod node;
+mod owner;
+mod preparing;
+mod probing;
+mod running;
+mod submitting;
+
+pub use node::{Helpers, Node, NodeError};
