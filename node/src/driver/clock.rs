@@ -14,8 +14,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { started_ms: since_epoch.as_millis() as Millis, started: Instant::now() }
+        Self { started_ms: wall_ms(), started: Instant::now() }
     }
 
     pub(super) fn now(&self) -> Millis {
@@ -25,4 +24,10 @@ impl Clock {
     pub(super) const fn started_ms(&self) -> Millis {
         self.started_ms
     }
+}
+
+/// The system's time now.
+pub(super) fn wall_ms() -> Millis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_epoch.as_millis() as Millis
 }

@@ -16,10 +16,12 @@ mod hosting;
 mod inbound;
 mod loghub;
 mod logpipe;
+mod metrics;
 mod node;
 mod owner;
 mod preparing;
 mod probing;
+mod remembering;
 mod running;
 mod submitting;
 

@@ -7,6 +7,7 @@ use p2pnode_protocol::api::{CreateJob, ErrorCode};
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::job::file::JobFile;
 use p2pnode_protocol::manifest::BlobRef;
+use p2pnode_protocol::task::{InputSource, Program};
 use p2pnode_protocol::{Digest, JobId, PeerId};
 
 use crate::blobs::{self, BlobStore, PinOwner};
@@ -109,4 +110,19 @@ pub(super) fn plan_without_blobs(job: &CreateJob) -> Result<JobPlan, CommandErro
     let mut plan = resolved.plan(&vec![nothing; resolved.sources().len()]);
     apply(job, &mut plan)?;
     Ok(plan)
+}
+
+/// All blobs that a job's tasks need.
+pub(super) fn blobs_of(plan: &JobPlan) -> impl Iterator<Item = BlobRef> + '_ {
+    plan.steps.iter().flat_map(|step| {
+        let program = match &step.template.program {
+            Program::Wasm { module } => Some(*module),
+            Program::Image { .. } => None,
+        };
+        let shared = step.template.inputs.iter().filter_map(|input| match input.source {
+            InputSource::Shared(blob) => Some(blob),
+            InputSource::PerTask(_) => None,
+        });
+        program.into_iter().chain(shared).chain(step.per_task_inputs.iter().flatten().copied())
+    })
 }
