@@ -48,10 +48,13 @@ pub enum Verb {
         What is left out: all CPUs but one, three quarters of the memory, half of the free disk, no GPU.")]
     Offer(OfferArgs),
     /// Stop the running node
+    #[command(after_help = "Example:\n  p2pnode stop")]
     Stop,
     /// Say what the running node does
+    #[command(after_help = "Example:\n  p2pnode status --json")]
     Status,
     /// Print this node's peer id
+    #[command(after_help = "Example:\n  p2pnode id")]
     Id,
     /// List peers that are known
     #[command(after_help = "Examples:\n  p2pnode peers --watch\n  p2pnode peers --allowed")]
@@ -67,6 +70,7 @@ pub enum Verb {
         file: PathBuf,
     },
     /// List jobs
+    #[command(after_help = "Example:\n  p2pnode jobs")]
     Jobs,
     /// Show a job and its tasks
     #[command(after_help = "Examples:\n  p2pnode job last\n  p2pnode job 3f09")]
@@ -84,28 +88,33 @@ pub enum Verb {
         follow: bool,
     },
     /// Cancel a job
+    #[command(after_help = "Example:\n  p2pnode cancel last")]
     Cancel {
         /// Its id, the beginning of it, or `last`
         job: String,
     },
     /// Wait until a job ends; the exit code is the job's
+    #[command(after_help = "Example:\n  p2pnode wait 3f09")]
     Wait {
         /// Its id, the beginning of it, or `last`
         #[arg(default_value = "last")]
         job: String,
     },
     /// Allow a peer to run tasks here
+    #[command(after_help = "Example:\n  p2pnode allow 12D3KooW...")]
     Allow {
         /// Its id
         peer: String,
     },
     /// No longer allow a peer to run tasks here
+    #[command(after_help = "Example:\n  p2pnode deny 12D3KooW...")]
     Deny {
         /// Its id
         peer: String,
     },
     /// Show the configuration
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2pnode config show")]
     Config(ConfigVerb),
     /// Start three providers on this machine and render an animation with them
     #[command(after_help = "Examples:\n  p2pnode demo\n  p2pnode demo --kill-one     # kill a provider in mid-render")]

@@ -1,0 +1,233 @@
+//! Jobs over real nodes: separate processes that find each other on loopback.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::process::Stdio;
+
+use harness::{Ended, Lab, eventually, modules, program, signal, text};
+
+const COPY_JOB: &str = r#"
+name = "copy"
+[task]
+wasm = "copy.wasm"
+[array]
+n = "1-6"
+[resources]
+memory = "64MiB"
+disk = "64MiB"
+[inputs]
+"in.txt" = "in-{n}.txt"
+[outputs]
+paths = ["out/out.txt"]
+"#;
+
+/// A job of one WASM module, `count` tasks.
+fn simple_job(wasm: &str, count: u32) -> String {
+    format!(
+        "name = \"simple\"\n[task]\nwasm = \"{wasm}\"\n[array]\nn = \"1-{count}\"\n[resources]\nmemory = \"64MiB\"\ndisk = \"64MiB\"\n"
+    )
+}
+
+#[test]
+fn peers_find_each_other_through_one_address_and_share_a_job() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let first = lab.provider("first", &me, None);
+    let second = lab.provider("second", &me, Some(&first));
+    let _mine = lab.start("me", "join", &[], Some(&first));
+    lab.wait_until_known("me", &first);
+    lab.wait_until_known("me", &second);
+
+    let job = lab.job("job", &simple_job("task.wasm", 40), &[("task.wasm", &modules::sleep(50))]);
+    let ended = lab.submit("me", &job, &[]);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    let finished = ended.finished();
+    assert_eq!(finished["state"], "succeeded");
+    assert_eq!(finished["tasks"]["total"], 40);
+    assert_eq!(finished["tasks"]["succeeded"], 40);
+    assert_eq!(finished["peers"].as_object().unwrap().len(), 2, "{finished}");
+    for index in 0..40 {
+        assert_eq!(ended.log_of(index), "done\n", "task {index}");
+    }
+}
+
+#[test]
+fn inputs_go_there_and_outputs_come_back() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let provider = lab.provider("provider", &me, None);
+    // A task's outputs must not land on another's.
+    let toml = COPY_JOB.replace("out/out.txt", "out/{n}.txt");
+    let job = lab.job("wrong", &toml, &[("copy.wasm", &modules::copy())]);
+    let refused = lab.run("me", &["validate", job.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2), "the inputs are missing");
+    assert!(text(&refused.stderr).contains("in-1.txt"), "{}", text(&refused.stderr));
+
+    let toml = COPY_JOB.replace("n = \"1-6\"", "n = \"4\"");
+    let files: [(&str, &[u8]); 2] = [("copy.wasm", &modules::copy()), ("in-4.txt", b"four\n")];
+    let job = lab.job("job", &toml, &files);
+    // No node runs for `me`: the job gets one of its own.
+    let args = ["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--bootstrap", &provider.address];
+    let ended = lab.submit("me", &job, &args);
+    assert_eq!(ended.status.code(), Some(0), "{} {:?}", ended.stderr, ended.events);
+    assert_eq!(std::fs::read_to_string(ended.out.join("out/out.txt")).unwrap(), "four\n");
+}
+
+#[test]
+fn without_permission_the_refusal_says_which_command_gives_it() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let stranger = lab.start("provider", "offer", &["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"], None);
+    let _mine = lab.start("me", "join", &[], Some(&stranger));
+    lab.wait_until_known("me", &stranger);
+    let job = lab.job("job", &simple_job("task.wasm", 1), &[("task.wasm", &modules::no_op())]);
+    let ended = lab.submit("me", &job, &["--wait-for-peers", "2s"]);
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
+    let finished = ended.finished().to_string();
+    assert!(finished.contains(&format!("p2pnode allow {me}")), "{finished}");
+
+    // The owner allows it, and it runs.
+    let allowed = lab.run("provider", &["allow", &me]);
+    assert!(allowed.status.success());
+    let ended = lab.submit("me", &job, &[]);
+    assert_eq!(ended.status.code(), Some(0), "{} {:?}", ended.stderr, ended.events);
+}
+
+#[test]
+fn a_killed_provider_loses_no_task() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let first = lab.provider("first", &me, None);
+    let mut second = lab.provider("second", &me, Some(&first));
+    let _mine = lab.start("me", "join", &[], Some(&first));
+    lab.wait_until_known("me", &first);
+    lab.wait_until_known("me", &second);
+
+    let job = lab.job("job", &simple_job("task.wasm", 12), &[("task.wasm", &modules::sleep(500))]);
+    let out = lab.path("out");
+    let submit = program()
+        .args(["submit", job.to_str().unwrap(), "--json", "--data-dir"])
+        .arg(lab.path("me"))
+        .arg("--out")
+        .arg(&out)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the second provider runs a task", || {
+        let job = lab.json("me", &["job", "last"]);
+        let running = job["tasks"].as_array()?.iter().any(|task| {
+            task["peer"] == second.id.as_str() && task["state"] == "running"
+        });
+        running.then_some(())
+    });
+    second.kill();
+    let ended = Ended::new(submit.wait_with_output().unwrap(), out);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert_eq!(ended.finished()["tasks"]["succeeded"], 12);
+    assert!(ended.finished()["tasks"]["moved"].as_u64() >= Some(1));
+    assert_eq!(ended.of_kind("peer_lost").count(), 1);
+}
+
+#[test]
+fn a_failing_task_fails_the_job_and_says_why() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let provider = lab.provider("provider", &me, None);
+    let _mine = lab.start("me", "join", &[], Some(&provider));
+    let toml = simple_job("task.wasm", 1) + "[policy]\nretries = 1\n";
+    let job = lab.job("job", &toml, &[("task.wasm", &modules::exit(7))]);
+    let ended = lab.submit("me", &job, &[]);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert_eq!(ended.finished()["tasks"]["failed"], 1);
+    assert_eq!(ended.of_kind("task_finished").count(), 2, "one try and one more");
+    let failure = &ended.of_kind("task_finished").last().unwrap()["failure"];
+    assert_eq!(failure["kind"]["exit"], 7, "{failure}");
+}
+
+#[test]
+fn cancel_reaches_the_provider() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let provider = lab.provider("provider", &me, None);
+    let _mine = lab.start("me", "join", &[], Some(&provider));
+    lab.wait_until_known("me", &provider);
+    let job = lab.job("job", &simple_job("task.wasm", 3), &[("task.wasm", &modules::spin())]);
+    let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
+    assert_eq!(detached.status.code(), Some(0), "{}", text(&detached.stderr));
+    let id = text(&detached.stdout).trim().to_owned();
+    let running = |count: u64| {
+        let status = lab.json("provider", &["status"]);
+        (status["offer"]["running"].as_u64() == Some(count)).then_some(())
+    };
+    eventually("a task runs", || running(1));
+    let cancelled = lab.run("me", &["cancel", &id[..6]]);
+    assert_eq!(cancelled.status.code(), Some(0), "{}", text(&cancelled.stderr));
+    let waited = lab.run("me", &["wait", "last"]);
+    assert_eq!(waited.status.code(), Some(1), "a cancelled job did not succeed");
+    eventually("the provider is idle", || running(0));
+}
+
+#[test]
+fn interrupting_submit_cancels_the_job() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let provider = lab.provider("provider", &me, None);
+    let job = lab.job("job", &simple_job("task.wasm", 1), &[("task.wasm", &modules::spin())]);
+    let submit = program()
+        .args(["submit", job.to_str().unwrap(), "--json", "--no-mdns"])
+        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", &provider.address, "--data-dir"])
+        .arg(lab.path("me"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let running = |count: u64| {
+        let status = lab.json("provider", &["status"]);
+        (status["offer"]["running"].as_u64() == Some(count)).then_some(())
+    };
+    eventually("the task runs", || running(1));
+    signal(&submit, rustix::process::Signal::INT);
+    let ended = Ended::new(submit.wait_with_output().unwrap(), lab.path("out"));
+    assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
+    assert_eq!(ended.finished()["state"], "cancelled");
+    eventually("the provider is idle", || running(0));
+}
+
+#[test]
+fn a_node_runs_tasks_of_its_own() {
+    let lab = Lab::new();
+    let args = ["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"];
+    let mut node = lab.start("me", "offer", &args, None);
+    let job = lab.job("job", &simple_job("task.wasm", 3), &[("task.wasm", &modules::say("hello\n"))]);
+    let ended = lab.submit("me", &job, &[]);
+    assert_eq!(ended.status.code(), Some(0), "{} {:?}", ended.stderr, ended.events);
+    assert_eq!(ended.log_of(2), "hello\n");
+    let logs = lab.run("me", &["logs", "last/1"]);
+    assert_eq!(text(&logs.stdout), "hello\n");
+    assert_eq!(node.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_detached_job_survives_its_node() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let provider = lab.provider("provider", &me, None);
+    let mut mine = lab.start("me", "join", &[], Some(&provider));
+    lab.wait_until_known("me", &provider);
+    let job = lab.job("job", &simple_job("task.wasm", 8), &[("task.wasm", &modules::sleep(300))]);
+    let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
+    assert_eq!(detached.status.code(), Some(0), "{}", text(&detached.stderr));
+    eventually("a first task is done", || {
+        let job = lab.json("me", &["job", "last"]);
+        (job["job"]["tasks"]["succeeded"].as_u64() >= Some(1)).then_some(())
+    });
+    mine.kill();
+    let _again = lab.start("me", "join", &[], Some(&provider));
+    let waited = lab.run("me", &["wait", "last", "--json"]);
+    assert_eq!(waited.status.code(), Some(0), "{}", text(&waited.stdout));
+    let job = lab.json("me", &["job", "last"]);
+    assert_eq!(job["job"]["tasks"]["succeeded"], 8);
+}
