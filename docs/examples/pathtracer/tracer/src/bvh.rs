@@ -3,7 +3,8 @@
 //! Built once per frame from the scene's objects; the integrator calls [`Bvh::nearest`] and [`Bvh::blocked`]. It knows
 //! boxes and shapes, never materials, except that a shadow ray may be told to ignore one object (the light it aims at).
 
-use crate::shape::{Bounds, Ray, Shape};
+use crate::ray::{Bounds, Ray};
+use crate::shape::Shape;
 use crate::vec3::{vec3, Vec3};
 
 /// Objects in a leaf: below this a box test costs more than it saves.
@@ -40,7 +41,10 @@ impl Bvh {
     /// Builds the tree; the same shapes always give the same tree.
     pub fn build<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Bvh {
         let boxes: Vec<Bounds> = shapes.map(Shape::bounds).collect();
-        let mut bvh = Bvh { nodes: Vec::new(), order: (0..boxes.len() as u32).collect() };
+        let mut bvh = Bvh {
+            nodes: Vec::new(),
+            order: (0..boxes.len() as u32).collect(),
+        };
         if !boxes.is_empty() {
             let mut order = std::mem::take(&mut bvh.order);
             bvh.split(&boxes, &mut order, 0);
@@ -51,9 +55,16 @@ impl Bvh {
 
     /// Adds the subtree over `order`, whose first entry is entry `offset` of the whole.
     fn split(&mut self, boxes: &[Bounds], order: &mut [u32], offset: usize) {
-        let bounds = order.iter().fold(Bounds::EMPTY, |b, &i| b.union(boxes[i as usize]));
+        let bounds = order
+            .iter()
+            .fold(Bounds::EMPTY, |b, &i| b.union(boxes[i as usize]));
         let me = self.nodes.len();
-        self.nodes.push(Node { bounds, start: offset as u32, count: order.len() as u32, axis: 0 });
+        self.nodes.push(Node {
+            bounds,
+            start: offset as u32,
+            count: order.len() as u32,
+            axis: 0,
+        });
         if order.len() <= LEAF_SIZE {
             return;
         }
@@ -70,7 +81,12 @@ impl Bvh {
     }
 
     /// The first object the ray meets before `limit`: its index and the distance.
-    pub fn nearest<'a>(&self, ray: &Ray, limit: f32, shape: impl Fn(usize) -> &'a Shape) -> Option<(usize, f32)> {
+    pub fn nearest<'a>(
+        &self,
+        ray: &Ray,
+        limit: f32,
+        shape: impl Fn(usize) -> &'a Shape,
+    ) -> Option<(usize, f32)> {
         let mut found = None;
         self.walk(ray, limit, |object, limit| {
             let t = shape(object).hit(ray, limit)?;
@@ -81,7 +97,13 @@ impl Bvh {
     }
 
     /// Whether anything but `except` stands in the ray's way before `limit`.
-    pub fn blocked<'a>(&self, ray: &Ray, limit: f32, except: usize, shape: impl Fn(usize) -> &'a Shape) -> bool {
+    pub fn blocked<'a>(
+        &self,
+        ray: &Ray,
+        limit: f32,
+        except: usize,
+        shape: impl Fn(usize) -> &'a Shape,
+    ) -> bool {
         let mut blocked = false;
         self.walk(ray, limit, |object, limit| {
             if object != except && shape(object).hit(ray, limit).is_some() {
@@ -112,14 +134,19 @@ impl Bvh {
                 continue;
             }
             if node.count > 0 {
-                for &object in &self.order[node.start as usize..(node.start + node.count) as usize] {
+                for &object in &self.order[node.start as usize..(node.start + node.count) as usize]
+                {
                     if let Some(t) = visit(object as usize, limit) {
                         limit = t;
                     }
                 }
             } else {
                 let (left, right) = (index as u32 + 1, node.start);
-                let (near, far) = if backwards[node.axis] { (right, left) } else { (left, right) };
+                let (near, far) = if backwards[node.axis] {
+                    (right, left)
+                } else {
+                    (left, right)
+                };
                 stack[depth] = far;
                 stack[depth + 1] = near;
                 depth += 2;
@@ -168,13 +195,20 @@ mod tests {
     fn the_tree_finds_what_a_search_through_everything_finds() {
         let random = |i: u32| hash(i) as f32 / u32::MAX as f32;
         let point = |i: u32| vec3(random(i), random(i + 1), random(i + 2)) * 10.0;
-        let shapes: Vec<Shape> =
-            (0..200).map(|i| Shape::Sphere { center: point(i * 5), radius: 0.1 + 0.4 * random(i * 5 + 3) }).collect();
+        let shapes: Vec<Shape> = (0..200)
+            .map(|i| Shape::Sphere {
+                center: point(i * 5),
+                radius: 0.1 + 0.4 * random(i * 5 + 3),
+            })
+            .collect();
         let bvh = Bvh::build(shapes.iter());
         let mut hits = 0;
         for i in 0..500 {
             let origin = point(10_000 + i * 7);
-            let ray = Ray { origin, direction: (point(50_000 + i * 7) - origin).normalized() };
+            let ray = Ray {
+                origin,
+                direction: (point(50_000 + i * 7) - origin).normalized(),
+            };
             let got = bvh.nearest(&ray, 1e9, |s| &shapes[s]);
             let want = shapes
                 .iter()
@@ -182,7 +216,10 @@ mod tests {
                 .filter_map(|(s, shape)| shape.hit(&ray, 1e9).map(|t| (s, t)))
                 .min_by(|a, b| a.1.total_cmp(&b.1));
             assert_eq!(got.map(|g| g.1), want.map(|w| w.1));
-            assert_eq!(bvh.blocked(&ray, 1e9, usize::MAX, |s| &shapes[s]), want.is_some());
+            assert_eq!(
+                bvh.blocked(&ray, 1e9, usize::MAX, |s| &shapes[s]),
+                want.is_some()
+            );
             hits += usize::from(want.is_some());
         }
         assert!(hits > 100, "the test shoots at something: {hits}");
@@ -190,8 +227,13 @@ mod tests {
 
     #[test]
     fn an_empty_tree_has_nothing_in_it() {
-        let ray = Ray { origin: Vec3::ZERO, direction: vec3(0.0, 0.0, 1.0) };
+        let ray = Ray {
+            origin: Vec3::ZERO,
+            direction: vec3(0.0, 0.0, 1.0),
+        };
         let none: Vec<Shape> = Vec::new();
-        assert!(Bvh::build(none.iter()).nearest(&ray, 1e9, |s| &none[s]).is_none());
+        assert!(Bvh::build(none.iter())
+            .nearest(&ray, 1e9, |s| &none[s])
+            .is_none());
     }
 }

@@ -17,7 +17,9 @@ const MAX_LENGTH_CODE_BITS: u8 = 7;
 /// The symbol that ends a block.
 const END: u16 = 256;
 /// The order in which the code length code's own lengths are written (RFC 1951, 3.2.7).
-const LENGTH_ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+const LENGTH_ORDER: [usize; 19] = [
+    16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
+];
 
 /// A byte, or a repetition of what came before.
 enum Token {
@@ -82,9 +84,10 @@ pub fn compress(data: &[u8]) -> Vec<u8> {
         match *token {
             Token::Literal(b) => out.code(literal_codes[b as usize]),
             Token::Match { length, distance } => {
-                for ((symbol, extra, bits), codes) in
-                    [(length_symbol(length), &literal_codes), (distance_symbol(distance), &distance_codes)]
-                {
+                for ((symbol, extra, bits), codes) in [
+                    (length_symbol(length), &literal_codes),
+                    (distance_symbol(distance), &distance_codes),
+                ] {
                     out.code(codes[symbol as usize]);
                     out.bits(extra, bits);
                 }
@@ -111,7 +114,9 @@ fn tokenize(data: &[u8]) -> Vec<Token> {
             from = std::mem::replace(&mut recent[slot(at)], at);
             if from != usize::MAX && at - from <= MAX_DISTANCE {
                 let limit = MAX_MATCH.min(data.len() - at);
-                length = (0..limit).take_while(|&i| data[from + i] == data[at + i]).count();
+                length = (0..limit)
+                    .take_while(|&i| data[from + i] == data[at + i])
+                    .count();
             }
         }
         if length < MIN_MATCH {
@@ -119,7 +124,10 @@ fn tokenize(data: &[u8]) -> Vec<Token> {
             at += 1;
             continue;
         }
-        tokens.push(Token::Match { length, distance: at - from });
+        tokens.push(Token::Match {
+            length,
+            distance: at - from,
+        });
         for i in at + 1..(at + length).min(data.len() + 1 - MIN_MATCH) {
             recent[slot(i)] = i;
         }
@@ -137,14 +145,21 @@ fn code_lengths(counts: &[u32], limit: u8) -> Vec<u8> {
             return lengths;
         }
         // Flatter counts give a flatter tree; in the end all are alike.
-        counts.iter_mut().filter(|c| **c > 0).for_each(|c| *c = *c / 2 + 1);
+        counts
+            .iter_mut()
+            .filter(|c| **c > 0)
+            .for_each(|c| *c = *c / 2 + 1);
     }
 }
 
 fn huffman(counts: &[u32]) -> Vec<u8> {
     let mut parents = vec![0usize; counts.len()];
-    let mut heap: BinaryHeap<Reverse<(u64, usize)>> =
-        counts.iter().enumerate().filter(|(_, &c)| c > 0).map(|(i, &c)| Reverse((u64::from(c), i))).collect();
+    let mut heap: BinaryHeap<Reverse<(u64, usize)>> = counts
+        .iter()
+        .enumerate()
+        .filter(|(_, &c)| c > 0)
+        .map(|(i, &c)| Reverse((u64::from(c), i)))
+        .collect();
     let mut lengths = vec![0; counts.len()];
     if heap.len() == 1 {
         if let Some(Reverse((_, only))) = heap.pop() {
@@ -178,7 +193,11 @@ fn codes(lengths: &[u8]) -> Vec<(u32, u32)> {
     let mut code = 0u32;
     for bits in 1..=u32::from(MAX_CODE_BITS) {
         code <<= 1;
-        for (symbol, _) in lengths.iter().enumerate().filter(|(_, &l)| u32::from(l) == bits) {
+        for (symbol, _) in lengths
+            .iter()
+            .enumerate()
+            .filter(|(_, &l)| u32::from(l) == bits)
+        {
             out[symbol] = (code.reverse_bits() >> (32 - bits), bits);
             code += 1;
         }
@@ -251,9 +270,16 @@ pub mod tests {
         };
         let mut bits = |n: u32| (0..n).fold(0, |v, i| v | bit() << i);
         assert_eq!((bits(1), bits(2)), (1, 2), "one last block, dynamic codes");
-        let (literals, distances, order) = (bits(5) as usize + 257, bits(5) as usize + 1, bits(4) as usize + 4);
+        let (literals, distances, order) = (
+            bits(5) as usize + 257,
+            bits(5) as usize + 1,
+            bits(4) as usize + 4,
+        );
         let mut lengths = [0u8; 19];
-        LENGTH_ORDER.iter().take(order).for_each(|&s| lengths[s] = bits(3) as u8);
+        LENGTH_ORDER
+            .iter()
+            .take(order)
+            .for_each(|&s| lengths[s] = bits(3) as u8);
         let decode = |codes: &[(u32, u32)], bits: &mut dyn FnMut(u32) -> u32| {
             let (mut code, mut length) = (0, 0);
             loop {
@@ -266,7 +292,9 @@ pub mod tests {
             }
         };
         let length_codes = codes(&lengths);
-        let all: Vec<u8> = (0..literals + distances).map(|_| decode(&length_codes, &mut bits) as u8).collect();
+        let all: Vec<u8> = (0..literals + distances)
+            .map(|_| decode(&length_codes, &mut bits) as u8)
+            .collect();
         let (literal_codes, distance_codes) = (codes(&all[..literals]), codes(&all[literals..]));
         let mut out = Vec::new();
         loop {
@@ -299,10 +327,21 @@ pub mod tests {
     #[test]
     fn what_is_compressed_comes_back() {
         let noise: Vec<u8> = (0..5000).map(|i| hash(i) as u8).collect();
-        let skewed: Vec<u8> = (0..60_000u32).map(|i| (hash(i).leading_zeros() * 7) as u8).collect();
+        let skewed: Vec<u8> = (0..60_000u32)
+            .map(|i| (hash(i).leading_zeros() * 7) as u8)
+            .collect();
         let text = b"to be or not to be, that is the question; to be or not to be".repeat(40);
         let far = [&noise[..], &vec![0; 40_000], &noise[..]].concat();
-        for data in [&b""[..], b"a", b"abcd", &[0; 1000], &noise, &skewed, &text, &far] {
+        for data in [
+            &b""[..],
+            b"a",
+            b"abcd",
+            &[0; 1000],
+            &noise,
+            &skewed,
+            &text,
+            &far,
+        ] {
             let packed = compress(data);
             assert!(inflate(&packed) == data, "{} bytes", data.len());
         }
@@ -311,12 +350,25 @@ pub mod tests {
 
     #[test]
     fn symbols_follow_the_tables_of_the_format() {
-        let want = [(3, (257, 0)), (10, (264, 0)), (11, (265, 1)), (12, (265, 1)), (257, (284, 5)), (258, (285, 0))];
+        let want = [
+            (3, (257, 0)),
+            (10, (264, 0)),
+            (11, (265, 1)),
+            (12, (265, 1)),
+            (257, (284, 5)),
+            (258, (285, 0)),
+        ];
         for (length, (symbol, bits)) in want {
             let s = length_symbol(length);
             assert_eq!((s.0, s.2), (symbol, bits), "length {length}");
         }
-        for (distance, (symbol, bits)) in [(1, (0, 0)), (4, (3, 0)), (5, (4, 1)), (24_577, (29, 13)), (32_768, (29, 13))] {
+        for (distance, (symbol, bits)) in [
+            (1, (0, 0)),
+            (4, (3, 0)),
+            (5, (4, 1)),
+            (24_577, (29, 13)),
+            (32_768, (29, 13)),
+        ] {
             let s = distance_symbol(distance);
             assert_eq!((s.0, s.2), (symbol, bits), "distance {distance}");
         }

@@ -6,9 +6,9 @@
 //! rendering and grading.
 
 use crate::numeric::{exp, max, unit};
-use crate::path::Features;
 use crate::render::{compressed, Buffers};
 use crate::vec3::Vec3;
+use crate::walk::Features;
 
 /// Passes; three reach 14 pixels to every side.
 const PASSES: usize = 3;
@@ -116,7 +116,14 @@ fn blurred_deviation(b: &Buffers) -> Vec<f32> {
 }
 
 /// The filtered light of one pixel and its remaining variance.
-fn filter(b: &Buffers, tone: &[f32], noise: &[f32], eye: Vec3, at: (isize, isize), step: isize) -> (Vec3, f32) {
+fn filter(
+    b: &Buffers,
+    tone: &[f32],
+    noise: &[f32],
+    eye: Vec3,
+    at: (isize, isize),
+    step: isize,
+) -> (Vec3, f32) {
     let (w, h) = (b.width as isize, b.height as isize);
     let here = (at.1 * w + at.0) as usize;
     let f = &b.features[here];
@@ -172,13 +179,23 @@ mod tests {
     /// A wall, grey on the left and white on the right, with noise.
     fn wall() -> Buffers {
         let (width, height) = (32, 16);
-        let mut b = Buffers { width, height, light: vec![], features: vec![], variance: vec![] };
+        let mut b = Buffers {
+            width,
+            height,
+            light: vec![],
+            features: vec![],
+            variance: vec![],
+        };
         for i in 0..width * height {
             let shade = if i % width < width / 2 { 0.2 } else { 0.8 };
             let noise = (hash(i as u32) as f32 / u32::MAX as f32 - 0.5) * 0.2;
             b.light.push(Vec3::splat(shade + noise));
             let position = vec3((i % width) as f32, (i / width) as f32, 0.0);
-            b.features.push(Features { albedo: Vec3::splat(shade), normal: vec3(0.0, 0.0, 1.0), position });
+            b.features.push(Features {
+                albedo: Vec3::splat(shade),
+                normal: vec3(0.0, 0.0, 1.0),
+                position,
+            });
             b.variance.push(0.002);
         }
         b

@@ -29,7 +29,12 @@ const MAX_DEPTH: usize = 50;
 
 /// The value of `text`, or what is wrong with it.
 pub fn evaluate(text: &str, variables: &Variables) -> Result<f32, String> {
-    let mut p = Parser { text, rest: text, variables, depth: 0 };
+    let mut p = Parser {
+        text,
+        rest: text,
+        variables,
+        depth: 0,
+    };
     let v = p.sum()?;
     p.skip_spaces();
     if !p.rest.is_empty() {
@@ -130,8 +135,14 @@ impl<'a> Parser<'a> {
                     self.variable(name)
                 }
             }
-            Some(c) => Err(format!("expected a number, not '{c}', in \"{}\"", self.text)),
-            None => Err(format!("\"{}\" ends where a number should follow", self.text)),
+            Some(c) => Err(format!(
+                "expected a number, not '{c}', in \"{}\"",
+                self.text
+            )),
+            None => Err(format!(
+                "\"{}\" ends where a number should follow",
+                self.text
+            )),
         }
     }
 
@@ -152,14 +163,24 @@ impl<'a> Parser<'a> {
     }
 
     fn call(&mut self, name: &str) -> Result<f32, String> {
-        let arity = FUNCTIONS.iter().find(|(n, _)| *n == name).map(|(_, arity)| *arity).ok_or_else(|| {
-            let known: Vec<&str> = FUNCTIONS.iter().map(|(n, _)| *n).collect();
-            format!("unknown function \"{name}\"; there are: {}", known.join(", "))
-        })?;
+        let arity = FUNCTIONS
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, arity)| *arity)
+            .ok_or_else(|| {
+                let known: Vec<&str> = FUNCTIONS.iter().map(|(n, _)| *n).collect();
+                format!(
+                    "unknown function \"{name}\"; there are: {}",
+                    known.join(", ")
+                )
+            })?;
         let mut a = [0.0; 3];
         for (i, slot) in a.iter_mut().take(arity).enumerate() {
             if i > 0 && !self.take(',') {
-                return Err(format!("{name}() takes {arity} numbers, in \"{}\"", self.text));
+                return Err(format!(
+                    "{name}() takes {arity} numbers, in \"{}\"",
+                    self.text
+                ));
             }
             *slot = self.sum()?;
         }

@@ -93,7 +93,7 @@ fn blur(source: &[Vec3], width: usize, height: usize, sigma: f32) -> Vec<Vec3> {
                 continue;
             }
             for to in x.saturating_sub(radius)..(x + radius + 1).min(width) {
-                let d = if to > x { to - x } else { x - to };
+                let d = to.abs_diff(x);
                 out[to * height + y] += l * (kernel[d] / total);
             }
         }
@@ -108,8 +108,22 @@ mod tests {
     #[test]
     fn black_stays_black_and_white_becomes_white() {
         let light = vec![Vec3::ZERO, Vec3::splat(50.0), Vec3::splat(0.18)];
-        let b = Buffers { width: 3, height: 1, light, features: vec![], variance: vec![] };
-        let out = grade(&b, &Grade { exposure: 1.0, bloom: 0.0, vignette: 0.0, saturation: 1.0 });
+        let b = Buffers {
+            width: 3,
+            height: 1,
+            light,
+            features: vec![],
+            variance: vec![],
+        };
+        let out = grade(
+            &b,
+            &Grade {
+                exposure: 1.0,
+                bloom: 0.0,
+                vignette: 0.0,
+                saturation: 1.0,
+            },
+        );
         assert!(out[0] <= 1 && out[3] >= 254, "{out:?}");
         // Middle grey stays in the middle.
         assert!((90..150).contains(&out[6]), "{out:?}");

@@ -55,13 +55,24 @@ impl Chooser {
 }
 
 /// A way from `p` to one of the lights that `chooser` weighed there; `pick` and `spot` are random numbers in `[0, 1)`.
-pub fn sample(scene: &Scene, chooser: &Chooser, p: Vec3, pick: f32, spot: (f32, f32)) -> Option<LightSample> {
+pub fn sample(
+    scene: &Scene,
+    chooser: &Chooser,
+    p: Vec3,
+    pick: f32,
+    spot: (f32, f32),
+) -> Option<LightSample> {
     let (light, chance) = chooser.choose(pick)?;
     let object = scene.lights[light];
     let radiance = scene.materials[scene.objects[object].material].color;
     let (direction, distance, density) = match &scene.objects[object].shape {
         Shape::Sphere { center, radius } => towards_sphere(p, *center, *radius, spot)?,
-        Shape::Panel { corner, u, v, normal } => {
+        Shape::Panel {
+            corner,
+            u,
+            v,
+            normal,
+        } => {
             let way = *corner + *u * spot.0 + *v * spot.1 - p;
             let distance = way.length();
             let direction = way * (1.0 / distance);
@@ -74,7 +85,13 @@ pub fn sample(scene: &Scene, chooser: &Chooser, p: Vec3, pick: f32, spot: (f32, 
         }
         _ => return None,
     };
-    Some(LightSample { direction, distance, radiance, density: density * chance, object })
+    Some(LightSample {
+        direction,
+        distance,
+        radiance,
+        density: density * chance,
+        object,
+    })
 }
 
 /// About how much light an unhidden light would bring to `p`.
@@ -90,7 +107,12 @@ fn importance(scene: &Scene, light: usize, p: Vec3, n: Vec3) -> f32 {
             let facing = min((way.dot(n) + radius) / d, 1.0);
             power * radius * radius * max(facing, 0.0) / d2
         }
-        Shape::Panel { corner, u, v, normal } => {
+        Shape::Panel {
+            corner,
+            u,
+            v,
+            normal,
+        } => {
             if (p - *corner).dot(*normal) <= 0.0 {
                 return 0.0;
             }
@@ -106,7 +128,12 @@ fn importance(scene: &Scene, light: usize, p: Vec3, n: Vec3) -> f32 {
 }
 
 /// Uniform over the cone in which a ball is seen: direction, distance, density.
-fn towards_sphere(p: Vec3, center: Vec3, radius: f32, spot: (f32, f32)) -> Option<(Vec3, f32, f32)> {
+fn towards_sphere(
+    p: Vec3,
+    center: Vec3,
+    radius: f32,
+    spot: (f32, f32),
+) -> Option<(Vec3, f32, f32)> {
     let way = center - p;
     let d2 = way.dot(way);
     let sin2_max = radius * radius / d2;
@@ -118,7 +145,9 @@ fn towards_sphere(p: Vec3, center: Vec3, radius: f32, spot: (f32, f32)) -> Optio
     let drop = height * spot.0;
     let sin = max(drop * (2.0 - drop), 0.0).sqrt();
     let frame = Frame::around(way * (1.0 / d2.sqrt()));
-    let direction = frame.x * (cos_turns(spot.1) * sin) + frame.y * (sin_turns(spot.1) * sin) + frame.z * (1.0 - drop);
+    let direction = frame.x * (cos_turns(spot.1) * sin)
+        + frame.y * (sin_turns(spot.1) * sin)
+        + frame.z * (1.0 - drop);
     let along = way.dot(direction);
     let off2 = max(d2 - along * along, 0.0);
     let distance = along - max(radius * radius - off2, 0.0).sqrt();

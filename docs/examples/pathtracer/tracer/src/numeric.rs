@@ -99,8 +99,14 @@ mod tests {
         for i in -400..400 {
             let turns = i as f32 * 0.013;
             let radians = f64::from(turns) * std::f64::consts::TAU;
-            assert!((f64::from(sin_turns(turns)) - radians.sin()).abs() < 4e-6, "sin {turns}");
-            assert!((f64::from(cos_turns(turns)) - radians.cos()).abs() < 4e-6, "cos {turns}");
+            assert!(
+                (f64::from(sin_turns(turns)) - radians.sin()).abs() < 4e-6,
+                "sin {turns}"
+            );
+            assert!(
+                (f64::from(cos_turns(turns)) - radians.cos()).abs() < 4e-6,
+                "cos {turns}"
+            );
         }
         assert_eq!(sin_turns(0.0), 0.0);
     }

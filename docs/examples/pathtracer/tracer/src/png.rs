@@ -44,7 +44,11 @@ fn filter(stride: usize, rgb: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(rgb.len() + rgb.len() / stride);
     let mut above = vec![0; stride];
     for row in rgb.chunks_exact(stride) {
-        let size = |row: &[u8]| row.iter().map(|&b| u32::from((b as i8).unsigned_abs())).sum::<u32>();
+        let size = |row: &[u8]| {
+            row.iter()
+                .map(|&b| u32::from((b as i8).unsigned_abs()))
+                .sum::<u32>()
+        };
         let best = (0..=4u8)
             .map(|kind| (kind, difference(kind, row, &above)))
             .min_by_key(|(_, differences)| size(differences));
@@ -70,7 +74,10 @@ fn difference(kind: u8, row: &[u8], above: &[u8]) -> Vec<u8> {
             _ => paeth(left, above[i], corner),
         }
     };
-    row.iter().enumerate().map(|(i, b)| b.wrapping_sub(predict(i))).collect()
+    row.iter()
+        .enumerate()
+        .map(|(i, b)| b.wrapping_sub(predict(i)))
+        .collect()
 }
 
 /// Of the three neighbours the one nearest to left + above - corner.
@@ -92,7 +99,11 @@ fn crc32(data: &[u8]) -> u32 {
     for &b in data {
         crc ^= u32::from(b);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            };
         }
     }
     !crc
@@ -139,14 +150,17 @@ mod tests {
     #[test]
     fn a_file_holds_the_picture() {
         let (w, h) = (13, 7);
-        let rgb: Vec<u8> = (0..w * h * 3).map(|i| (i * 2) as u8 ^ (hash(i) & 7) as u8).collect();
+        let rgb: Vec<u8> = (0..w * h * 3)
+            .map(|i| (i * 2) as u8 ^ (hash(i) & 7) as u8)
+            .collect();
         let file = encode(w, h, &rgb);
         assert_eq!(file[..8], SIGNATURE);
         let mut at = 8;
         let mut names = Vec::new();
         let mut picture = Vec::new();
         while at < file.len() {
-            let be = |i: usize| u32::from_be_bytes([file[i], file[i + 1], file[i + 2], file[i + 3]]);
+            let be =
+                |i: usize| u32::from_be_bytes([file[i], file[i + 1], file[i + 2], file[i + 3]]);
             let length = be(at) as usize;
             let (name, data) = (&file[at + 4..at + 8], &file[at + 8..at + 8 + length]);
             assert_eq!(be(at + 8 + length), crc32(&file[at + 4..at + 8 + length]));
@@ -169,7 +183,11 @@ mod tests {
             for i in 0..stride {
                 let left = if i < 3 { 0 } else { out[y * stride + i - 3] };
                 let above = if y == 0 { 0 } else { out[(y - 1) * stride + i] };
-                let corner = if i < 3 || y == 0 { 0 } else { out[(y - 1) * stride + i - 3] };
+                let corner = if i < 3 || y == 0 {
+                    0
+                } else {
+                    out[(y - 1) * stride + i - 3]
+                };
                 let mean = ((u16::from(left) + u16::from(above)) / 2) as u8;
                 let predicted = [0, left, above, mean, paeth(left, above, corner)][row[0] as usize];
                 out.push(row[1 + i].wrapping_add(predicted));

@@ -5,10 +5,11 @@
 
 use crate::denoise::noise_left;
 use crate::numeric::{cos_turns, max, min, sin_turns};
-use crate::path::{Features, Tracer};
+use crate::path::Tracer;
 use crate::sampler::{hash, Sampler, Table};
 use crate::scene::Scene;
 use crate::vec3::Vec3;
+use crate::walk::Features;
 
 /// Radius of the pixel's filter, in pixels: a tent a little wider than the pixel keeps edges smooth and details sharp.
 const FILTER_RADIUS: f32 = 0.85;
@@ -94,7 +95,14 @@ fn distribute(noise: &[f32], mean: u32, limit: u32) -> Vec<u32> {
 }
 
 /// Traces `count` more samples of a pixel.
-fn add_samples(tracer: &mut Tracer, job: &Job, table: &Table, pixel: usize, tally: &mut Tally, count: u32) {
+fn add_samples(
+    tracer: &mut Tracer,
+    job: &Job,
+    table: &Table,
+    pixel: usize,
+    tally: &mut Tally,
+    count: u32,
+) {
     let (x, y) = (pixel % job.width, pixel / job.width);
     let seed = hash(hash(hash(job.frame) ^ x as u32) ^ y as u32);
     let (w, h) = (job.width as f32, job.height as f32);
@@ -103,7 +111,11 @@ fn add_samples(tracer: &mut Tracer, job: &Job, table: &Table, pixel: usize, tall
         let (jx, jy) = sampler.next();
         let px = x as f32 + 0.5 + tent(jx) * FILTER_RADIUS;
         let py = y as f32 + 0.5 + tent(jy) * FILTER_RADIUS;
-        let ray = tracer.scene.camera.ray((2.0 * px - w) / h, (h - 2.0 * py) / h, disc(sampler.next()));
+        let ray =
+            tracer
+                .scene
+                .camera
+                .ray((2.0 * px - w) / h, (h - 2.0 * py) / h, disc(sampler.next()));
         let (mut light, features) = tracer.sample(ray, &mut sampler);
         let peak = light.max_component();
         if peak > SAMPLE_LIMIT {

@@ -46,7 +46,9 @@ impl Table {
             y.reverse_bits()
         };
         // The first coordinate is the bit-reversed index, so reversed again it is the index itself.
-        Table { points: (0..n).map(|i| (i, second(i))).collect() }
+        Table {
+            points: (0..n).map(|i| (i, second(i))).collect(),
+        }
     }
 }
 
@@ -61,7 +63,12 @@ pub struct Sampler<'a> {
 impl<'a> Sampler<'a> {
     /// `pixel_seed` names the pixel and the frame, `index` the sample within the pixel.
     pub fn new(table: &'a Table, pixel_seed: u32, index: u32) -> Self {
-        Sampler { table, seed: pixel_seed, reversed_index: index.reverse_bits(), dimension: 0 }
+        Sampler {
+            table,
+            seed: pixel_seed,
+            reversed_index: index.reverse_bits(),
+            dimension: 0,
+        }
     }
 
     /// From now on take dimensions from `first`: decisions that mean the same keep the same dimension, however the path
@@ -75,8 +82,12 @@ impl<'a> Sampler<'a> {
         let seed = hash(self.seed ^ self.dimension.wrapping_mul(0x9e37_79b9));
         self.dimension += 1;
         let mask = self.table.points.len() as u32 - 1;
-        let (x, y) = self.table.points[(nested(self.reversed_index, seed).reverse_bits() & mask) as usize];
-        (to_unit(nested(x, seed ^ 0x5851_f42d)), to_unit(nested(y, seed ^ 0x1405_7b7e)))
+        let (x, y) =
+            self.table.points[(nested(self.reversed_index, seed).reverse_bits() & mask) as usize];
+        (
+            to_unit(nested(x, seed ^ 0x5851_f42d)),
+            to_unit(nested(y, seed ^ 0x1405_7b7e)),
+        )
     }
 }
 

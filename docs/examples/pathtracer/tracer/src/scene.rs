@@ -4,7 +4,8 @@
 
 use crate::bvh::Bvh;
 use crate::numeric::max;
-use crate::shape::{Ray, Shape};
+use crate::ray::Ray;
+use crate::shape::Shape;
 use crate::vec3::{vec3, Frame, Vec3};
 
 /// How a surface treats light.
@@ -37,7 +38,8 @@ impl Material {
     pub fn color_at(&self, p: Vec3) -> Vec3 {
         match self.checker {
             Some((other, size)) => {
-                let odd = ((p.x / size).floor() as i32).wrapping_add((p.z / size).floor() as i32) & 1;
+                let odd =
+                    ((p.x / size).floor() as i32).wrapping_add((p.z / size).floor() as i32) & 1;
                 if odd == 0 {
                     self.color
                 } else {
@@ -78,7 +80,8 @@ impl Sky {
         let level = 1.0 - d.y.abs();
         // The horizon's colour is a band that is mostly gone at 20 degrees.
         let l2 = level * level;
-        let base = (if d.y >= 0.0 { self.zenith } else { self.ground }).mix(self.horizon, l2 * l2 * l2);
+        let base =
+            (if d.y >= 0.0 { self.zenith } else { self.ground }).mix(self.horizon, l2 * l2 * l2);
         let mut lobe = max(d.dot(self.glow_direction), 0.0);
         for _ in 0..self.glow_sharpness {
             lobe *= lobe;
@@ -103,7 +106,10 @@ impl Camera {
     pub fn ray(&self, x: f32, y: f32, lens: (f32, f32)) -> Ray {
         let through = vec3(x * self.half_height, y * self.half_height, -1.0) * self.focus_distance;
         let start = vec3(lens.0 * self.lens_radius, lens.1 * self.lens_radius, 0.0);
-        Ray { origin: self.frame.point(start), direction: self.frame.direction((through - start).normalized()) }
+        Ray {
+            origin: self.frame.point(start),
+            direction: self.frame.direction((through - start).normalized()),
+        }
     }
 }
 
@@ -154,22 +160,38 @@ impl Scene {
     /// The first surface along the ray.
     pub fn trace(&self, ray: &Ray) -> Option<Hit> {
         let floor = self.floor_distance(ray);
-        let found = self.bvh.nearest(ray, floor.unwrap_or(FAR), |i| &self.objects[i].shape);
+        let found = self
+            .bvh
+            .nearest(ray, floor.unwrap_or(FAR), |i| &self.objects[i].shape);
         if let Some((object, distance)) = found {
             let position = ray.at(distance);
             let Object { shape, material } = &self.objects[object];
-            return Some(Hit { distance, position, normal: shape.normal(position), material: *material, object });
+            return Some(Hit {
+                distance,
+                position,
+                normal: shape.normal(position),
+                material: *material,
+                object,
+            });
         }
         let (distance, f) = (floor?, self.floor.as_ref()?);
         let p = ray.at(distance);
         let position = vec3(p.x, f.height, p.z);
-        Some(Hit { distance, position, normal: vec3(0.0, 1.0, 0.0), material: f.material, object: FLOOR })
+        Some(Hit {
+            distance,
+            position,
+            normal: vec3(0.0, 1.0, 0.0),
+            material: f.material,
+            object: FLOOR,
+        })
     }
 
     /// Whether something other than object `except` stands within `limit` along the ray.
     pub fn blocked(&self, ray: &Ray, limit: f32, except: usize) -> bool {
         self.floor_distance(ray).map_or(false, |t| t < limit)
-            || self.bvh.blocked(ray, limit, except, |i| &self.objects[i].shape)
+            || self
+                .bvh
+                .blocked(ray, limit, except, |i| &self.objects[i].shape)
     }
 
     fn floor_distance(&self, ray: &Ray) -> Option<f32> {

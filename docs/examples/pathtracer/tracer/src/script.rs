@@ -11,6 +11,9 @@ use crate::vec3::{vec3, Frame, Vec3};
 /// Rounds a `repeat` may make, nested ones multiplied: keeps a typing slip from filling the memory.
 const MAX_ROUNDS: u32 = 20_000;
 
+/// How deep blocks may nest: far beyond any readable scene, well within a WASM stack.
+const MAX_DEPTH: usize = 20;
+
 /// A mistake in a scene file.
 #[derive(Debug, PartialEq)]
 pub struct SceneError {
@@ -34,12 +37,30 @@ pub struct Scope {
 
 /// The scene at time `t`, which runs from 0 to 1 over the animation.
 pub fn read(text: &str, t: f32) -> Result<Scene, SceneError> {
-    let lines: Vec<Line> = text.lines().enumerate().map(|(i, l)| Line { number: i + 1, words: words(l) }).collect();
-    let scope = Scope { variables: vec![("t".into(), t)], points: Vec::new(), frame: Frame::WORLD };
-    let mut reader = Reader { builder: Builder::new(), rounds: 0 };
+    let lines: Vec<Line> = text
+        .lines()
+        .enumerate()
+        .map(|(i, l)| Line {
+            number: i + 1,
+            words: words(l),
+        })
+        .collect();
+    let scope = Scope {
+        variables: vec![("t".into(), t)],
+        points: Vec::new(),
+        frame: Frame::WORLD,
+    };
+    let mut reader = Reader {
+        builder: Builder::new(),
+        rounds: 0,
+        depth: 0,
+    };
     let mut scope = scope;
     reader.run(&lines, &mut scope)?;
-    reader.builder.finish().map_err(|message| SceneError { line: 0, message })
+    reader
+        .builder
+        .finish()
+        .map_err(|message| SceneError { line: 0, message })
 }
 
 /// Cuts a line at spaces outside parentheses; `#` starts a comment.
@@ -69,19 +90,31 @@ fn words(line: &str) -> Vec<&str> {
 struct Reader {
     builder: Builder,
     rounds: u32,
+    depth: usize,
 }
 
 impl Reader {
     fn run(&mut self, lines: &[Line], scope: &mut Scope) -> Result<(), SceneError> {
         let (known_variables, known_points) = (scope.variables.len(), scope.points.len());
+        self.depth += 1;
         let mut at = 0;
         while at < lines.len() {
             let line = &lines[at];
-            let fail = |message| SceneError { line: line.number, message };
+            let fail = |message| SceneError {
+                line: line.number,
+                message,
+            };
             at += 1;
+            if self.depth > MAX_DEPTH {
+                return Err(fail(format!("blocks nest more than {MAX_DEPTH} deep")));
+            }
             match line.words.first() {
                 None => {}
-                Some(&"end") => return Err(fail("\"end\" without a \"group\" or \"repeat\" above it".into())),
+                Some(&"end") => {
+                    return Err(fail(
+                        "\"end\" without a \"group\" or \"repeat\" above it".into(),
+                    ))
+                }
                 Some(&block) if block == "group" || block == "repeat" => {
                     let length = block_length(&lines[at..])
                         .ok_or_else(|| fail(format!("this \"{block}\" has no \"end\"")))?;
@@ -99,21 +132,31 @@ impl Reader {
                 Some(_) => self.builder.statement(&line.words, scope).map_err(fail)?,
             }
         }
+        self.depth -= 1;
         scope.variables.truncate(known_variables);
         scope.points.truncate(known_points);
         Ok(())
     }
 
     fn repeat(&mut self, line: &Line, body: &[Line], scope: &mut Scope) -> Result<(), SceneError> {
-        let fail = |message| SceneError { line: line.number, message };
+        let fail = |message| SceneError {
+            line: line.number,
+            message,
+        };
         let (count, name) = match line.words[1..] {
             [count, name] => (evaluate(count, &scope.variables).map_err(fail)?, name),
-            _ => return Err(fail("\"repeat\" is followed by a count and a name: repeat 5 i".into())),
+            _ => {
+                return Err(fail(
+                    "\"repeat\" is followed by a count and a name: repeat 5 i".into(),
+                ))
+            }
         };
         for i in 0..count as u32 {
             self.rounds += 1;
             if self.rounds > MAX_ROUNDS {
-                return Err(fail(format!("more than {MAX_ROUNDS} rounds of \"repeat\" in one scene")));
+                return Err(fail(format!(
+                    "more than {MAX_ROUNDS} rounds of \"repeat\" in one scene"
+                )));
             }
             scope.variables.push((name.into(), i as f32));
             self.run(body, scope)?;
@@ -159,7 +202,7 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Reads `words` as pairs; `known` lists the keywords and how many numbers follow each (1 or 3).
+    /// Reads `words` as pairs; `known` lists the keywords and how many numbers follow each (1 to 3).
     pub fn parse(
         statement: &'static str,
         words: &[&str],
@@ -171,7 +214,11 @@ impl Fields {
         while at < words.len() {
             let (key, count) = *known.iter().find(|(k, _)| *k == words[at]).ok_or_else(|| {
                 let names: Vec<&str> = known.iter().map(|(k, _)| *k).collect();
-                format!("\"{statement}\" knows no \"{}\"; it knows: {}", words[at], names.join(", "))
+                format!(
+                    "\"{statement}\" knows no \"{}\"; it knows: {}",
+                    words[at],
+                    names.join(", ")
+                )
             })?;
             at += 1;
             let (value, used) = value(statement, key, count, &words[at..], scope)?;
@@ -183,7 +230,11 @@ impl Fields {
 
     /// The last value given for `key`.
     pub fn get(&self, key: &str) -> Option<Vec3> {
-        self.list.iter().rev().find(|(k, _)| *k == key).map(|(_, v)| *v)
+        self.list
+            .iter()
+            .rev()
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| *v)
     }
 
     /// A number, or `default` when it is not given.
@@ -193,7 +244,8 @@ impl Fields {
 
     /// A value that must be given.
     pub fn need(&self, key: &str) -> Result<Vec3, String> {
-        self.get(key).ok_or_else(|| format!("\"{}\" needs \"{key}\"", self.statement))
+        self.get(key)
+            .ok_or_else(|| format!("\"{}\" needs \"{key}\"", self.statement))
     }
 
     /// A number that must be given and be above zero.
@@ -202,20 +254,31 @@ impl Fields {
         if v > 0.0 {
             Ok(v)
         } else {
-            Err(format!("\"{key}\" of \"{}\" must be above 0", self.statement))
+            Err(format!(
+                "\"{key}\" of \"{}\" must be above 0",
+                self.statement
+            ))
         }
     }
 }
 
 /// `count` numbers at the head of `words`, or one `@point`; and how many words that took.
-fn value(statement: &str, key: &str, count: usize, words: &[&str], scope: &Scope) -> Result<(Vec3, usize), String> {
+fn value(
+    statement: &str,
+    key: &str,
+    count: usize,
+    words: &[&str],
+    scope: &Scope,
+) -> Result<(Vec3, usize), String> {
     if let (3, Some(name)) = (count, words.first().and_then(|w| w.strip_prefix('@'))) {
         let found = scope.points.iter().rev().find(|(n, _)| n == name);
-        let (_, p) = found.ok_or_else(|| format!("unknown point \"@{name}\"; define it above: point {name} X Y Z"))?;
+        let (_, p) = found.ok_or_else(|| {
+            format!("unknown point \"@{name}\"; define it above: point {name} X Y Z")
+        })?;
         return Ok((scope.frame.local_point(*p), 1));
     }
     if words.len() < count {
-        let numbers = if count == 1 { "one number" } else { "three numbers" };
+        let numbers = ["no number", "one number", "two numbers", "three numbers"][count.min(3)];
         return Err(format!("\"{key}\" of \"{statement}\" takes {numbers}"));
     }
     let mut v = [0.0; 3];
@@ -246,17 +309,27 @@ mod tests {
 
     #[test]
     fn formulas_repeats_and_groups_place_objects() {
-        let s = scene("let r 2*t # half\nrepeat 2 i\nsphere red at i+r (1 + 1) 0 radius 1\nend").unwrap();
+        let s = scene("let r 2*t # half\nrepeat 2 i\nsphere red at i+r (1 + 1) 0 radius 1\nend")
+            .unwrap();
         assert_eq!(centers(&s), [vec3(0.5, 2.0, 0.0), vec3(1.5, 2.0, 0.0)]);
-        let s = scene("group at 1 0 0 turn-y t\npoint a 0 0 2\nsphere red at @a radius 1\nend").unwrap();
+        let s = scene("group at 1 0 0 turn-y t\npoint a 0 0 2\nsphere red at @a radius 1\nend")
+            .unwrap();
         assert!((centers(&s)[0] - vec3(3.0, 0.0, 0.0)).length() < 1e-5);
     }
 
     #[test]
     fn mistakes_name_their_line() {
         for (body, line, part) in [
-            ("sphere red at 0 0 0 radius 1\nspere red", 4, "unknown statement \"spere\""),
-            ("sphere blue at 0 0 0 radius 1", 3, "unknown material \"blue\"; known here: red"),
+            (
+                "sphere red at 0 0 0 radius 1\nspere red",
+                4,
+                "unknown statement \"spere\"",
+            ),
+            (
+                "sphere blue at 0 0 0 radius 1",
+                3,
+                "unknown material \"blue\"; known here: red",
+            ),
             ("sphere red at 0 0 radius 1", 3, "unknown name \"radius\""),
             ("sphere red at 0 0 0", 3, "needs \"radius\""),
             ("sphere red at 0 0 0 radius -1", 3, "must be above 0"),
@@ -267,6 +340,13 @@ mod tests {
             ("repeat 3 i\nrepeat 2\nend\nend", 4, "a count and a name"),
             ("repeat 1000000 i\nend", 3, "rounds"),
             ("let x 1+", 3, "ends where"),
+            ("palette p red blue", 3, "unknown material \"blue\""),
+            (
+                "palette p red\nsphere p[ at 0 0 0 radius 1",
+                4,
+                "unknown material \"p[\"",
+            ),
+            ("sphere q[1] at 0 0 0 radius 1", 3, "unknown palette \"q\""),
         ] {
             let e = scene(body).err().unwrap();
             assert_eq!(e.line, line, "{body}: {e:?}");
@@ -274,6 +354,26 @@ mod tests {
         }
         let e = read("material red matte color 1 0 0", 0.0).err().unwrap();
         assert!(e.line == 0 && e.message.contains("camera"), "{e:?}");
+    }
+
+    #[test]
+    fn a_palette_hands_out_materials_in_turn() {
+        let text = "material blue matte\npalette p red blue\nrepeat 3 i\nsphere p[i] at i 0 0 radius 1\nend";
+        let materials: Vec<usize> = scene(text)
+            .unwrap()
+            .objects
+            .iter()
+            .map(|o| o.material)
+            .collect();
+        assert_eq!(materials, [0, 1, 0]);
+    }
+
+    #[test]
+    fn blocks_do_not_nest_without_end() {
+        let e = scene(&("group\n".repeat(1000) + &"end\n".repeat(1000)))
+            .err()
+            .unwrap();
+        assert!(e.message.contains("deep"), "{e:?}");
     }
 
     #[test]

@@ -1,101 +1,78 @@
 //! What can stand in a scene, and where a ray meets it.
 //!
 //! Owns the geometry of single objects; the hierarchy calls [`Shape::hit`] and [`Shape::bounds`], the integrator
-//! [`Shape::normal`]. Spheres, rods and panels are solved exactly; rounded boxes and rings are distance fields that a ray
-//! walks through in safe steps.
+//! [`Shape::normal`]. Spheres, rods and panels are solved exactly; rounded boxes and rings are distance fields, see
+//! [`crate::field`].
 
+use crate::field::{block_distance, march, ring_distance};
 use crate::numeric::{max, min};
+use crate::ray::{Bounds, Ray};
 use crate::vec3::{vec3, Frame, Vec3};
-
-/// A half line: where light is followed from, and its unit direction.
-#[derive(Clone, Copy)]
-pub struct Ray {
-    pub origin: Vec3,
-    pub direction: Vec3,
-}
-
-impl Ray {
-    pub fn at(&self, t: f32) -> Vec3 {
-        self.origin + self.direction * t
-    }
-}
-
-/// An axis-aligned box that encloses something.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub low: Vec3,
-    pub high: Vec3,
-}
-
-impl Bounds {
-    pub const EMPTY: Bounds = Bounds { low: Vec3::splat(f32::INFINITY), high: Vec3::splat(f32::NEG_INFINITY) };
-
-    /// The box around `a` and `b`, as points.
-    pub fn of(a: Vec3, b: Vec3) -> Bounds {
-        Bounds { low: a.min(b), high: a.max(b) }
-    }
-
-    pub fn union(self, o: Bounds) -> Bounds {
-        Bounds { low: self.low.min(o.low), high: self.high.max(o.high) }
-    }
-
-    pub fn grown(self, r: f32) -> Bounds {
-        Bounds { low: self.low - Vec3::splat(r), high: self.high + Vec3::splat(r) }
-    }
-
-    /// Half the surface area: how likely a random ray is to meet the box, up to a factor.
-    pub fn half_area(&self) -> f32 {
-        let d = self.high - self.low;
-        d.x * d.y + d.y * d.z + d.z * d.x
-    }
-
-    /// The stretch of the ray inside the box, cut to `[0, limit]`. `inverse` is one over the ray's direction.
-    pub fn overlap(&self, origin: Vec3, inverse: Vec3, limit: f32) -> Option<(f32, f32)> {
-        let a = (self.low - origin) * inverse;
-        let b = (self.high - origin) * inverse;
-        let (near, far) = (a.min(b), a.max(b));
-        let enter = max(near.max_component(), 0.0);
-        let leave = min(min(far.x, far.y), min(far.z, limit));
-        if enter <= leave {
-            Some((enter, leave))
-        } else {
-            None
-        }
-    }
-}
 
 /// One object's geometry, in world coordinates.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    Sphere { center: Vec3, radius: f32 },
+    Sphere {
+        center: Vec3,
+        radius: f32,
+    },
     /// A cylinder with round ends; solid, seen from outside only.
-    Rod { from: Vec3, axis: Vec3, length: f32, radius: f32 },
+    Rod {
+        from: Vec3,
+        axis: Vec3,
+        length: f32,
+        radius: f32,
+    },
     /// A rectangle spanned by two perpendicular edges; `normal` is its front.
-    Panel { corner: Vec3, u: Vec3, v: Vec3, normal: Vec3 },
+    Panel {
+        corner: Vec3,
+        u: Vec3,
+        v: Vec3,
+        normal: Vec3,
+    },
     /// A box with rounded edges: `half` is half its size, rounding included.
-    Block { frame: Frame, half: Vec3, round: f32 },
+    Block {
+        frame: Frame,
+        half: Vec3,
+        round: f32,
+    },
     /// A torus around the frame's y axis.
-    Ring { frame: Frame, radius: f32, thickness: f32 },
+    Ring {
+        frame: Frame,
+        radius: f32,
+        thickness: f32,
+    },
 }
-
-/// Steps through a distance field before a ray is taken to have missed. Grazing rays need the most, about 40 here.
-const MAX_STEPS: usize = 64;
-/// Distance from a distance field's surface that counts as touching it, in scene units; scenes are a few units wide.
-const TOUCH: f32 = 2e-4;
 
 impl Shape {
     /// Distance along the ray to the first touch beyond 0 and before `limit`.
     pub fn hit(&self, ray: &Ray, limit: f32) -> Option<f32> {
         let t = match self {
             Shape::Sphere { center, radius } => hit_sphere(ray, *center, *radius)?,
-            Shape::Rod { from, axis, length, radius } => hit_rod(ray, *from, *axis, *length, *radius)?,
-            Shape::Panel { corner, u, v, normal } => hit_panel(ray, *corner, *u, *v, *normal)?,
-            Shape::Block { frame, half, round } => {
-                march(ray, frame, *half, limit, |p| block_distance(p, *half, *round))?
-            }
-            Shape::Ring { frame, radius, thickness } => {
+            Shape::Rod {
+                from,
+                axis,
+                length,
+                radius,
+            } => hit_rod(ray, *from, *axis, *length, *radius)?,
+            Shape::Panel {
+                corner,
+                u,
+                v,
+                normal,
+            } => hit_panel(ray, *corner, *u, *v, *normal)?,
+            Shape::Block { frame, half, round } => march(ray, frame, *half, limit, |p| {
+                block_distance(p, *half, *round)
+            })?,
+            Shape::Ring {
+                frame,
+                radius,
+                thickness,
+            } => {
                 let half = vec3(radius + thickness, *thickness, radius + thickness);
-                march(ray, frame, half, limit, |p| ring_distance(p, *radius, *thickness))?
+                march(ray, frame, half, limit, |p| {
+                    ring_distance(p, *radius, *thickness)
+                })?
             }
         };
         if t < limit {
@@ -109,7 +86,9 @@ impl Shape {
     pub fn normal(&self, p: Vec3) -> Vec3 {
         match self {
             Shape::Sphere { center, .. } => (p - *center).normalized(),
-            Shape::Rod { from, axis, length, .. } => {
+            Shape::Rod {
+                from, axis, length, ..
+            } => {
                 let along = min(max((p - *from).dot(*axis), 0.0), *length);
                 (p - (*from + *axis * along)).normalized()
             }
@@ -132,14 +111,24 @@ impl Shape {
     pub fn bounds(&self) -> Bounds {
         match self {
             Shape::Sphere { center, radius } => Bounds::of(*center, *center).grown(*radius),
-            Shape::Rod { from, axis, length, radius } => Bounds::of(*from, *from + *axis * *length).grown(*radius),
-            Shape::Panel { corner, u, v, .. } => {
-                Bounds::of(*corner, *corner + *u + *v).union(Bounds::of(*corner + *u, *corner + *v)).grown(1e-4)
-            }
+            Shape::Rod {
+                from,
+                axis,
+                length,
+                radius,
+            } => Bounds::of(*from, *from + *axis * *length).grown(*radius),
+            Shape::Panel { corner, u, v, .. } => Bounds::of(*corner, *corner + *u + *v)
+                .union(Bounds::of(*corner + *u, *corner + *v))
+                .grown(1e-4),
             Shape::Block { frame, half, .. } => frame_bounds(frame, *half),
-            Shape::Ring { frame, radius, thickness } => {
-                frame_bounds(frame, vec3(radius + thickness, *thickness, radius + thickness))
-            }
+            Shape::Ring {
+                frame,
+                radius,
+                thickness,
+            } => frame_bounds(
+                frame,
+                vec3(radius + thickness, *thickness, radius + thickness),
+            ),
         }
     }
 }
@@ -147,7 +136,11 @@ impl Shape {
 /// The world box around a turned box.
 fn frame_bounds(frame: &Frame, half: Vec3) -> Bounds {
     let reach = frame.x.abs() * half.x + frame.y.abs() * half.y + frame.z.abs() * half.z;
-    Bounds { low: frame.origin - reach, high: frame.origin + reach }.grown(1e-4)
+    Bounds {
+        low: frame.origin - reach,
+        high: frame.origin + reach,
+    }
+    .grown(1e-4)
 }
 
 fn hit_sphere(ray: &Ray, center: Vec3, radius: f32) -> Option<f32> {
@@ -216,72 +209,85 @@ fn hit_panel(ray: &Ray, corner: Vec3, u: Vec3, v: Vec3, normal: Vec3) -> Option<
     }
 }
 
-/// Walks through a distance field inside its box: each step is as long as the nearest surface is far.
-fn march(ray: &Ray, frame: &Frame, half: Vec3, limit: f32, distance: impl Fn(Vec3) -> f32) -> Option<f32> {
-    let o = frame.local_point(ray.origin);
-    let d = frame.local_direction(ray.direction);
-    let inverse = vec3(1.0 / d.x, 1.0 / d.y, 1.0 / d.z);
-    let (mut t, end) = Bounds { low: -half, high: half }.grown(1e-3).overlap(o, inverse, limit)?;
-    // From within (glass) the field is negative: walk by its size.
-    let side = if distance(o) < 0.0 { -1.0 } else { 1.0 };
-    for _ in 0..MAX_STEPS {
-        let gap = side * distance(o + d * t);
-        if gap < TOUCH {
-            return if t > 0.0 { Some(t) } else { None };
-        }
-        t += gap;
-        if t > end {
-            return None;
-        }
-    }
-    None
-}
-
-fn block_distance(p: Vec3, half: Vec3, round: f32) -> f32 {
-    let q = p.abs() - half + Vec3::splat(round);
-    q.max(Vec3::ZERO).length() + min(q.max_component(), 0.0) - round
-}
-
-fn ring_distance(p: Vec3, radius: f32, thickness: f32) -> f32 {
-    let flat = (p.x * p.x + p.z * p.z).sqrt() - radius;
-    (flat * flat + p.y * p.y).sqrt() - thickness
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn ray(origin: Vec3, towards: Vec3) -> Ray {
-        Ray { origin, direction: (towards - origin).normalized() }
+        Ray {
+            origin,
+            direction: (towards - origin).normalized(),
+        }
     }
 
     fn check(shape: &Shape, r: Ray, t: f32, n: Vec3) {
         let got = shape.hit(&r, 1e9).unwrap();
         assert!((got - t).abs() < 1e-3, "{shape:?}: {got}, not {t}");
         let normal = shape.normal(r.at(got));
-        assert!((normal - n).length() < 1e-2, "{shape:?}: {normal:?}, not {n:?}");
+        assert!(
+            (normal - n).length() < 1e-2,
+            "{shape:?}: {normal:?}, not {n:?}"
+        );
         assert!(shape.hit(&r, t * 0.9).is_none(), "the limit holds");
         let b = shape.bounds().grown(1e-3);
         let p = r.at(got);
-        assert!(p.min(b.low) == b.low && p.max(b.high) == b.high, "{shape:?}: bounds miss {p:?}");
+        assert!(
+            p.min(b.low) == b.low && p.max(b.high) == b.high,
+            "{shape:?}: bounds miss {p:?}"
+        );
     }
 
     #[test]
     fn spheres_from_outside_and_inside() {
-        let s = Shape::Sphere { center: vec3(0.0, 0.0, 5.0), radius: 1.0 };
-        check(&s, ray(Vec3::ZERO, vec3(0.0, 0.0, 1.0)), 4.0, vec3(0.0, 0.0, -1.0));
-        check(&s, ray(vec3(0.0, 0.0, 5.0), vec3(0.0, 9.0, 5.0)), 1.0, vec3(0.0, 1.0, 0.0));
+        let s = Shape::Sphere {
+            center: vec3(0.0, 0.0, 5.0),
+            radius: 1.0,
+        };
+        check(
+            &s,
+            ray(Vec3::ZERO, vec3(0.0, 0.0, 1.0)),
+            4.0,
+            vec3(0.0, 0.0, -1.0),
+        );
+        check(
+            &s,
+            ray(vec3(0.0, 0.0, 5.0), vec3(0.0, 9.0, 5.0)),
+            1.0,
+            vec3(0.0, 1.0, 0.0),
+        );
         assert!(s.hit(&ray(Vec3::ZERO, vec3(0.0, 1.1, 5.0)), 1e9).is_none());
         assert!(s.hit(&ray(Vec3::ZERO, vec3(0.0, 0.0, -1.0)), 1e9).is_none());
     }
 
     #[test]
     fn rods_from_the_side_and_at_both_ends() {
-        let s = Shape::Rod { from: vec3(-1.0, 0.0, 0.0), axis: vec3(1.0, 0.0, 0.0), length: 2.0, radius: 0.25 };
-        check(&s, ray(vec3(0.5, 3.0, 0.0), vec3(0.5, 0.0, 0.0)), 2.75, vec3(0.0, 1.0, 0.0));
-        check(&s, ray(vec3(5.0, 0.0, 0.0), Vec3::ZERO), 3.75, vec3(1.0, 0.0, 0.0));
-        check(&s, ray(vec3(-5.0, 0.0, 0.0), Vec3::ZERO), 3.75, vec3(-1.0, 0.0, 0.0));
-        assert!(s.hit(&ray(vec3(1.3, 3.0, 0.0), vec3(1.3, 0.0, 0.0)), 1e9).is_none());
+        let s = Shape::Rod {
+            from: vec3(-1.0, 0.0, 0.0),
+            axis: vec3(1.0, 0.0, 0.0),
+            length: 2.0,
+            radius: 0.25,
+        };
+        check(
+            &s,
+            ray(vec3(0.5, 3.0, 0.0), vec3(0.5, 0.0, 0.0)),
+            2.75,
+            vec3(0.0, 1.0, 0.0),
+        );
+        check(
+            &s,
+            ray(vec3(5.0, 0.0, 0.0), Vec3::ZERO),
+            3.75,
+            vec3(1.0, 0.0, 0.0),
+        );
+        check(
+            &s,
+            ray(vec3(-5.0, 0.0, 0.0), Vec3::ZERO),
+            3.75,
+            vec3(-1.0, 0.0, 0.0),
+        );
+        assert!(s
+            .hit(&ray(vec3(1.3, 3.0, 0.0), vec3(1.3, 0.0, 0.0)), 1e9)
+            .is_none());
     }
 
     #[test]
@@ -292,20 +298,50 @@ mod tests {
             v: vec3(0.0, 0.0, 1.0),
             normal: vec3(0.0, -1.0, 0.0),
         };
-        check(&s, ray(vec3(0.5, 0.0, 0.5), vec3(0.5, 1.0, 0.5)), 2.0, vec3(0.0, -1.0, 0.0));
-        assert!(s.hit(&ray(vec3(1.5, 0.0, 0.5), vec3(1.5, 1.0, 0.5)), 1e9).is_none());
+        check(
+            &s,
+            ray(vec3(0.5, 0.0, 0.5), vec3(0.5, 1.0, 0.5)),
+            2.0,
+            vec3(0.0, -1.0, 0.0),
+        );
+        assert!(s
+            .hit(&ray(vec3(1.5, 0.0, 0.5), vec3(1.5, 1.0, 0.5)), 1e9)
+            .is_none());
     }
 
     #[test]
     fn blocks_and_rings_turned_in_space() {
         let frame = Frame::WORLD.moved(vec3(0.0, 0.0, 5.0)).turned(1, 0.25);
         // Turned a quarter, the long x side looks along z.
-        let block = Shape::Block { frame, half: vec3(2.0, 1.0, 1.0), round: 0.1 };
-        check(&block, ray(Vec3::ZERO, vec3(0.0, 0.0, 1.0)), 3.0, vec3(0.0, 0.0, -1.0));
-        assert!(block.hit(&ray(vec3(1.5, 0.0, 0.0), vec3(1.5, 0.0, 1.0)), 1e9).is_none());
-        let ring = Shape::Ring { frame, radius: 1.0, thickness: 0.25 };
-        check(&ring, ray(vec3(0.0, 0.0, 0.0), vec3(0.0, 0.0, 1.0)), 3.75, vec3(0.0, 0.0, -1.0));
+        let block = Shape::Block {
+            frame,
+            half: vec3(2.0, 1.0, 1.0),
+            round: 0.1,
+        };
+        check(
+            &block,
+            ray(Vec3::ZERO, vec3(0.0, 0.0, 1.0)),
+            3.0,
+            vec3(0.0, 0.0, -1.0),
+        );
+        assert!(block
+            .hit(&ray(vec3(1.5, 0.0, 0.0), vec3(1.5, 0.0, 1.0)), 1e9)
+            .is_none());
+        let ring = Shape::Ring {
+            frame,
+            radius: 1.0,
+            thickness: 0.25,
+        };
+        check(
+            &ring,
+            ray(vec3(0.0, 0.0, 0.0), vec3(0.0, 0.0, 1.0)),
+            3.75,
+            vec3(0.0, 0.0, -1.0),
+        );
         let from_above = ray(vec3(0.0, 4.0, 5.0), vec3(0.0, 0.0, 5.0));
-        assert!(ring.hit(&from_above, 1e9).is_none(), "there is a hole in the middle");
+        assert!(
+            ring.hit(&from_above, 1e9).is_none(),
+            "there is a hole in the middle"
+        );
     }
 }

@@ -160,9 +160,18 @@ impl Frame {
 
     /// A frame at the world's origin whose z axis is the unit vector `n`; the other two are arbitrary but fixed.
     pub fn around(n: Vec3) -> Frame {
-        let helper = if n.x.abs() < 0.7 { vec3(1.0, 0.0, 0.0) } else { vec3(0.0, 1.0, 0.0) };
+        let helper = if n.x.abs() < 0.7 {
+            vec3(1.0, 0.0, 0.0)
+        } else {
+            vec3(0.0, 1.0, 0.0)
+        };
         let x = helper.cross(n).normalized();
-        Frame { origin: Vec3::ZERO, x, y: n.cross(x), z: n }
+        Frame {
+            origin: Vec3::ZERO,
+            x,
+            y: n.cross(x),
+            z: n,
+        }
     }
 
     /// A direction given in this frame, in the world.
@@ -187,7 +196,10 @@ impl Frame {
 
     /// This frame moved by `offset`, which is given along its own axes.
     pub fn moved(&self, offset: Vec3) -> Frame {
-        Frame { origin: self.point(offset), ..*self }
+        Frame {
+            origin: self.point(offset),
+            ..*self
+        }
     }
 
     /// This frame turned about its own axis 0 (x), 1 (y) or 2 (z) by `turns` of a full circle, right-handed.
@@ -210,7 +222,10 @@ mod tests {
 
     #[test]
     fn a_turned_frame_goes_there_and_back() {
-        let f = Frame::WORLD.moved(vec3(1.0, 2.0, 3.0)).turned(1, 0.25).turned(0, 0.1);
+        let f = Frame::WORLD
+            .moved(vec3(1.0, 2.0, 3.0))
+            .turned(1, 0.25)
+            .turned(0, 0.1);
         let p = vec3(0.3, -0.2, 0.9);
         assert!((f.local_point(f.point(p)) - p).length() < 1e-5);
         // A quarter turn about y carries z to x.
@@ -220,9 +235,15 @@ mod tests {
 
     #[test]
     fn a_frame_around_a_normal_is_orthonormal() {
-        for n in [vec3(0.0, 1.0, 0.0), vec3(1.0, 0.0, 0.0), vec3(0.6, -0.48, 0.64)] {
+        for n in [
+            vec3(0.0, 1.0, 0.0),
+            vec3(1.0, 0.0, 0.0),
+            vec3(0.6, -0.48, 0.64),
+        ] {
             let f = Frame::around(n);
-            assert!(f.x.dot(f.y).abs() < 1e-6 && f.x.dot(n).abs() < 1e-6 && f.y.dot(n).abs() < 1e-6);
+            assert!(
+                f.x.dot(f.y).abs() < 1e-6 && f.x.dot(n).abs() < 1e-6 && f.y.dot(n).abs() < 1e-6
+            );
             assert!((f.x.cross(f.y) - n).length() < 1e-5);
         }
     }
