@@ -1,0 +1,99 @@
+//! Network benchmarks of p2pnode, and its Testground plan.
+//!
+//! Without Testground the cases run here: real nodes as processes on loopback, figures side by side
+//! with what they are to be compared with, in one run. `docs/benchmarks.md` holds the results and the
+//! commands. With the feature `testground` the program is a plan's instance instead.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod cases;
+mod lab;
+#[cfg(feature = "testground")]
+mod plan;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Measures p2pnode on this machine.
+#[derive(Parser)]
+struct Args {
+    /// The program to measure [default: p2pnode beside this program]
+    #[arg(long)]
+    program: Option<PathBuf>,
+    #[command(subcommand)]
+    case: Case,
+}
+
+/// What to measure.
+#[derive(Subcommand)]
+enum Case {
+    /// From the command line's start to the result of one tiny WASM task
+    Latency {
+        /// How often
+        #[arg(long, default_value_t = 30)]
+        runs: usize,
+    },
+    /// Tasks a second of WASM tasks that do nothing, over two providers
+    Throughput {
+        /// Tasks
+        #[arg(long, default_value_t = 10_000)]
+        tasks: u32,
+        /// How often
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// One large input to one provider, beside a bare libp2p stream
+    Transfer {
+        /// Size in MiB
+        #[arg(long, default_value_t = 1_024)]
+        mib: u64,
+    },
+    /// How long until a new provider is known
+    Discovery {
+        /// How often
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+    },
+    /// Memory of a node that does nothing
+    Idle {
+        /// Seconds until it is looked at
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// One container task beside `docker run --rm` with the same flags
+    Docker {
+        /// How often
+        #[arg(long, default_value_t = 15)]
+        runs: usize,
+    },
+}
+
+#[cfg(not(feature = "testground"))]
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let program = match args.program {
+        Some(program) => program,
+        None => std::env::current_exe()?.with_file_name("p2pnode"),
+    };
+    anyhow::ensure!(
+        program.exists(),
+        "{} is not there; build it with `cargo build --release`, or name it with --program",
+        program.display()
+    );
+    let lab = lab::Lab::new(program)?;
+    match args.case {
+        Case::Latency { runs } => cases::latency(&lab, runs),
+        Case::Throughput { tasks, runs } => cases::throughput(&lab, tasks, runs),
+        Case::Transfer { mib } => cases::transfer(&lab, mib),
+        Case::Discovery { runs } => cases::discovery(&lab, runs),
+        Case::Idle { seconds } => cases::idle(&lab, seconds),
+        Case::Docker { runs } => cases::docker(&lab, runs),
+    }
+}
+
+#[cfg(feature = "testground")]
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    plan::run().await
+}
