@@ -1,0 +1,244 @@
+//! Which modules a worker has, and giving it those that it lacks.
+//!
+//! A module is known by its file: the node keeps modules under names that it made and only it can
+//! write, so path, length and time of change say whether it is the same. A worker keeps what it
+//! compiled for the next job with the same module; when there are too many, the least recently used
+//! one that nobody runs is forgotten. A new worker gets a module again when a task first needs it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use p2pnode_protocol::Bytes;
+use p2pnode_protocol::task::{Failure, FailureKind};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::outbox::lock;
+use super::process::{Worker, host};
+use super::table::Gone;
+use super::wire::{MAX_MODULE_BYTES, MODULE_PIECE_BYTES, ModuleId, ToWorker};
+use crate::PrepareProgress;
+
+/// Compiled modules that a worker keeps. A module of a megabyte takes some ten of them compiled, and
+/// a node serves few jobs at a time.
+const MAX_KEPT: usize = 32;
+
+/// A module as it stands on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModuleFile {
+    path: PathBuf,
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+/// A module that a worker has, or is being given.
+#[derive(Debug, Default)]
+pub struct Module {
+    id: OnceCell<ModuleId>,
+    last_use: AtomicU64,
+}
+
+/// The modules of one worker.
+#[derive(Debug, Default)]
+pub struct Modules {
+    kept: Mutex<HashMap<ModuleFile, Arc<Module>>>,
+    uses: AtomicU64,
+}
+
+/// Why a module is not there.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The worker is being stopped: take a new one.
+    Gone,
+    /// It cannot be had.
+    Failed(Failure),
+}
+
+impl ModuleFile {
+    /// Looks at the module in `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is longer than any module may be.
+    pub async fn open(path: &Path) -> Result<Self, Failure> {
+        let metadata = tokio::fs::metadata(path)
+            .await
+            .map_err(|error| unreadable(path, &error))?;
+        if metadata.len() > MAX_MODULE_BYTES {
+            return Err(Failure::new(
+                FailureKind::BadProgram,
+                format!(
+                    "the WASM module has {}, more than the limit of {}: leave out debug information \
+                     (wasm-strip) and move data into inputs",
+                    Bytes(metadata.len()),
+                    Bytes(MAX_MODULE_BYTES)
+                ),
+            ));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            bytes: metadata.len(),
+            modified: metadata.modified().ok(),
+        })
+    }
+}
+
+impl Module {
+    /// Its name in messages. Set in every module that [`Modules::get`] returned.
+    pub fn id(&self) -> Option<ModuleId> {
+        self.id.get().copied()
+    }
+}
+
+impl Modules {
+    /// The module in `file`, compiled by `worker`, whose modules these are. The handle keeps it from
+    /// being forgotten.
+    ///
+    /// # Errors
+    /// [`LoadError`]; asking again tries again.
+    pub async fn get(
+        &self,
+        worker: &Worker,
+        file: &ModuleFile,
+        progress: Option<&mpsc::Sender<PrepareProgress>>,
+    ) -> Result<Arc<Module>, LoadError> {
+        let module = self.entry(worker, file);
+        let loaded = module
+            .id
+            .get_or_try_init(|| load(worker, file, progress))
+            .await;
+        match loaded {
+            Ok(_) => Ok(module),
+            Err(error) => {
+                self.remove_unused(file, &module);
+                Err(error)
+            }
+        }
+    }
+
+    fn entry(&self, worker: &Worker, file: &ModuleFile) -> Arc<Module> {
+        let now = self.uses.fetch_add(1, Ordering::Relaxed);
+        let mut kept = lock(&self.kept);
+        if let Some(module) = kept.get(file) {
+            module.last_use.store(now, Ordering::Relaxed);
+            return Arc::clone(module);
+        }
+        if kept.len() >= MAX_KEPT {
+            // Only the map itself holds a module that nobody uses.
+            let unused = kept
+                .iter()
+                .filter(|(_, module)| Arc::strong_count(module) == 1)
+                .min_by_key(|(_, module)| module.last_use.load(Ordering::Relaxed))
+                .map(|(file, _)| file.clone());
+            if let Some(module) = unused.and_then(|file| kept.remove(&file))
+                && let Some(module) = module.id()
+            {
+                worker.outbox.push([ToWorker::Forget { module }]);
+            }
+        }
+        let module = Arc::new(Module::default());
+        module.last_use.store(now, Ordering::Relaxed);
+        kept.insert(file.clone(), Arc::clone(&module));
+        module
+    }
+
+    /// Removes a module that could not be loaded, unless somebody else is trying.
+    fn remove_unused(&self, file: &ModuleFile, module: &Arc<Module>) {
+        let mut kept = lock(&self.kept);
+        let same = kept.get(file).is_some_and(|kept| Arc::ptr_eq(kept, module));
+        // Held by the map and by the caller.
+        if same && Arc::strong_count(module) <= 2 && module.id().is_none() {
+            kept.remove(file);
+        }
+    }
+}
+
+/// A module on its way to a worker; dropped before it is there, it is called off.
+struct Loading<'a> {
+    worker: &'a Worker,
+    module: ModuleId,
+    done: bool,
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            lock(&self.worker.table).drop_compilation(self.module);
+            let module = self.module;
+            self.worker.outbox.push([ToWorker::Forget { module }]);
+        }
+    }
+}
+
+/// Sends a module to a worker and waits until it is compiled.
+async fn load(
+    worker: &Worker,
+    file: &ModuleFile,
+    progress: Option<&mpsc::Sender<PrepareProgress>>,
+) -> Result<ModuleId, LoadError> {
+    let failed = |error: &std::io::Error| LoadError::Failed(unreadable(&file.path, error));
+    let mut content = Vec::new();
+    let open = tokio::fs::File::open(&file.path).await;
+    open.map_err(|error| failed(&error))?
+        .take(MAX_MODULE_BYTES)
+        .read_to_end(&mut content)
+        .await
+        .map_err(|error| failed(&error))?;
+    let total = content.len() as u64;
+    if total != file.bytes || total == 0 {
+        return Err(LoadError::Failed(Failure::new(
+            FailureKind::BadProgram,
+            if total == 0 {
+                "the WASM module is empty".to_owned()
+            } else {
+                format!("the WASM module {} has changed", file.path.display())
+            },
+        )));
+    }
+    let added = lock(&worker.table).add_compilation();
+    let (module, compiled) = added.map_err(|Gone| LoadError::Gone)?;
+    let mut loading = Loading {
+        worker,
+        module,
+        done: false,
+    };
+    let start = ToWorker::Module {
+        module,
+        bytes: total,
+    };
+    let pieces = content
+        .chunks(MODULE_PIECE_BYTES)
+        .map(|piece| ToWorker::ModulePiece {
+            module,
+            bytes: piece.to_vec(),
+        });
+    worker.outbox.push(std::iter::once(start).chain(pieces));
+    drop(content);
+    if let Some(progress) = progress {
+        let _ = progress.try_send(PrepareProgress { done: 0, total });
+    }
+    match compiled.await {
+        Ok(Ok(())) => {
+            loading.done = true;
+            if let Some(progress) = progress {
+                let done = total;
+                let _ = progress.try_send(PrepareProgress { done, total });
+            }
+            Ok(module)
+        }
+        Ok(Err(why)) => Err(LoadError::Failed(Failure::new(
+            FailureKind::BadProgram,
+            format!("the WASM module cannot be run: {why}"),
+        ))),
+        Err(_) => Err(LoadError::Failed(worker.verdict())),
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    host(format!(
+        "the WASM module {} cannot be read: {error}",
+        path.display()
+    ))
+}

@@ -1,0 +1,354 @@
+//! WASI preview 1 as guests get it: wasmtime's own, with eight calls replaced.
+//!
+//! - Calls that can make a folder grow ask [`super::disk`] first.
+//! - `path_open` and `fd_close` count open files, since all tasks share one process's.
+//! - `poll_oneoff` on a single timer sleeps on the runtime's clock: wasmtime's blocks the thread when
+//!   file calls may, and could not be cancelled.
+//! - `proc_exit` takes every exit code: wasmtime's makes a trap of 126 and more.
+//! - `fd_read` and `fd_write` have no limit on one buffer: they work in the guest's own memory, and
+//!   wasmtime's limit of 128 MiB makes a large file fail with "out of memory".
+//!
+//! Nothing here may hold more of the host's memory than the guest has of its own.
+
+use std::time::Duration;
+
+use wasmtime::{Caller, Extern, Linker, Result};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as preview1, WasiSnapshotPreview1};
+use wiggle::GuestMemory;
+
+use super::MAX_OPEN_FILES;
+use super::disk::ENTRY_BYTES;
+use super::task::TaskState;
+
+/// The name that modules import WASI preview 1 by.
+pub const MODULE: &str = "wasi_snapshot_preview1";
+
+/// `errno` "too many open files in this process".
+const ERRNO_MFILE: i32 = 33;
+
+/// `oflags` "create the file if it does not exist".
+const OFLAGS_CREAT: i32 = 1;
+
+/// `subclockflags` "the timeout is a point in time".
+const CLOCK_ABSTIME: u16 = 1;
+
+/// `eventtype` of a timer.
+const EVENT_CLOCK: u8 = 0;
+
+/// Clocks that a guest may sleep on: realtime and monotonic.
+const SLEEP_CLOCKS: std::ops::RangeInclusive<u32> = 0..=1;
+
+/// Bytes of a `subscription` and of an `event`.
+const SUBSCRIPTION_BYTES: usize = 48;
+const EVENT_BYTES: usize = 32;
+
+/// Descriptors that belong to stdin, stdout and stderr until the guest moves them.
+const STDIO: std::ops::Range<i32> = 0..3;
+
+/// What a guest has done with its descriptors.
+#[derive(Debug, Default)]
+pub struct Descriptors {
+    open: u16,
+    stdio_moved: bool,
+}
+
+impl Descriptors {
+    /// Whether a write to `fd` may go to a file.
+    fn may_be_file(&self, fd: i32) -> bool {
+        self.stdio_moved || !STDIO.contains(&fd)
+    }
+
+    fn moved(&mut self, fd: i32) {
+        self.stdio_moved |= STDIO.contains(&fd);
+    }
+}
+
+/// Adds everything to `linker`.
+///
+/// # Errors
+/// When wasmtime refuses a definition, which no guest can cause.
+pub fn add_to_linker(linker: &mut Linker<TaskState>) -> Result<()> {
+    wasmtime_wasi::p1::add_to_linker_async(linker, |state: &mut TaskState| &mut state.wasi)?;
+    linker.allow_shadowing(true);
+    add_io(linker)?;
+    add_descriptors(linker)?;
+    add_paths(linker)?;
+    linker.func_wrap_async(
+        MODULE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, TaskState>, (subs, events, count, out): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                if let Some(sleep) = single_timer(&mut caller, subs, count)? {
+                    tokio::time::sleep(sleep.duration).await;
+                    return sleep.report(&mut caller, events, out);
+                }
+                let (state, mut memory) = guest(&mut caller)?;
+                preview1::poll_oneoff(&mut state.wasi, &mut memory, subs, events, count, out).await
+            })
+        },
+    )?;
+    linker.func_wrap(MODULE, "proc_exit", |code: i32| -> Result<()> {
+        Err(I32Exit(code).into())
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// The guest's state and memory, ready for one call.
+fn guest<'a>(
+    caller: &'a mut Caller<'_, TaskState>,
+) -> Result<(&'a mut TaskState, GuestMemory<'a>)> {
+    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+        wiggle::error::bail!("the module does not export its memory");
+    };
+    let fuel = caller.as_context_mut().hostcall_fuel();
+    let (bytes, state) = memory.data_and_store_mut(caller);
+    state.wasi.set_hostcall_fuel(fuel);
+    Ok((state, GuestMemory::Unshared(bytes)))
+}
+
+use wasmtime::AsContextMut;
+
+fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
+    linker.func_wrap_async(
+        MODULE,
+        "fd_write",
+        |mut caller: Caller<'_, TaskState>, (fd, iovs, count, out): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                admit_write(state, &memory, fd, iovs, count).await?;
+                state.wasi.set_hostcall_fuel(usize::MAX);
+                preview1::fd_write(&mut state.wasi, &mut memory, fd, iovs, count, out).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_pwrite",
+        |mut caller: Caller<'_, TaskState>,
+         (fd, iovs, count, offset, out): (i32, i32, i32, i64, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                admit_write(state, &memory, fd, iovs, count).await?;
+                state.wasi.set_hostcall_fuel(usize::MAX);
+                let wasi = &mut state.wasi;
+                preview1::fd_pwrite(wasi, &mut memory, fd, iovs, count, offset, out).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_read",
+        |mut caller: Caller<'_, TaskState>, (fd, iovs, count, out): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                state.wasi.set_hostcall_fuel(usize::MAX);
+                preview1::fd_read(&mut state.wasi, &mut memory, fd, iovs, count, out).await
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// Asks for room for what a write to `fd` will write: like wasmtime, the first buffer that is not
+/// empty. Buffers that cannot be read are left to wasmtime to refuse.
+async fn admit_write(
+    state: &mut TaskState,
+    memory: &GuestMemory<'_>,
+    fd: i32,
+    iovs: i32,
+    count: i32,
+) -> Result<()> {
+    let GuestMemory::Unshared(bytes) = memory else {
+        return Ok(());
+    };
+    if !state.descriptors.may_be_file(fd) {
+        return Ok(());
+    }
+    let length = (0..count as u32 as usize)
+        .map_while(|index| {
+            let at = (iovs as u32 as usize).checked_add(index.checked_mul(8)?)?;
+            read_u32(bytes, at.checked_add(4)?)
+        })
+        .find(|length| *length > 0);
+    state.disk.admit(u64::from(length.unwrap_or(0))).await?;
+    Ok(())
+}
+
+fn add_descriptors(linker: &mut Linker<TaskState>) -> Result<()> {
+    linker.func_wrap_async(
+        MODULE,
+        "fd_close",
+        |mut caller: Caller<'_, TaskState>, (fd,): (i32,)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                let errno = preview1::fd_close(&mut state.wasi, &mut memory, fd).await?;
+                if errno == 0 {
+                    state.descriptors.moved(fd);
+                    state.descriptors.open = state.descriptors.open.saturating_sub(1);
+                }
+                Ok(errno)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_renumber",
+        |mut caller: Caller<'_, TaskState>, (from, to): (i32, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                let errno = preview1::fd_renumber(&mut state.wasi, &mut memory, from, to).await?;
+                if errno == 0 {
+                    state.descriptors.moved(from);
+                    state.descriptors.moved(to);
+                    // What was at `to` is closed.
+                    state.descriptors.open = state.descriptors.open.saturating_sub(1);
+                }
+                Ok(errno)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
+    linker.func_wrap_async(
+        MODULE,
+        "path_open",
+        |mut caller: Caller<'_, TaskState>,
+         (fd, look, path, length, oflags, base, inherit, flags, out): OpenArguments| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                if state.descriptors.open >= MAX_OPEN_FILES {
+                    return Ok(ERRNO_MFILE);
+                }
+                if oflags & OFLAGS_CREAT != 0 {
+                    state.disk.admit(ENTRY_BYTES).await?;
+                }
+                let wasi = &mut state.wasi;
+                let errno = preview1::path_open(
+                    wasi, &mut memory, fd, look, path, length, oflags, base, inherit, flags, out,
+                )
+                .await?;
+                if errno == 0 {
+                    state.descriptors.open += 1;
+                }
+                Ok(errno)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "path_create_directory",
+        |mut caller: Caller<'_, TaskState>, (fd, path, length): (i32, i32, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                state.disk.admit(ENTRY_BYTES).await?;
+                let wasi = &mut state.wasi;
+                preview1::path_create_directory(wasi, &mut memory, fd, path, length).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "path_symlink",
+        |mut caller: Caller<'_, TaskState>,
+         (old, old_length, fd, new, new_length): (i32, i32, i32, i32, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                // The text of the link is its content.
+                let bytes = u64::from(old_length as u32).saturating_add(ENTRY_BYTES);
+                state.disk.admit(bytes).await?;
+                let wasi = &mut state.wasi;
+                preview1::path_symlink(wasi, &mut memory, old, old_length, fd, new, new_length)
+                    .await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "path_link",
+        |mut caller: Caller<'_, TaskState>,
+         (old_fd, flags, old, old_length, new_fd, new, new_length): LinkArguments| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                state.disk.admit(ENTRY_BYTES).await?;
+                let wasi = &mut state.wasi;
+                preview1::path_link(
+                    wasi, &mut memory, old_fd, flags, old, old_length, new_fd, new, new_length,
+                )
+                .await
+            })
+        },
+    )?;
+    Ok(())
+}
+
+type OpenArguments = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
+type LinkArguments = (i32, i32, i32, i32, i32, i32, i32);
+
+/// A `poll_oneoff` that only sleeps.
+struct Sleep {
+    userdata: [u8; 8],
+    duration: Duration,
+}
+
+/// The sleep that a `poll_oneoff` asks for, when it asks for nothing else. What cannot be read is
+/// left to wasmtime to refuse.
+fn single_timer(
+    caller: &mut Caller<'_, TaskState>,
+    subs: i32,
+    count: i32,
+) -> Result<Option<Sleep>> {
+    let (_, GuestMemory::Unshared(memory)) = guest(caller)? else {
+        return Ok(None);
+    };
+    let start = subs as u32 as usize;
+    let bytes = memory.get(start..start.saturating_add(SUBSCRIPTION_BYTES));
+    let Some(bytes) = bytes.filter(|_| count == 1) else {
+        return Ok(None);
+    };
+    // userdata u64, tag u8; then for a timer: id u32, timeout u64, precision u64, flags u16.
+    let flags = u16::from_le_bytes([bytes[40], bytes[41]]);
+    let clock = read_u32(bytes, 16).filter(|id| SLEEP_CLOCKS.contains(id));
+    if bytes[8] != EVENT_CLOCK || clock.is_none() || flags & CLOCK_ABSTIME != 0 {
+        return Ok(None);
+    }
+    Ok(bytes[24..]
+        .first_chunk()
+        .zip(bytes.first_chunk())
+        .map(|(timeout, userdata)| Sleep {
+            userdata: *userdata,
+            duration: Duration::from_nanos(u64::from_le_bytes(*timeout)),
+        }))
+}
+
+impl Sleep {
+    /// Writes the event of the timer that fired.
+    fn report(&self, caller: &mut Caller<'_, TaskState>, events: i32, out: i32) -> Result<i32> {
+        let (_, GuestMemory::Unshared(memory)) = guest(caller)? else {
+            return Ok(0);
+        };
+        // userdata u64, errno u16, type u8, then what only files have: all zero but the first.
+        let mut event = [0; EVENT_BYTES];
+        event[..8].copy_from_slice(&self.userdata);
+        write(memory, events, &event)?;
+        write(memory, out, &1_u32.to_le_bytes())?;
+        Ok(0)
+    }
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    let chunk = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*chunk))
+}
+
+fn write(memory: &mut [u8], at: i32, bytes: &[u8]) -> Result<()> {
+    let at = at as u32 as usize;
+    let Some(target) = memory.get_mut(at..at.saturating_add(bytes.len())) else {
+        wiggle::error::bail!("a pointer outside the memory was passed to poll_oneoff");
+    };
+    target.copy_from_slice(bytes);
+    Ok(())
+}
