@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::Event;
 use tokio::sync::{broadcast, mpsc};
@@ -115,7 +116,7 @@ impl Driver {
         while inputs.len() < MAX_BATCH {
             if let Ok(said) = self.internal.try_recv() {
                 self.on_internal(said, inputs);
-            } else if let Some(event) = self.net_events.try_recv() {
+            } else if let Some(Some(event)) = self.net_events.recv().now_or_never() {
                 self.on_net(event, inputs);
             } else {
                 return;
@@ -192,13 +193,20 @@ impl Driver {
     fn on_net(&mut self, event: NetEvent, inputs: &mut Vec<Input>) {
         match event {
             NetEvent::Connected(peer) => inputs.push(Input::Connected(peer)),
-            NetEvent::Disconnected(peer) => inputs.push(Input::Disconnected(peer)),
+            NetEvent::Disconnected(peer) => {
+                self.collecting.on_disconnected(peer);
+                inputs.push(Input::Disconnected(peer));
+            }
             NetEvent::Advert { peer, advert } => inputs.push(Input::Advert { peer, advert }),
-            NetEvent::Request { peer, inbound, request } => {
-                let token = self.calls.token_for(inbound);
+            NetEvent::Request { peer, id, request } => {
+                let token = self.calls.token_for(id);
                 inputs.push(Input::Request { peer, token, request });
             }
             NetEvent::Stream { peer, kind, stream } => self.inbound.on_stream(peer, kind, stream),
+            NetEvent::ShutOut { peer, misdeed } => {
+                tracing::warn!(%peer, misdeed = misdeed.name(), "a peer is shut out for what it did");
+            }
+            NetEvent::Addresses { .. } => {}
         }
     }
 

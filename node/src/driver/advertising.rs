@@ -84,7 +84,13 @@ impl Advertiser {
             queued: capacity.queued,
         };
         match advert.sign(&self.keypair) {
-            Ok(signed) => self.net.publish(signed),
+            Ok(signed) => {
+                let (net, offering) = (self.net.clone(), capacity.offering);
+                tokio::spawn(async move {
+                    net.publish(signed).await;
+                    net.provide(offering).await;
+                });
+            }
             Err(error) => tracing::error!(%error, "no advert was published"),
         }
     }

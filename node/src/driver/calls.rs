@@ -7,8 +7,8 @@ use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 use tokio::sync::mpsc;
 
 use super::actor::Internal;
-use crate::core::io::{CallId, Input, RequestToken};
-use crate::net::{InboundId, NetHandle};
+use crate::core::io::{CallFailure, CallId, Input, RequestToken};
+use crate::net::{CallError, InboundId, NetHandle};
 
 /// Where the answer to a request goes.
 enum Origin {
@@ -51,7 +51,7 @@ impl Calls {
     pub(super) fn call(&self, peer: PeerId, call: CallId, request: TaskRequest) {
         let (net, internal) = (self.net.clone(), self.internal.clone());
         tokio::spawn(async move {
-            let response = net.request(peer, request).await;
+            let response = net.request(peer, &request).await.map_err(call_failure);
             let input = Input::Response { peer, call, response };
             // The driver is gone only when the node stops.
             let _stopping = internal.send(Internal::Input(input)).await;
@@ -66,7 +66,12 @@ impl Calls {
     ) -> Option<(CallId, TaskResponse)> {
         match self.waiting.remove(&token) {
             Some(Origin::Peer(inbound)) => {
-                self.net.respond(inbound, response);
+                let net = self.net.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = net.respond(inbound, &response).await {
+                        tracing::debug!(%error, "a request stays unanswered");
+                    }
+                });
                 None
             }
             Some(Origin::Own(call)) => Some((call, response)),
@@ -78,10 +83,21 @@ impl Calls {
     }
 
     pub(super) fn connect(&self, peer: PeerId) {
-        self.net.connect(peer);
+        let net = self.net.clone();
+        tokio::spawn(async move { net.connect(peer).await });
     }
 
     pub(super) fn find_providers(&self) {
-        self.net.find_providers();
+        let net = self.net.clone();
+        tokio::spawn(async move { net.find_providers().await });
+    }
+}
+
+/// What the core needs to know of it.
+const fn call_failure(error: CallError) -> CallFailure {
+    match error {
+        CallError::Unreachable | CallError::TooMany | CallError::Stopped => CallFailure::Unreachable,
+        CallError::TimedOut => CallFailure::TimedOut,
+        CallError::Protocol | CallError::TooLarge => CallFailure::Protocol,
     }
 }

@@ -1,6 +1,7 @@
 //! Effects on this node's own jobs: outputs come here and are written to their folder.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2pnode_protocol::manifest::BlobRef;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use super::actor::Internal;
 use super::fetching::Fetcher;
 use super::loghub::LogHub;
-use crate::blobs::{self, BlobStore, PinOwner};
+use crate::blobs::{self, BlobStore, Durability, PinOwner, PinScope};
 use crate::core::io::{CollectFailure, Input};
 
 /// How long the rest of a log is waited for once its task ended: far more than a round trip, little
@@ -20,7 +21,7 @@ const LOG_GRACE: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Clone)]
 pub(super) struct Collecting {
-    blobs: BlobStore,
+    blobs: Arc<BlobStore>,
     fetcher: Fetcher,
     hub: LogHub,
     internal: mpsc::Sender<Internal>,
@@ -28,7 +29,7 @@ pub(super) struct Collecting {
 
 impl Collecting {
     pub(super) const fn new(
-        blobs: BlobStore,
+        blobs: Arc<BlobStore>,
         fetcher: Fetcher,
         hub: LogHub,
         internal: mpsc::Sender<Internal>,
@@ -65,18 +66,23 @@ impl Collecting {
     ) -> Result<u64, CollectFailure> {
         let Some(blob) = outputs else { return Ok(0) };
         let job = attempt.task.job;
+        let owner = PinOwner::attempt(PinScope::Own(job), attempt);
         let manifest = self
             .fetcher
-            .fetch(peer, job, blob, PinOwner::Job(job), None)
+            .fetch(peer, job, blob, owner, None)
             .await
             .map_err(|error| CollectFailure::Lost(error.to_string()))?;
         let Some(out) = out.map(PathBuf::from) else { return Ok(blob.content_bytes) };
         let store = self.blobs.clone();
         let writing = tokio::task::spawn_blocking(move || {
-            blobs::write_outputs(&store, &manifest, &out).map_err(|error| error.to_string())
+            blobs::write_outputs(&store, &manifest, &out, Durability::Each)
+                .map_err(|error| error.to_string())
         });
-        match writing.await {
-            Ok(Ok(())) => Ok(blob.content_bytes),
+        let written = writing.await;
+        // They stand in their folder now.
+        self.blobs.unpin(owner);
+        match written {
+            Ok(Ok(_)) => Ok(blob.content_bytes),
             Ok(Err(message)) => Err(CollectFailure::Local(message)),
             Err(_) => Err(CollectFailure::Local("writing the outputs was interrupted".into())),
         }
@@ -84,6 +90,11 @@ impl Collecting {
 
     /// The job's inputs and outputs may go when room is needed.
     pub(super) fn on_job_over(&self, job: JobId) {
-        self.blobs.unpin(&PinOwner::Job(job));
+        self.blobs.unpin_scope(PinScope::Own(job));
+    }
+
+    /// Streams to a peer that is gone are of no use.
+    pub(super) fn on_disconnected(&self, peer: PeerId) {
+        self.fetcher.on_disconnected(peer);
     }
 }

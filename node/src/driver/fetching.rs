@@ -10,10 +10,27 @@ use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::blobs::{self, BlobStore, FetchError, PinOwner};
-use crate::net::{NetHandle, Stream, StreamKind};
+use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress};
+use crate::net::{Misdeed, NetHandle, NetStream, OpenError, StreamKind};
 
-pub(super) use crate::blobs::Progress;
+/// Why a blob did not come.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Transfer(#[from] blobs::FetchError),
+}
+
+impl FetchError {
+    /// Whether another try may go on where this one ended.
+    fn may_resume(&self) -> bool {
+        match self {
+            Self::Open(error) => !matches!(error, OpenError::Unsupported | OpenError::Stopped),
+            Self::Transfer(error) => error.may_resume(),
+        }
+    }
+}
 
 /// Blobs that are fetched at the same time; more streams on one connection do not help.
 const MAX_FETCHES: usize = 16;
@@ -32,13 +49,13 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(super) struct Fetcher {
     me: PeerId,
     net: NetHandle,
-    store: BlobStore,
-    idle: Arc<Mutex<HashMap<PeerId, Vec<Stream>>>>,
+    store: Arc<BlobStore>,
+    idle: Arc<Mutex<HashMap<PeerId, Vec<NetStream>>>>,
     slots: Arc<Semaphore>,
 }
 
 impl Fetcher {
-    pub(super) fn new(me: PeerId, net: NetHandle, store: BlobStore) -> Self {
+    pub(super) fn new(me: PeerId, net: NetHandle, store: Arc<BlobStore>) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_FETCHES));
         Self { me, net, store, idle: Arc::default(), slots }
     }
@@ -53,9 +70,7 @@ impl Fetcher {
         progress: Option<mpsc::Sender<Progress>>,
     ) -> Result<Manifest, FetchError> {
         if peer == self.me {
-            let manifest = self.store.manifest(&blob)?;
-            self.store.pin(owner, &blob, &manifest);
-            return Ok(manifest);
+            return self.own(&blob, owner);
         }
         // Never closed, so a permit always comes.
         let _slot = self.slots.acquire().await;
@@ -64,13 +79,13 @@ impl Fetcher {
             tried += 1;
             match self.try_fetch(peer, job, &blob, owner, progress.as_ref()).await {
                 Ok(manifest) => return Ok(manifest),
-                Err(error) if tried < TRIES && error.is_passing() => {
+                Err(error) if tried < TRIES && error.may_resume() => {
                     tracing::debug!(%peer, %error, "blob stream broke, asking again");
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => {
-                    if error.is_misbehaviour() {
-                        self.net.report_misbehaviour(peer, crate::net::Misbehaviour::BadChunk);
+                    if matches!(&error, FetchError::Transfer(error) if error.is_misbehaviour()) {
+                        self.net.report_misbehaviour(peer, Misdeed::WrongChunk).await;
                     }
                     return Err(error);
                 }
@@ -91,20 +106,34 @@ impl Fetcher {
             None => self
                 .net
                 .open_stream(peer, StreamKind::Blob)
-                .await
-                .map_err(|error| FetchError::Open(error.to_string()))?,
+                .await?,
         };
-        let manifest = blobs::fetch(&mut stream, job, blob, &self.store, owner, progress).await?;
+        let item = FetchItem { blob: *blob, owner };
+        let tell = |at: Progress| {
+            if let Some(progress) = progress {
+                // A full queue has newer progress coming.
+                let _lagging = progress.try_send(at);
+            }
+        };
+        let manifest = blobs::fetch(&mut stream, job, item, &self.store, &tell).await?;
         self.keep_idle(peer, stream);
         Ok(manifest)
     }
 
-    fn take_idle(&self, peer: PeerId) -> Option<Stream> {
+    /// A blob of this node's own, which is here.
+    fn own(&self, blob: &BlobRef, owner: PinOwner) -> Result<Manifest, FetchError> {
+        let manifest = self.store.manifest(blob).map_err(blobs::FetchError::from)?;
+        let manifest = manifest.ok_or(blobs::FetchError::NotThere(blob.digest))?;
+        self.store.pin_blob(owner, blob, &manifest);
+        Ok(manifest)
+    }
+
+    fn take_idle(&self, peer: PeerId) -> Option<NetStream> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.get_mut(&peer)?.pop()
     }
 
-    fn keep_idle(&self, peer: PeerId, stream: Stream) {
+    fn keep_idle(&self, peer: PeerId, stream: NetStream) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let streams = idle.entry(peer).or_default();
         if streams.len() < MAX_IDLE_STREAMS {

@@ -18,7 +18,7 @@ use super::fetching::Fetcher;
 use super::logpipe::{LogPipe, LogTarget};
 use super::preparing::{self, Step};
 use super::running;
-use crate::blobs::{BlobStore, PinOwner};
+use crate::blobs::{BlobStore, PinOwner, PinScope};
 use crate::core::io::{HostedJob, RunKey};
 use crate::exec::{Exec, Runs, WorkDirs};
 
@@ -28,7 +28,7 @@ pub(super) struct HostContext {
     pub(super) me: PeerId,
     pub(super) exec: Exec,
     pub(super) dirs: WorkDirs,
-    pub(super) blobs: BlobStore,
+    pub(super) blobs: Arc<BlobStore>,
     pub(super) fetcher: Fetcher,
     pub(super) log_target: LogTarget,
     pub(super) internal: mpsc::Sender<Internal>,
@@ -100,14 +100,14 @@ impl Hosting {
     }
 
     pub(super) fn drop_outputs(&self, run: &RunKey) {
-        self.context.blobs.unpin(&PinOwner::Outputs(*run));
+        self.context.blobs.unpin(run.pin_owner());
     }
 
     pub(super) fn unhost(&mut self, hosted: &HostedJob) {
         if let Some(held) = self.jobs.remove(hosted) {
             held.over.cancel();
         }
-        self.context.blobs.unpin(&PinOwner::Hosted(*hosted));
+        self.context.blobs.unpin_scope(hosted.scope());
         let (dirs, hosted) = (self.context.dirs.clone(), *hosted);
         tokio::task::spawn_blocking(move || dirs.remove_job(&hosted));
     }
@@ -122,5 +122,19 @@ pub(super) fn outputs_of(hosted: HostedJob, event: &ReportEvent) -> Option<(RunK
             Some((RunKey { submitter: hosted.submitter, attempt }, *blob))
         }
         _ => None,
+    }
+}
+
+impl HostedJob {
+    /// What the job's blobs are pinned for.
+    pub(super) const fn scope(&self) -> PinScope {
+        PinScope::Hosted(self.submitter, self.job)
+    }
+}
+
+impl RunKey {
+    /// What the run's outputs are pinned for.
+    pub(super) const fn pin_owner(&self) -> PinOwner {
+        PinOwner::attempt(PinScope::Hosted(self.submitter, self.attempt.task.job), self.attempt)
     }
 }

@@ -9,13 +9,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures::{AsyncReadExt, AsyncWriteExt};
 use p2pnode_protocol::message::TaskRequest;
 use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
-use p2pnode_protocol::{JobId, PeerId};
+use p2pnode_protocol::{Digest, JobId, PeerId};
 
 use super::loghub::LogHub;
-use crate::blobs::{self, BlobStore, PinOwner};
-use crate::core::io::HostedJob;
+use crate::blobs::{self, BlobStore, PinScope};
 use crate::frames::{self, FrameError};
-use crate::net::{Misbehaviour, NetHandle, Stream, StreamKind};
+use crate::net::{Misdeed, NetHandle, NetStream, StreamKind};
 
 /// Log frames between acknowledgements.
 const ACK_EVERY: u64 = 16;
@@ -26,13 +25,13 @@ type Providers = Arc<RwLock<HashMap<JobId, HashSet<PeerId>>>>;
 /// See the module.
 pub(super) struct Inbound {
     net: NetHandle,
-    blobs: BlobStore,
+    blobs: Arc<BlobStore>,
     hub: LogHub,
     providers: Providers,
 }
 
 impl Inbound {
-    pub(super) fn new(net: NetHandle, blobs: BlobStore, hub: LogHub) -> Self {
+    pub(super) fn new(net: NetHandle, blobs: Arc<BlobStore>, hub: LogHub) -> Self {
         Self { net, blobs, hub, providers: Providers::default() }
     }
 
@@ -60,41 +59,39 @@ impl Inbound {
     }
 
     /// Serves a stream in a task of its own. The net bounds how many streams a peer may open.
-    pub(super) fn on_stream(&self, peer: PeerId, kind: StreamKind, stream: Stream) {
+    pub(super) fn on_stream(&self, peer: PeerId, kind: StreamKind, stream: NetStream) {
         match kind {
             StreamKind::Blob => self.serve_blobs(peer, stream),
             StreamKind::Log => self.receive_log(peer, stream),
         }
     }
 
-    fn serve_blobs(&self, peer: PeerId, mut stream: Stream) {
+    fn serve_blobs(&self, peer: PeerId, mut stream: NetStream) {
         let (store, providers, net) = (self.blobs.clone(), self.providers.clone(), self.net.clone());
         tokio::spawn(async move {
             // Either the job is ours and the peer works for it, or it is the peer's and hosted here.
-            let owners = |job: JobId| {
-                if is_provider(&providers, job, &peer) {
-                    vec![PinOwner::Job(job)]
-                } else {
-                    vec![PinOwner::OutputsOf(HostedJob { submitter: peer, job })]
-                }
+            let may_read = |job: JobId, digest: &Digest| {
+                store.permits(PinScope::Hosted(peer, job), digest)
+                    || (is_provider(&providers, job, &peer)
+                        && store.permits(PinScope::Own(job), digest))
             };
-            if let Err(error) = blobs::serve(&mut stream, &store, owners).await {
+            if let Err(error) = blobs::serve(&mut stream, &store, may_read).await {
                 tracing::debug!(%peer, %error, "blob stream ended");
                 if error.is_misbehaviour() {
-                    net.report_misbehaviour(peer, Misbehaviour::BadRequest);
+                    net.report_misbehaviour(peer, Misdeed::Garbage).await;
                 }
             }
         });
     }
 
-    fn receive_log(&self, peer: PeerId, stream: Stream) {
+    fn receive_log(&self, peer: PeerId, stream: NetStream) {
         let (hub, providers, net) = (self.hub.clone(), self.providers.clone(), self.net.clone());
         tokio::spawn(async move {
             match receive(peer, stream, &hub, &providers).await {
                 Ok(()) => {}
                 Err(error @ (FrameError::Codec(_) | FrameError::Refused(_))) => {
                     tracing::debug!(%peer, %error, "bad log stream");
-                    net.report_misbehaviour(peer, Misbehaviour::BadRequest);
+                    net.report_misbehaviour(peer, Misdeed::Garbage).await;
                 }
                 Err(error) => tracing::debug!(%peer, %error, "log stream ended"),
             }
@@ -109,7 +106,7 @@ fn is_provider(providers: &Providers, job: JobId, peer: &PeerId) -> bool {
 
 async fn receive(
     peer: PeerId,
-    stream: Stream,
+    stream: NetStream,
     hub: &LogHub,
     providers: &Providers,
 ) -> Result<(), FrameError> {

@@ -28,7 +28,7 @@ use super::owner::{About, Owner};
 use super::probing;
 use super::submitting::Submitter;
 use crate::api;
-use crate::blobs::{BlobError, BlobStore, PinOwner};
+use crate::blobs::{self, BlobStore, PinOwner, PinScope};
 use crate::command::NodeHandle;
 use crate::config::{Config, ConfigError};
 use crate::core::io::{Input, Snapshot};
@@ -82,7 +82,7 @@ pub enum NodeError {
     Logs(#[from] LogsError),
     /// The blob store.
     #[error(transparent)]
-    Blobs(#[from] BlobError),
+    Blobs(#[from] blobs::StoreError),
     /// The network.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -121,7 +121,7 @@ impl Node {
         let (store, snapshot) = Store::open(&home.database())?;
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         let hub = LogHub::new(JobLogs::open(&home.logs())?, events.clone());
-        let blobs = BlobStore::open(&home.blobs(), config.blob_quota)?;
+        let blobs = Arc::new(BlobStore::open(&home.blobs(), config.blob_quota)?);
         pin_what_is_needed(&blobs, &snapshot);
 
         let mut net_config = NetConfig::new(keypair.clone(), config.network.clone());
@@ -322,21 +322,22 @@ fn known_peers(store: &Store) -> Result<Vec<(PeerId, Vec<libp2p::Multiaddr>)>, N
 fn pin_what_is_needed(blobs: &BlobStore, snapshot: &Snapshot) {
     for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
         for blob in super::submitting::blobs_of(&job.plan) {
-            repin(blobs, PinOwner::Job(job.job), blob);
+            repin(blobs, PinOwner::job(PinScope::Own(job.job)), blob);
         }
     }
     for hosted in &snapshot.hosted {
         for (_, event) in &hosted.outbox {
             if let Some((run, blob)) = super::hosting::outputs_of(hosted.hosted, event) {
-                repin(blobs, PinOwner::Outputs(run), blob);
+                repin(blobs, run.pin_owner(), blob);
             }
         }
     }
 }
 
 fn repin(blobs: &BlobStore, owner: PinOwner, blob: p2pnode_protocol::manifest::BlobRef) {
-    match blobs.manifest(&blob) {
-        Ok(manifest) => blobs.pin(owner, &blob, &manifest),
+    match blobs.pin_stored(owner, &blob) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(blob = %blob.digest, "a stored job lacks a part of a blob"),
         Err(error) => tracing::warn!(%error, "a stored job lacks a blob"),
     }
 }

@@ -176,17 +176,17 @@ impl Owner {
         let (data_dir, started_ms) = (data_dir.clone(), *started_ms);
         let net = self.net.clone();
         tokio::spawn(async move {
-            let seen = net.overview().await;
+            let peers = net.peers().await;
             let status = NodeStatus {
                 peer,
                 name,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 network,
-                listen: seen.listen.iter().map(ToString::to_string).collect(),
-                external: seen.external.iter().map(ToString::to_string).collect(),
+                listen: net.listen_addresses().iter().map(ToString::to_string).collect(),
+                external: net.external_addresses().iter().map(ToString::to_string).collect(),
                 started_ms,
                 data_dir,
-                peers_connected: seen.peers.iter().filter(|peer| peer.connected).count() as u32,
+                peers_connected: peers.iter().filter(|peer| peer.connected).count() as u32,
                 peers_known,
                 offer,
                 own_tasks_open,
@@ -203,7 +203,7 @@ impl Owner {
         let allowed: std::collections::BTreeSet<PeerId> = core.allowed_peers().into_iter().collect();
         let net = self.net.clone();
         tokio::spawn(async move {
-            for seen in net.overview().await.peers {
+            for seen in net.peers().await {
                 let info = infos.entry(seen.peer).or_insert_with(|| PeerInfo {
                     peer: seen.peer.to_string(),
                     name: String::new(),
@@ -215,7 +215,7 @@ impl Owner {
                     rtt_ms: None,
                     allowed: allowed.contains(&seen.peer),
                     connected: false,
-                    last_seen_ms: 0,
+                    last_seen_ms: seen.last_seen_ms,
                 });
                 info.addresses = seen.addresses.iter().map(ToString::to_string).collect();
                 info.rtt_ms = seen.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0);

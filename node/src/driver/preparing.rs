@@ -11,13 +11,15 @@ use p2pnode_protocol::task::{Failure, FailureKind, InputSource, Program, TaskTem
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::fetching::Progress;
 use super::hosting::HostContext;
-use crate::blobs::{self, PinOwner};
+use crate::blobs::{self, MaterializeOptions, PinOwner, Progress};
 use crate::core::io::{HostedJob, Input};
 
 /// Progress reports that may wait; more are left out.
 const PROGRESS_QUEUE: usize = 8;
+
+/// The largest WASM module, in bytes (256 MiB); a browser's engine takes no more either.
+const MAX_MODULE_BYTES: u64 = 256 << 20;
 
 /// What the tasks of a step share on this host; empty until prepared.
 #[derive(Default)]
@@ -115,7 +117,7 @@ async fn fetch(
     blob: BlobRef,
 ) -> Result<Manifest, Failure> {
     let (sender, mut steps) = mpsc::channel::<Progress>(PROGRESS_QUEUE);
-    let owner = PinOwner::Hosted(hosted);
+    let owner = PinOwner::job(hosted.scope());
     let fetching = context.fetcher.fetch(hosted.submitter, hosted.job, blob, owner, Some(sender));
     let forwarding = async {
         while let Some(at) = steps.recv().await {
@@ -154,7 +156,9 @@ async fn write_module(
     let written = tokio::task::spawn_blocking(move || {
         let folder = dirs.make_common(&hosted).map_err(|error| error.to_string())?;
         let name = format!("step-{step}.wasm");
-        blobs::materialize(&store, &manifest, &folder, name.as_bytes())
+        let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
+        let options = MaterializeOptions { max_bytes: MAX_MODULE_BYTES, owner: None };
+        blobs::materialize(&store, &manifest, &root, name.as_bytes(), options)
             .map_err(|error| error.to_string())?;
         Ok::<_, String>(folder.join(name))
     });

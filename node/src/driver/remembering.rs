@@ -23,12 +23,11 @@ pub(super) async fn remember(net: NetHandle, writer: Writer<Batch>, driver: mpsc
             () = tokio::time::sleep(wait) => {}
         }
         wait = INTERVAL;
-        let now = super::clock::wall_ms();
-        let connected = net.overview().await.peers.into_iter().filter(|peer| peer.connected);
+        let connected = net.peers().await.into_iter().filter(|peer| peer.connected);
         let peers = connected.map(|peer| RememberedPeer {
             peer: peer.peer,
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
-            last_seen_ms: now,
+            last_seen_ms: peer.last_seen_ms,
         });
         writer.remember_peers(peers.collect());
     }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::hosting::HostContext;
 use super::logpipe::LogPipe;
 use super::preparing::Step;
-use crate::blobs::{self, OutputLimits, PinOwner};
+use crate::blobs::{self, Limits, MaterializeOptions, OutputPatterns, PinOwner};
 use crate::core::io::{HostedJob, Input, RunEnd, RunKey};
 use crate::exec::RunControl;
 
@@ -116,14 +116,16 @@ async fn prepare_dir(
     }
     let (dirs, store, key) = (context.dirs.clone(), context.blobs.clone(), run.key);
     let patterns = rendered.outputs.clone();
+    let options = MaterializeOptions { max_bytes: run.template.resources.disk.0, owner: None };
     blocking(move || {
         let work_dir = dirs.make(&key).map_err(|error| host(error.to_string()))?;
+        let root = std::fs::File::open(&work_dir)
+            .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
         for (path, manifest) in inputs {
-            blobs::materialize(&store, &manifest, &work_dir, &path)
+            blobs::materialize(&store, &manifest, &root, &path, options)
                 .map_err(|error| host(format!("an input cannot be written: {error}")))?;
         }
-        blobs::make_output_folders(&work_dir, &patterns)
-            .map_err(|error| host(format!("an output folder cannot be made: {error}")))?;
+        make_output_folders(&work_dir, &patterns)?;
         Ok(work_dir)
     })
     .await
@@ -135,7 +137,8 @@ async fn fetch_input(
     blob: BlobRef,
 ) -> Result<Manifest, Failure> {
     let task = run.key.attempt.task;
-    let owner = PinOwner::Hosted(HostedJob { submitter: run.key.submitter, job: task.job });
+    let hosted = HostedJob { submitter: run.key.submitter, job: task.job };
+    let owner = PinOwner::job(hosted.scope());
     context.fetcher.fetch(run.key.submitter, task.job, blob, owner, None).await.map_err(|error| {
         Failure::new(FailureKind::InputUnavailable, format!("an input did not arrive: {error}"))
     })
@@ -201,13 +204,20 @@ async fn collect(
         return Ok(None);
     }
     let (store, patterns) = (context.blobs.clone(), rendered.outputs.clone());
-    let (work_dir, owner) = (work_dir.to_path_buf(), PinOwner::Outputs(run.key));
-    let limits = OutputLimits::for_disk(run.template.resources.disk);
+    let (work_dir, owner) = (work_dir.to_path_buf(), run.key.pin_owner());
+    let limits = Limits { bytes: run.template.resources.disk.0, ..Limits::default() };
     let allow_empty = run.template.allow_empty_outputs;
     blocking(move || {
-        let stored = blobs::ingest_outputs(&store, &work_dir, &patterns, &limits, owner)
-            .map_err(|error| Failure::new(FailureKind::BadOutput, error.to_string()))?;
-        match stored {
+        let bad = |message: String| Failure::new(FailureKind::BadOutput, message);
+        let selected = OutputPatterns::new(&patterns).map_err(|error| bad(error.to_string()))?;
+        let root = std::fs::File::open(&work_dir)
+            .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
+        let stored = blobs::ingest_outputs(&store, owner, &root, &selected, limits)
+            .map_err(|error| match error.is_tasks_fault() {
+                true => bad(error.to_string()),
+                false => host(error.to_string()),
+            })?;
+        match stored.map(|(blob, _)| blob) {
             None if !allow_empty => Err(Failure::new(
                 FailureKind::NoOutputs,
                 format!(
@@ -240,4 +250,16 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(_) => Err(host("the node was interrupted while it handled the task's files")),
     }
+}
+
+/// Makes the folder part of every output pattern up to its first wildcard, so that a program need not.
+fn make_output_folders(work_dir: &Path, patterns: &[String]) -> Result<(), Failure> {
+    for pattern in patterns {
+        let names: Vec<&str> = pattern.split('/').collect();
+        let plain = names.iter().take(names.len() - 1).take_while(|name| !name.contains(['*', '?', '[', '{']));
+        let folder: PathBuf = plain.collect();
+        std::fs::create_dir_all(work_dir.join(folder))
+            .map_err(|error| host(format!("an output folder cannot be made: {error}")))?;
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{InputSource, Program};
 use p2pnode_protocol::{Digest, JobId, PeerId};
 
-use crate::blobs::{self, BlobStore, PinOwner};
+use crate::blobs::{self, BlobStore, Limits, PinOwner, PinScope};
 use crate::command::CommandError;
 use crate::core::io::Input;
 use crate::jobfile::{self, ResolvedJob};
@@ -18,13 +18,13 @@ use crate::jobfile::{self, ResolvedJob};
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Submitter {
-    blobs: BlobStore,
+    blobs: Arc<BlobStore>,
     /// Where outputs go when the owner named no folder.
     outputs: PathBuf,
 }
 
 impl Submitter {
-    pub(super) const fn new(blobs: BlobStore, outputs: PathBuf) -> Self {
+    pub(super) const fn new(blobs: Arc<BlobStore>, outputs: PathBuf) -> Self {
         Self { blobs, outputs }
     }
 
@@ -42,7 +42,7 @@ impl Submitter {
         let resolved = resolve(job)?;
         let id = JobId(rand::random());
         let read = self.read_sources(id, &resolved);
-        let blobs = read.inspect_err(|_| self.blobs.unpin(&PinOwner::Job(id)))?;
+        let blobs = read.inspect_err(|_| self.blobs.unpin_scope(PinScope::Own(id)))?;
         let mut plan = resolved.plan(&blobs);
         apply(job, &mut plan)?;
         let out = out_folder(job, &plan.name, id, &self.outputs);
@@ -54,9 +54,13 @@ impl Submitter {
             .sources()
             .iter()
             .map(|path| {
-                blobs::ingest_path(&self.blobs, path, PinOwner::Job(id)).map_err(|error| {
-                    CommandError::new(ErrorCode::Invalid, format!("an input cannot be read: {error}"))
-                })
+                let owner = PinOwner::job(PinScope::Own(id));
+                blobs::ingest_path(&self.blobs, owner, path, Limits::default(), &mut |_| true)
+                    .map(|(blob, _)| blob)
+                    .map_err(|error| {
+                        let message = format!("an input cannot be read: {error}");
+                        CommandError::new(ErrorCode::Invalid, message)
+                    })
             })
             .collect()
     }
