@@ -127,7 +127,7 @@ pub enum Verb {
     },
     /// A node's helper that runs WASM modules
     #[command(hide = true)]
-    WasmWorker(HelperArgs),
+    WasmWorker,
     /// A node's helper that removes its containers when it dies
     #[command(hide = true)]
     Reaper(HelperArgs),

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 
 use p2pnode_executor::docker::reaper::ReaperCommand;
 use p2pnode_executor::wasm::WorkerCommand;
-use p2pnode_node::config::{Config, Overrides};
+use p2pnode_node::config::{Config, Overrides, Sources};
 use p2pnode_node::driver::{Helpers, Node, NodeError};
-use p2pnode_node::home::{ApiEndpoint, Home, HomeError};
+use p2pnode_protocol::PeerId;
+use p2pnode_node::home::{ApiEndpoint, DataDir, Home, HomeError};
 
 use crate::args::{Global, NodeFlags};
 use crate::client::Client;
@@ -14,7 +15,7 @@ use crate::exit::Failure;
 
 /// The running node's API; `None` when no node runs.
 pub fn running(global: &Global) -> Result<Option<Client>, Failure> {
-    let dir = Home::locate(global.data_dir.as_deref()).map_err(home_failure)?;
+    let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     let endpoint = ApiEndpoint::read(&dir).map_err(home_failure)?;
     Ok(endpoint.map(Client::new))
 }
@@ -29,20 +30,27 @@ pub fn must_run(global: &Global) -> Result<Client, Failure> {
 /// The configuration: file, environment, flags.
 pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
     let overrides = Overrides {
-        listen: (!flags.listen.is_empty()).then(|| flags.listen.clone()),
-        bootstrap: (!flags.bootstrap.is_empty()).then(|| flags.bootstrap.clone()),
-        mdns: flags.no_mdns.then_some(false),
+        listen: flags.listen.clone(),
+        bootstrap: flags.bootstrap.clone(),
+        no_mdns: flags.no_mdns,
         name: flags.name.clone(),
         ..Overrides::default()
     };
-    let dir = Home::locate(global.data_dir.as_deref()).map_err(home_failure)?;
-    Config::load(&dir, overrides).map_err(|error| Failure::usage(error.to_string()))
+    let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
+    Config::load(&Sources::of_process(&dir, overrides)).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// The identity of the node that this data directory has or will have.
+pub fn peer_id(global: &Global) -> Result<PeerId, Failure> {
+    let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
+    let identity = dir.identity().map_err(home_failure)?;
+    Ok(identity.public().to_peer_id())
 }
 
 /// Starts a node in this process.
 pub async fn start(global: &Global, flags: &NodeFlags) -> Result<Node, Failure> {
     let config = config(global, flags)?;
-    let dir = Home::locate(global.data_dir.as_deref()).map_err(home_failure)?;
+    let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     let home = Home::open(&dir).map_err(home_failure)?;
     Node::start(home, config, helpers()?).await.map_err(node_failure)
 }
@@ -51,10 +59,9 @@ pub async fn start(global: &Global, flags: &NodeFlags) -> Result<Node, Failure> 
 fn helpers() -> Result<Helpers, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::internal(format!("this program's own file is not found: {error}")))?;
-    let args = |verb: &str| vec![OsString::from(verb), OsString::from("--")];
     Ok(Helpers {
-        worker: WorkerCommand { program: program.clone(), args: args("wasm-worker") },
-        reaper: ReaperCommand { program, args: args("reaper") },
+        worker: WorkerCommand { program: program.clone(), args: vec![OsString::from("wasm-worker")] },
+        reaper: ReaperCommand { program, args: vec![OsString::from("reaper")] },
     })
 }
 

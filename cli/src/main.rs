@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     };
     // Helper processes of a node: no logging, no runtime of ours.
     match &cli.verb {
-        Verb::WasmWorker(worker) => return verbs::helpers::wasm_worker(worker),
+        Verb::WasmWorker => return verbs::helpers::wasm_worker(),
         Verb::Reaper(reaper) => return verbs::helpers::reaper(reaper),
         _ => {}
     }

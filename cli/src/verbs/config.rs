@@ -8,15 +8,11 @@ use crate::{here, output};
 
 pub fn show(global: &Global) -> Result<ExitCode, Failure> {
     let config = here::config(global, &NodeFlags::default())?;
-    let values = config.explain();
+    let settings = config.explain();
     if global.json {
-        output::pretty_json(&values);
+        output::pretty_json(&settings);
     } else {
-        let rows: Vec<Vec<String>> = values
-            .iter()
-            .map(|value| vec![value.key.to_string(), value.value.to_string(), value.source.to_string()])
-            .collect();
-        output::table(&["KEY", "VALUE", "FROM"], &rows);
+        output::line(settings.to_string().trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

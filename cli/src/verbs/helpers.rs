@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use crate::args::HelperArgs;
 
 /// Runs WASM modules for a node, over stdin and stdout.
-pub fn wasm_worker(args: &HelperArgs) -> ExitCode {
-    p2pnode_executor::wasm::worker::main(args.args.clone())
+pub fn wasm_worker() -> ExitCode {
+    p2pnode_executor::wasm::worker::main()
 }
 
 /// Removes a node's containers once its stdin closes.
 pub fn reaper(args: &HelperArgs) -> ExitCode {
-    p2pnode_executor::docker::reaper::main(args.args.clone())
+    p2pnode_executor::docker::reaper::run(args.args.clone())
 }

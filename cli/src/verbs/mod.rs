@@ -40,7 +40,7 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Config(crate::args::ConfigVerb::Show) => config::show(&global),
         Verb::Demo(args) => demo::demo(&global, &args).await,
         Verb::Completions { shell } => Ok(completions(shell)),
-        Verb::WasmWorker(args) => Ok(helpers::wasm_worker(&args)),
+        Verb::WasmWorker => Ok(helpers::wasm_worker()),
         Verb::Reaper(args) => Ok(helpers::reaper(&args)),
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use p2pnode_node::driver::Node;
-use p2pnode_node::home::Home;
 use p2pnode_protocol::Capacity;
 use p2pnode_protocol::api::{NodeStatus, OfferRequest};
 use serde_json::json;
@@ -142,8 +141,7 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
 }
 
 pub fn id(global: &Global) -> Result<ExitCode, Failure> {
-    let dir = Home::locate(global.data_dir.as_deref()).map_err(here::home_failure)?;
-    let peer = Home::peer_id(&dir).map_err(here::home_failure)?;
+    let peer = here::peer_id(global)?;
     if global.json {
         output::line_json(&json!({ "peer": peer.to_string() }));
     } else {

@@ -7,7 +7,6 @@ use hyper::Method;
 use p2pnode_node::driver::Node;
 use p2pnode_node::jobfile::ResolvedJob;
 use p2pnode_protocol::api::{CreateJob, JobCreated, PeerFit};
-use p2pnode_protocol::job::file::JobFile;
 use serde_json::json;
 
 use super::follow::{self, Follow};
@@ -25,7 +24,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub async fn submit(global: &Global, args: &SubmitArgs) -> Result<ExitCode, Failure> {
     let file = validate::read(&args.file)?;
-    let (job, resolved) = validate::check(&file)?;
+    let resolved = validate::check(&file)?;
     let request = CreateJob {
         toml: file.text,
         folder: file.folder.to_string_lossy().into_owned(),
@@ -36,7 +35,7 @@ pub async fn submit(global: &Global, args: &SubmitArgs) -> Result<ExitCode, Fail
         wait_for_peers_ms: args.wait_for_peers.map(|wait| wait.as_millis() as u64),
     };
     match here::running(global)? {
-        Some(client) if args.dry_run => dry_run(global, args, &client, &request, &job, &resolved).await,
+        Some(client) if args.dry_run => dry_run(global, args, &client, &request, &resolved).await,
         Some(client) if args.detach => detach(global, &client, &request).await,
         Some(client) => foreground(global, client, &request).await,
         None if args.detach => Err(Failure::nobody(
@@ -46,7 +45,7 @@ pub async fn submit(global: &Global, args: &SubmitArgs) -> Result<ExitCode, Fail
             let node = here::start(global, &args.node).await?;
             let client = Client::new(node.endpoint().clone());
             let ended = if args.dry_run {
-                dry_run(global, args, &client, &request, &job, &resolved).await
+                dry_run(global, args, &client, &request, &resolved).await
             } else {
                 foreground(global, client, &request).await
             };
@@ -90,7 +89,6 @@ async fn dry_run(
     args: &SubmitArgs,
     client: &Client,
     request: &CreateJob,
-    job: &JobFile,
     resolved: &ResolvedJob,
 ) -> Result<ExitCode, Failure> {
     let wait = args.wait_for_peers.unwrap_or(DEFAULT_WAIT);
@@ -104,9 +102,9 @@ async fn dry_run(
     };
     let tasks = resolved.task_count();
     if global.json {
-        output::line_json(&json!({ "name": job.name, "tasks": tasks, "peers": fits }));
+        output::line_json(&json!({ "name": resolved.name(), "tasks": tasks, "peers": fits }));
     } else {
-        output::line(format!("job `{}` would run {tasks} tasks", job.name));
+        output::line(format!("job `{}` would run {tasks} tasks", resolved.name()));
         let rows: Vec<Vec<String>> = fits
             .iter()
             .map(|fit| {

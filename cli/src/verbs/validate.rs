@@ -33,9 +33,9 @@ pub fn read(file: &Path) -> Result<ReadFile, Failure> {
 }
 
 /// Checks a job file and all that it names.
-pub fn check(file: &ReadFile) -> Result<(JobFile, ResolvedJob), Failure> {
+pub fn check(file: &ReadFile) -> Result<ResolvedJob, Failure> {
     let wrong = |errors: JobFileErrors| {
-        let details: Vec<String> = errors.faults().iter().map(ToString::to_string).collect();
+        let details = errors.lines();
         let message = match details.as_slice() {
             [one] => one.clone(),
             several => format!("{} has {} faults", file.name, several.len()),
@@ -43,18 +43,17 @@ pub fn check(file: &ReadFile) -> Result<(JobFile, ResolvedJob), Failure> {
         Failure::usage(message).with_details(details)
     };
     let job = JobFile::parse(&file.text, &file.name).map_err(wrong)?;
-    let resolved = jobfile::resolve(&job, &file.folder).map_err(wrong)?;
-    Ok((job, resolved))
+    jobfile::resolve(&job, &file.folder).map_err(wrong)
 }
 
 pub fn validate(global: &Global, path: &Path) -> Result<ExitCode, Failure> {
-    let (job, resolved) = check(&read(path)?)?;
+    let resolved = check(&read(path)?)?;
     let tasks = resolved.task_count();
     if global.json {
-        output::line_json(&json!({ "valid": true, "name": job.name, "tasks": tasks }));
+        output::line_json(&json!({ "valid": true, "name": resolved.name(), "tasks": tasks }));
     } else {
         let plural = if tasks == 1 { "task" } else { "tasks" };
-        output::line(format!("{} is valid: job `{}`, {tasks} {plural}", path.display(), job.name));
+        output::line(format!("{} is valid: job `{}`, {tasks} {plural}", path.display(), resolved.name()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -65,7 +65,7 @@ impl Core {
         if now >= self.beat + 1000 { self.beat = now;
             let mut by: BTreeMap<PeerId, Vec<JobId>> = BTreeMap::new();
             for (id, j) in &self.jobs { if j.finished.is_none() { for p in &j.templated { by.entry(*p).or_default().push(*id); } } }
-            for (p, jobs) in by { if p != self.me && self.heard.get(&p).is_some_and(|h| now > h + 10000) { self.gone.insert(p, 0); } let c = self.call(Call::Beat); e.push(Effect::Call { peer: p, call: c, request: TaskRequest::Heartbeat { jobs } }); }
+            for (p, jobs) in by { if p != self.me && self.heard.get(&p).is_some_and(|h| now > h + 10000) { self.gone.insert(p, 0); } let c = self.call(Call::Beat); e.push(Effect::Call { peer: p, call: c, request: TaskRequest::Heartbeat { jobs: jobs.into_iter().map(|job| Renewal { job, epoch: 0 }).collect() } }); }
             let dead: Vec<_> = self.hosted.iter().filter(|(k, h)| k.submitter != self.me && now > h.lease + 60000).map(|(k, _)| *k).collect();
             for k in dead { self.unhost(k, e); }
         }
@@ -131,7 +131,7 @@ impl Core {
     fn request(&mut self, peer: PeerId, r: TaskRequest, e: &mut E) -> TaskResponse {
         match r {
             TaskRequest::Offer(o) => TaskResponse::Offer(self.offered(peer, o, e)),
-            TaskRequest::Heartbeat { jobs } => { let mut unknown = vec![]; for job in jobs { match self.hosted.get_mut(&HostedJob { submitter: peer, job }) { Some(h) => h.lease = self.now, None => unknown.push(job) } } TaskResponse::Heartbeat { unknown } }
+            TaskRequest::Heartbeat { jobs } => { let mut unknown = vec![]; for Renewal { job, .. } in jobs { match self.hosted.get_mut(&HostedJob { submitter: peer, job }) { Some(h) => h.lease = self.now, None => unknown.push(job) } } TaskResponse::Heartbeat { unknown } }
             TaskRequest::Cancel { job, .. } | TaskRequest::Release { job } => { self.unhost(HostedJob { submitter: peer, job }, e); TaskResponse::Done }
             TaskRequest::Collected { job, tasks } => { for t in tasks { e.push(Effect::DropOutputs(RunKey { submitter: peer, attempt: AttemptKey { task: TaskKey { job, step: t.step, index: t.index }, attempt: t.attempt } })); } TaskResponse::Done }
             TaskRequest::Goodbye => { self.lose(peer, e); TaskResponse::Done }
@@ -140,7 +140,7 @@ impl Core {
     }
     fn unhost(&mut self, k: HostedJob, e: &mut E) { if let Some(h) = self.hosted.get_mut(&k) { h.over = true; h.queue.clear(); for r in h.running.keys() { e.push(Effect::Kill { run: *r, why: Failure::new(FailureKind::Cancelled, "cancelled") }); } if h.running.is_empty() { self.hosted.remove(&k); e.push(Effect::Unhost(k)); } } }
     fn offered(&mut self, peer: PeerId, o: Offer, e: &mut E) -> OfferReply {
-        let no = |r| OfferReply { accepted: 0, refusal: Some(r), slots: 0 };
+        let no = |r| OfferReply { accepted: 0, refusal: Some(r), slots: 0, epoch: 0 };
         let Some(terms) = &self.offer else { return no(Refusal::NotOffering) };
         if !(peer == self.me || terms.allow_any || self.allowed.contains(&peer)) { return no(Refusal::NotAllowed { submitter: peer.to_string() }); }
         let k = HostedJob { submitter: peer, job: o.job };
@@ -153,7 +153,7 @@ impl Core {
         if h.over { return no(Refusal::Full); }
         let slots = total.slots(&h.templates[&o.step].0.resources, 1024);
         let n = o.tasks.len() as u32; for t in o.tasks { if h.known.insert((t.index, t.attempt)) { h.queue.push_back(t); } }
-        OfferReply { accepted: n, refusal: None, slots }
+        OfferReply { accepted: n, refusal: None, slots, epoch: 1 }
     }
     fn run_host(&mut self, e: &mut E) {
         for (k, h) in &mut self.hosted { while let Some(a) = h.queue.front() { let _ = a; let Some((t, st)) = h.templates.values().next().cloned() else { break }; if st != 2 { break; } let Ok(gpus) = self.free.take(&t.resources) else { break }; let a = h.queue.pop_front().unwrap(); let run = RunKey { submitter: k.submitter, attempt: AttemptKey { task: TaskKey { job: k.job, step: t.step, index: a.index }, attempt: a.attempt } }; h.running.insert(run, (a.clone(), gpus.clone(), t.step)); e.push(Effect::Run { run, template: t, assignment: a, gpus }); e.push(Effect::Advertise); } }
@@ -174,7 +174,7 @@ impl Core {
                 if let TS::Out(_, _, false) = j.tasks[i] { j.counts.queued -= 1; j.counts.running += 1; }
                 *j.inflight.entry(peer).or_default() -= 1; j.mean_us = j.mean_us * 0.9 + usage.wall_us as f64 * 0.1; if j.mean_us > 9e6 { j.mean_us = usage.wall_us as f64 } j.usage.cpu_ms += usage.cpu_us / 1000; j.usage.task_ms += usage.wall_us / 1000;
                 let key = TaskKey { job: rep.job, step: 0, index: t.index };
-                match outcome { Outcome::Succeeded if outputs.is_none() && log_bytes == 0 => { j.tasks[i] = TS::Done; j.counts.running -= 1; j.counts.succeeded += 1; *j.peers.entry(peer).or_default() += 1; e.push(Effect::Persist(Record::TaskEnded { job: rep.job, task: t, peer, outcome: Outcome::Succeeded, usage, outputs, collected: true, last: true })); e.push(Effect::Emit(Event::TaskFinished { job: js.clone(), task: key.to_string(), attempt: t.attempt, peer: ps.clone(), state: TaskState::Succeeded, failure: None, usage })); }
+                match outcome { Outcome::Succeeded if outputs.is_none() && log_bytes == 0 => { j.tasks[i] = TS::Done; j.counts.running -= 1; j.counts.succeeded += 1; *j.peers.entry(peer).or_default() += 1; e.push(Effect::Persist(Record::TaskEnded { job: rep.job, task: t, peer, outcome: Outcome::Succeeded, usage, outputs, log_bytes, collected: true, last: true })); e.push(Effect::Emit(Event::TaskFinished { job: js.clone(), task: key.to_string(), attempt: t.attempt, peer: ps.clone(), state: TaskState::Succeeded, failure: None, usage })); }
                     Outcome::Succeeded => { j.tasks[i] = TS::Collecting(peer, t.attempt); j.usages.insert(t.index, (usage, None, peer)); e.push(Effect::Collect { peer, attempt: AttemptKey { task: key, attempt: t.attempt }, outputs, log_bytes, out: j.out.clone() }); }
                     Outcome::Failed(f) => { j.counts.running -= 1; if f.kind.is_tasks_fault() { j.fails[i] += 1; } let again = j.fails[i] <= j.plan.policy.retries && (f.kind.is_tasks_fault() || j.attempts[i] < 20); let st = if again { j.tasks[i] = TS::Pending; j.counts.pending += 1; j.pending.push_back(t.index); TaskState::Pending } else { j.tasks[i] = TS::Failed; j.counts.failed += 1; if j.notes.len() < 20 { j.notes.push(f.message.clone()); } TaskState::Failed }; j.usages.insert(t.index, (usage, Some(f.clone()), peer)); e.push(Effect::Emit(Event::TaskFinished { job: js.clone(), task: key.to_string(), attempt: t.attempt, peer: ps.clone(), state: st, failure: Some(f), usage })); } } }
         } }

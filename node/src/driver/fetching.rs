@@ -9,9 +9,13 @@ use std::time::Duration;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress};
 use crate::net::{Misdeed, NetHandle, NetStream, OpenError, StreamKind};
+
+/// A stream as the blobs read it.
+type WireStream = Compat<NetStream>;
 
 /// Why a blob did not come.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +54,7 @@ pub(super) struct Fetcher {
     me: PeerId,
     net: NetHandle,
     store: Arc<BlobStore>,
-    idle: Arc<Mutex<HashMap<PeerId, Vec<NetStream>>>>,
+    idle: Arc<Mutex<HashMap<PeerId, Vec<WireStream>>>>,
     slots: Arc<Semaphore>,
 }
 
@@ -106,7 +110,8 @@ impl Fetcher {
             None => self
                 .net
                 .open_stream(peer, StreamKind::Blob)
-                .await?,
+                .await?
+                .compat(),
         };
         let item = FetchItem { blob: *blob, owner };
         let tell = |at: Progress| {
@@ -128,12 +133,12 @@ impl Fetcher {
         Ok(manifest)
     }
 
-    fn take_idle(&self, peer: PeerId) -> Option<NetStream> {
+    fn take_idle(&self, peer: PeerId) -> Option<WireStream> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.get_mut(&peer)?.pop()
     }
 
-    fn keep_idle(&self, peer: PeerId, stream: NetStream) {
+    fn keep_idle(&self, peer: PeerId, stream: WireStream) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let streams = idle.entry(peer).or_default();
         if streams.len() < MAX_IDLE_STREAMS {

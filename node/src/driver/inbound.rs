@@ -10,6 +10,7 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use p2pnode_protocol::message::TaskRequest;
 use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
 use p2pnode_protocol::{Digest, JobId, PeerId};
+use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::loghub::LogHub;
 use crate::blobs::{self, BlobStore, PinScope};
@@ -66,7 +67,8 @@ impl Inbound {
         }
     }
 
-    fn serve_blobs(&self, peer: PeerId, mut stream: NetStream) {
+    fn serve_blobs(&self, peer: PeerId, stream: NetStream) {
+        let mut stream = stream.compat();
         let (store, providers, net) = (self.blobs.clone(), self.providers.clone(), self.net.clone());
         tokio::spawn(async move {
             // Either the job is ours and the peer works for it, or it is the peer's and hosted here.
@@ -110,7 +112,7 @@ async fn receive(
     hub: &LogHub,
     providers: &Providers,
 ) -> Result<(), FrameError> {
-    let (mut reader, mut writer) = stream.split();
+    let (mut reader, mut writer) = stream.compat().split();
     let hello: LogHello = frames::read(&mut reader).await?;
     let accepted = is_provider(providers, hello.job, &peer);
     frames::write(&mut writer, &LogWelcome { accepted }).await?;

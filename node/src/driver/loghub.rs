@@ -34,7 +34,7 @@ impl LogHub {
     /// When the frame breaks the rules, which is its sender's doing.
     pub(super) fn take(&self, job: JobId, frame: LogFrame) -> Result<(), LogsError> {
         let fresh = match self.logs.append(job, frame) {
-            Err(error @ LogsError::BadFrame(_)) => return Err(error),
+            Err(error @ LogsError::BadFrame { .. }) => return Err(error),
             Err(error) => {
                 tracing::warn!(%job, %error, "a log line could not be stored");
                 return Ok(());

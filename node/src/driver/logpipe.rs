@@ -10,6 +10,7 @@ use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, stream};
 use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
 use p2pnode_protocol::PeerId;
 use tokio::sync::mpsc;
+use tokio_util::compat::TokioAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 
 use super::loghub::LogHub;
@@ -106,7 +107,8 @@ impl Pump {
     async fn stream(&mut self) -> Result<(), FrameError> {
         let opened = self.target.net.open_stream(self.hosted.submitter, StreamKind::Log).await;
         let stream = opened.map_err(|error| FrameError::Open(error.to_string()))?;
-        let (mut reader, mut writer) = stream.split();
+        let (reader, mut writer) = stream.compat().split();
+        let mut reader = reader;
         frames::write(&mut writer, &LogHello { job: self.hosted.job }).await?;
         writer.flush().await?;
         let welcome: LogWelcome = frames::read(&mut reader).await?;

@@ -115,13 +115,14 @@ impl Node {
     /// # Errors
     /// When a part of it cannot start; then nothing of it is left running.
     pub async fn start(home: Home, config: Config, helpers: Helpers) -> Result<Self, NodeError> {
-        let keypair = home.keypair().clone();
+        let keypair = home.identity()?;
+        let paths = home.paths().clone();
         let me = keypair.public().to_peer_id();
         let clock = Clock::start();
-        let (store, snapshot) = Store::open(&home.database())?;
+        let (store, snapshot) = Store::open(&paths.database)?;
         let (events, _) = broadcast::channel(EVENT_QUEUE);
-        let hub = LogHub::new(JobLogs::open(&home.logs())?, events.clone());
-        let blobs = Arc::new(BlobStore::open(&home.blobs(), config.blob_quota)?);
+        let hub = LogHub::new(JobLogs::open(&paths.logs)?, events.clone());
+        let blobs = Arc::new(BlobStore::open(&paths.blobs, config.blob_quota)?);
         pin_what_is_needed(&blobs, &snapshot);
 
         let mut net_config = NetConfig::new(keypair.clone(), config.network.clone());
@@ -147,7 +148,9 @@ impl Node {
         let address = listener
             .local_addr()
             .map_err(|source| NodeError::Api { address: config.api, source })?;
-        let endpoint = home.publish_api(address)?;
+        let token = home.token()?;
+        home.publish_api(address)?;
+        let endpoint = ApiEndpoint { addr: address, token, pid: std::process::id() };
         let stop_api = CancellationToken::new();
         let text = super::metrics::text(metrics);
         let serving = api::serve(listener, handle.clone(), endpoint.token.clone(), text, stop_api.clone());
@@ -161,7 +164,7 @@ impl Node {
         let context = HostContext {
             me,
             exec: exec.clone(),
-            dirs: WorkDirs::new(home.work()),
+            dirs: WorkDirs::new(paths.work.clone()),
             blobs: blobs.clone(),
             fetcher: fetcher.clone(),
             log_target: LogTarget { me, net: net.clone(), hub: hub.clone() },
@@ -172,14 +175,14 @@ impl Node {
                 me,
                 name: config.name.clone(),
                 network: config.network.clone(),
-                data_dir: home.root().display().to_string(),
+                data_dir: home.dir().path().display().to_string(),
                 started_ms: clock.started_ms(),
             },
             net: net.clone(),
-            host: HostInfo::detect(),
-            work_root: home.work(),
+            host: HostInfo::detect(None),
+            work_root: paths.work.clone(),
             hub: hub.clone(),
-            submitter: Submitter::new(blobs.clone(), home.outputs()),
+            submitter: Submitter::new(blobs.clone(), paths.jobs.clone()),
             internal: internal.clone(),
             events: events.clone(),
             runtimes: Vec::new(),
@@ -281,7 +284,7 @@ impl Node {
         if tokio::time::timeout(Duration::from_millis(500), self.api).await.is_err() {
             tracing::debug!("an API connection was cut");
         }
-        self.home.withdraw_api();
+        self.home.withdraw_api()?;
         ended
     }
 }
@@ -305,8 +308,13 @@ async fn signalled() {
 }
 
 fn runtimes(me: PeerId, home: &Home, helpers: Helpers) -> Vec<Arc<dyn Runtime>> {
-    let wasm = WasmRuntime::new(WasmConfig::new(helpers.worker, home.work()));
-    let docker = DockerRuntime::new(DockerConfig::new(me, helpers.reaper));
+    let wasm = WasmRuntime::new(WasmConfig::new(helpers.worker, home.paths().work.clone()));
+    let docker = DockerRuntime::new(DockerConfig {
+        node: me,
+        incarnation: format!("{:016x}", rand::random::<u64>()),
+        reaper: helpers.reaper,
+        socket: None,
+    });
     vec![Arc::new(wasm), Arc::new(docker)]
 }
 

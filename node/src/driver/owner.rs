@@ -134,7 +134,7 @@ impl Owner {
         let whole = MilliCpus::whole(1).0;
         let cpus = MilliCpus(request.cpus_milli.unwrap_or(self.host.cpus.0.saturating_sub(whole).max(whole)));
         let memory = Bytes(request.memory.unwrap_or(self.host.memory.0 / 4 * 3));
-        let free_disk = host::free_disk(&self.work_root);
+        let free_disk = host::free_disk(&self.work_root).unwrap_or_default();
         let disk = Bytes(request.disk.unwrap_or(free_disk.0 / 2));
         let gpus = usize::from(request.gpus.unwrap_or(0));
         if cpus.0 == 0 || memory.0 == 0 {

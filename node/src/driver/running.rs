@@ -105,17 +105,17 @@ async fn prepare_dir(
         return context.dirs.make(&run.key).map_err(|error| host(error.to_string()));
     }
     let mut inputs: Vec<(Vec<u8>, Arc<Manifest>)> = Vec::with_capacity(rendered.inputs.len());
-    for (position, (path, blob)) in rendered.inputs.iter().enumerate() {
+    for (position, input) in rendered.inputs.iter().enumerate() {
         let manifest = match run.template.inputs.get(position).map(|input| input.source) {
             Some(InputSource::Shared(_)) => step
                 .shared_input(position)
                 .ok_or_else(|| host("a shared input is gone"))?,
-            _ => Arc::new(fetch_input(context, run, *blob).await?),
+            _ => Arc::new(fetch_input(context, run, input.blob).await?),
         };
-        inputs.push((path.as_bytes().to_vec(), manifest));
+        inputs.push((input.path.as_bytes().to_vec(), manifest));
     }
     let (dirs, store, key) = (context.dirs.clone(), context.blobs.clone(), run.key);
-    let patterns = rendered.outputs.clone();
+    let folders: Vec<String> = rendered.folders().into_iter().map(str::to_owned).collect();
     let options = MaterializeOptions { max_bytes: run.template.resources.disk.0, owner: None };
     blocking(move || {
         let work_dir = dirs.make(&key).map_err(|error| host(error.to_string()))?;
@@ -125,7 +125,10 @@ async fn prepare_dir(
             blobs::materialize(&store, &manifest, &root, &path, options)
                 .map_err(|error| host(format!("an input cannot be written: {error}")))?;
         }
-        make_output_folders(&work_dir, &patterns)?;
+        for folder in folders {
+            std::fs::create_dir_all(work_dir.join(folder))
+                .map_err(|error| host(format!("an output folder cannot be made: {error}")))?;
+        }
         Ok(work_dir)
     })
     .await
@@ -203,13 +206,14 @@ async fn collect(
     if rendered.outputs.is_empty() {
         return Ok(None);
     }
-    let (store, patterns) = (context.blobs.clone(), rendered.outputs.clone());
+    let store = context.blobs.clone();
+    let globs: Vec<String> = rendered.outputs.iter().map(|output| output.glob.clone()).collect();
     let (work_dir, owner) = (work_dir.to_path_buf(), run.key.pin_owner());
     let limits = Limits { bytes: run.template.resources.disk.0, ..Limits::default() };
     let allow_empty = run.template.allow_empty_outputs;
     blocking(move || {
         let bad = |message: String| Failure::new(FailureKind::BadOutput, message);
-        let selected = OutputPatterns::new(&patterns).map_err(|error| bad(error.to_string()))?;
+        let selected = OutputPatterns::new(&globs).map_err(|error| bad(error.to_string()))?;
         let root = std::fs::File::open(&work_dir)
             .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
         let stored = blobs::ingest_outputs(&store, owner, &root, &selected, limits)
@@ -222,7 +226,7 @@ async fn collect(
                 FailureKind::NoOutputs,
                 format!(
                     "none of its outputs is there: {}; correct outputs.paths, or set policy.allow_empty_outputs = true",
-                    patterns.join(", ")
+                    globs.join(", ")
                 ),
             )),
             stored => Ok(stored),
@@ -250,16 +254,4 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(_) => Err(host("the node was interrupted while it handled the task's files")),
     }
-}
-
-/// Makes the folder part of every output pattern up to its first wildcard, so that a program need not.
-fn make_output_folders(work_dir: &Path, patterns: &[String]) -> Result<(), Failure> {
-    for pattern in patterns {
-        let names: Vec<&str> = pattern.split('/').collect();
-        let plain = names.iter().take(names.len() - 1).take_while(|name| !name.contains(['*', '?', '[', '{']));
-        let folder: PathBuf = plain.collect();
-        std::fs::create_dir_all(work_dir.join(folder))
-            .map_err(|error| host(format!("an output folder cannot be made: {error}")))?;
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! From a job file to a stored job: check it, read its inputs into the blob store, name it.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ impl Submitter {
             .iter()
             .map(|path| {
                 let owner = PinOwner::job(PinScope::Own(id));
-                blobs::ingest_path(&self.blobs, owner, path, Limits::default(), &mut |_| true)
+                blobs::ingest_path(&self.blobs, owner, path, Limits::default(), &mut |_| ControlFlow::Continue(()))
                     .map(|(blob, _)| blob)
                     .map_err(|error| {
                         let message = format!("an input cannot be read: {error}");
@@ -68,7 +69,7 @@ impl Submitter {
 
 fn resolve(job: &CreateJob) -> Result<ResolvedJob, CommandError> {
     let wrong = |errors: p2pnode_protocol::job::file::JobFileErrors| {
-        let details: Vec<String> = errors.faults().iter().map(ToString::to_string).collect();
+        let details = errors.lines();
         let message = match details.as_slice() {
             [one] => one.clone(),
             several => format!("{} has {} faults", job.file, several.len()),

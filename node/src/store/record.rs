@@ -206,10 +206,11 @@ impl Statements<'_> {
                 outcome,
                 usage,
                 outputs,
+                log_bytes,
                 collected,
                 last,
             } => {
-                let rest = blob("a task's end", &(outcome, usage, outputs))?;
+                let rest = blob("a task's end", &(outcome, usage, outputs, log_bytes))?;
                 self.task_ended.execute(params![
                     job.0,
                     task.step,

@@ -20,7 +20,7 @@ use super::error::Damage;
 pub const MAX_VALUE_BYTES: usize = 256 << 20;
 
 /// What an attempt's row holds in one blob.
-pub(super) type EndRest = (Outcome, Usage, Option<BlobRef>);
+pub(super) type EndRest = (Outcome, Usage, Option<BlobRef>, u64);
 
 /// Encodes a value for a blob column.
 pub(super) fn to_blob<T: bincode::Encode>(value: &T) -> Result<Vec<u8>, CodecError> {

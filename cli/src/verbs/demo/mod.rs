@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use p2pnode_node::home::Home;
 use p2pnode_protocol::api::{CreateJob, Event, JobState, JobUsage, PeerInfo, TaskCounts, TaskState};
 use serde::Serialize;
 
@@ -63,7 +62,8 @@ pub async fn demo(global: &Global, args: &DemoArgs) -> Result<ExitCode, Failure>
     std::fs::create_dir_all(&args.out)
         .map_err(|error| Failure::usage(format!("{}: {error}", args.out.display())))?;
     let home = scratch.path().join("submitter");
-    let me = Home::peer_id(&home).map_err(here::home_failure)?;
+    let own = Global { data_dir: Some(home), ..global.clone() };
+    let me = here::peer_id(&own)?;
     let say = |text: String| {
         if !global.json {
             output::note(text);
@@ -72,7 +72,7 @@ pub async fn demo(global: &Global, args: &DemoArgs) -> Result<ExitCode, Failure>
 
     say(format!("starting {PROVIDERS} providers on this machine"));
     let mut providers = Providers::start(scratch.path(), PROVIDERS, &me.to_string()).await?;
-    let ended = render(global, args, scratch.path(), home, &mut providers, &say).await;
+    let ended = render(&own, args, scratch.path(), &mut providers, &say).await;
     providers.stop().await;
     let summary = ended?;
     if global.json {
@@ -85,10 +85,9 @@ pub async fn demo(global: &Global, args: &DemoArgs) -> Result<ExitCode, Failure>
 
 /// Runs the submitting node, the job on it, and makes the pictures.
 async fn render(
-    global: &Global,
+    own: &Global,
     args: &DemoArgs,
     scratch: &Path,
-    home: PathBuf,
     providers: &mut Providers,
     say: &impl Fn(String),
 ) -> Result<Summary, Failure> {
@@ -98,9 +97,8 @@ async fn render(
         no_mdns: true,
         name: Some("submitter".to_owned()),
     };
-    let own = Global { data_dir: Some(home), ..global.clone() };
     let began = Instant::now();
-    let node = here::start(&own, &flags).await?;
+    let node = here::start(own, &flags).await?;
     let client = Client::new(node.endpoint().clone());
     let rendered = async {
         discover(&client, providers).await?;
@@ -108,7 +106,7 @@ async fn render(
         say(format!("found {PROVIDERS} providers through the DHT in {discovery_ms} ms"));
         let request = job(scratch, &args.out)?;
         let events = client.events(Method::POST, "/jobs", &request).await?;
-        let mut watch = Watch::new(providers, args.kill_one, !global.json);
+        let mut watch = Watch::new(providers, args.kill_one, !own.json);
         watch.to_the_end(events).await.map(|end| (discovery_ms, end, watch.killed))
     }
     .await;
