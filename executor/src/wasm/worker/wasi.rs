@@ -228,7 +228,17 @@ fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
                 }
                 let wasi = &mut state.wasi;
                 let errno = preview1::path_open(
-                    wasi, &mut memory, fd, look, path, length, oflags, base, inherit, flags, out,
+                    wasi,
+                    &mut memory,
+                    fd,
+                    look,
+                    path,
+                    length,
+                    oflags,
+                    base,
+                    inherit,
+                    flags,
+                    out,
                 )
                 .await?;
                 if errno == 0 {
@@ -276,7 +286,15 @@ fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
                 state.disk.admit(ENTRY_BYTES).await?;
                 let wasi = &mut state.wasi;
                 preview1::path_link(
-                    wasi, &mut memory, old_fd, flags, old, old_length, new_fd, new, new_length,
+                    wasi,
+                    &mut memory,
+                    old_fd,
+                    flags,
+                    old,
+                    old_length,
+                    new_fd,
+                    new,
+                    new_length,
                 )
                 .await
             })
