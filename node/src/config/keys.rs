@@ -1,0 +1,202 @@
+//! The list of keys.
+//!
+//! Environment variables are named after keys: `offer.allow_any` is `P2PNODE_OFFER_ALLOW_ANY`.
+
+use serde_json::{Value, json};
+
+use super::error::{Fault, Problem};
+use super::value::{self, Raw, ValueError};
+use super::{Config, Origin};
+
+/// How every environment variable begins.
+const PREFIX: &str = "P2PNODE_";
+
+/// One key.
+pub(super) struct Key {
+    /// Its dotted name.
+    pub name: &'static str,
+    /// What it means, in one line.
+    pub help: &'static str,
+    /// Reads a value into the configuration.
+    set: fn(&mut Config, Raw) -> Result<(), ValueError>,
+    /// The value, `null` when it is not set.
+    pub show: fn(&Config) -> Value,
+}
+
+impl Key {
+    /// Reads a value into `config`.
+    pub(super) fn set(&self, config: &mut Config, raw: Raw) -> Result<(), ValueError> {
+        (self.set)(config, raw)
+    }
+
+    /// Its environment variable.
+    pub(super) fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.name.to_uppercase().replace('.', "_"))
+    }
+}
+
+/// A setting as some source has it.
+pub(super) type Set = (&'static Key, Raw, Origin);
+
+/// Makes a [`Key`] whose value is stored as it is read.
+macro_rules! key {
+    ($name:literal, $help:literal, $read:expr => |$config:ident| $place:expr, $show:expr) => {
+        Key {
+            name: $name,
+            help: $help,
+            set: |$config, raw| {
+                $place = ($read)(raw)?;
+                Ok(())
+            },
+            show: |$config| $show,
+        }
+    };
+}
+
+/// Addresses, peers and everything else whose text is what a person writes.
+fn texts<T: ToString>(items: &[T]) -> Value {
+    items.iter().map(ToString::to_string).collect()
+}
+
+fn optional<T: ToString>(value: Option<&T>) -> Value {
+    value.map_or(Value::Null, |value| value.to_string().into())
+}
+
+/// Every key, in the order in which they are shown.
+pub(super) static KEYS: &[Key] = &[
+    key!("name", "what people call this node; the host's name unless set",
+        |raw| value::node_name(&value::text(raw)?) => |c| c.name, json!(c.name)),
+    key!("network", "the overlay network it is in; nodes of other networks are not seen",
+        |raw| value::network_name(&value::text(raw)?) => |c| c.network, json!(c.network)),
+    key!("listen", "addresses to listen on; port 0 is a port of the system's choice",
+        value::addresses => |c| c.listen, texts(&c.listen)),
+    key!("external", "addresses that are known to lead here, such as a forwarded port",
+        value::addresses => |c| c.external, texts(&c.external)),
+    key!("bootstrap", "addresses of nodes to ask first",
+        value::addresses => |c| c.bootstrap, texts(&c.bootstrap)),
+    key!("mdns", "look for peers on the local network",
+        value::boolean => |c| c.mdns, json!(c.mdns)),
+    key!("upnp", "ask the router to forward ports",
+        value::boolean => |c| c.upnp, json!(c.upnp)),
+    key!("log", "what is logged: error, warn, info, debug, trace, or a filter such as info,p2pnode_node::net=debug",
+        value::text => |c| c.log, json!(c.log)),
+    key!("labels", "names that jobs can ask for, such as { site = \"lab\" }",
+        value::labels => |c| c.labels, json!(c.labels)),
+    Key {
+        name: "api.address",
+        help: "IP address of the local API; anything but loopback lets other machines try",
+        set: |c, raw| {
+            c.api.set_ip(value::ip(raw)?);
+            Ok(())
+        },
+        show: |c| json!(c.api.ip()),
+    },
+    Key {
+        name: "api.port",
+        help: "port of the local API; 0 is a port of the system's choice, which clients find by themselves",
+        set: |c, raw| {
+            c.api.set_port(value::small_number(raw)?);
+            Ok(())
+        },
+        show: |c| json!(c.api.port()),
+    },
+    key!("blobs.quota", "the most disk that stored chunks take; what live jobs need is kept all the same",
+        value::quantity::<p2pnode_protocol::Bytes> => |c| c.blob_quota, json!(c.blob_quota.to_string())),
+    key!("docker.socket", "the container engine; unset: DOCKER_HOST, or the usual sockets of Docker and Podman",
+        |raw| value::text(raw).map(Some) => |c| c.docker_socket, json!(c.docker_socket)),
+    key!("offer.cpus", "CPUs to offer; unset: all but one",
+        |raw| value::quantity(raw).map(Some) => |c| c.offer.cpus, optional(c.offer.cpus.as_ref())),
+    key!("offer.memory", "memory to offer; unset: three quarters",
+        |raw| value::quantity(raw).map(Some) => |c| c.offer.memory, optional(c.offer.memory.as_ref())),
+    key!("offer.disk", "disk to offer; unset: half of what is free",
+        |raw| value::quantity(raw).map(Some) => |c| c.offer.disk, optional(c.offer.disk.as_ref())),
+    key!("offer.gpus", "how many GPUs to offer; unset: none",
+        |raw| value::small_number(raw).map(Some) => |c| c.offer.gpus, json!(c.offer.gpus)),
+    key!("offer.allow", "peers that may run tasks here",
+        value::peers => |c| c.offer.allow, texts(&c.offer.allow)),
+    key!("offer.allow_any", "let anyone in the network run tasks here",
+        value::boolean => |c| c.offer.allow_any, json!(c.offer.allow_any)),
+    key!("offer.allow_root", "let tasks be root inside their containers when they ask for it",
+        value::boolean => |c| c.offer.allow_root, json!(c.offer.allow_root)),
+    key!("submit.wait_for_peers", "how long a job waits for a first peer that fits",
+        value::duration => |c| c.wait_for_peers,
+        json!(humantime::format_duration(c.wait_for_peers).to_string())),
+];
+
+/// Name, environment variable and meaning of every key: what the documentation must cover.
+pub fn documentation() -> impl Iterator<Item = (&'static str, String, &'static str)> {
+    KEYS.iter().map(|key| (key.name, key.variable(), key.help))
+}
+
+/// The key of this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The known word nearest to one that is not known, when at most a third of its letters differ.
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
+    let word = plain(word);
+    known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(&word, &plain(known)), known))
+        .filter(|(distance, known)| *distance <= known.len().max(3) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}
+
+/// What follows a name's last dot.
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// The key that may have been meant by `name`: one like it, or one whose last part is like it
+/// (`quota` for `blobs.quota`).
+pub(super) fn nearest_key(name: &str) -> Option<&'static str> {
+    let whole = nearest(name, KEYS.iter().map(|key| key.name));
+    whole.or_else(|| {
+        let found = nearest(last(name), KEYS.iter().map(|key| last(key.name)))?;
+        KEYS.iter()
+            .map(|key| key.name)
+            .find(|key| last(key) == found)
+    })
+}
+
+/// Reads the variables that are keys. Others that begin alike may be anything (tasks have theirs,
+/// and so do tests), so only what looks like a slip of a key is a fault.
+pub(super) fn from_environment(
+    environment: &[(String, String)],
+    settings: &mut Vec<Set>,
+    faults: &mut Vec<Fault>,
+) {
+    for (variable, text) in environment {
+        let Some(name) = variable.strip_prefix(PREFIX) else {
+            continue;
+        };
+        if variable == crate::home::DATA_DIR_VARIABLE {
+            continue;
+        }
+        let origin = Origin::Environment(variable.clone());
+        if let Some(key) = KEYS.iter().find(|key| key.variable() == *variable) {
+            settings.push((key, Raw::Text(text.clone()), origin));
+        } else if let Some(key) = slip(name) {
+            faults.push(Fault {
+                origin,
+                key: variable.clone(),
+                problem: Problem::Unknown {
+                    nearest: Some(key.variable()),
+                },
+            });
+        }
+    }
+}
+
+/// The key whose variable differs from this one by a letter or two.
+fn slip(name: &str) -> Option<&'static Key> {
+    let like = |key: &&Key| {
+        let known = key.variable();
+        let known = &known[PREFIX.len()..];
+        known.len() > 4 && strsim::damerau_levenshtein(name, known) <= 2
+    };
+    KEYS.iter().find(like)
+}

@@ -1,0 +1,96 @@
+//! What the command line says.
+
+use super::Origin;
+use super::keys::{self, Set};
+use super::value::Raw;
+
+/// Settings from flags, as text. The command line fills in what was given; each is read and checked
+/// like the same key of the file, and a fault names the flag.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--network`.
+    pub network: Option<String>,
+    /// `--listen`, once for each address.
+    pub listen: Vec<String>,
+    /// `--external`, once for each address.
+    pub external: Vec<String>,
+    /// `--bootstrap`, once for each address.
+    pub bootstrap: Vec<String>,
+    /// `--no-mdns`.
+    pub no_mdns: bool,
+    /// `--no-upnp`.
+    pub no_upnp: bool,
+    /// `--log`.
+    pub log: Option<String>,
+    /// `--label`, once for each `name=value`.
+    pub labels: Vec<String>,
+    /// `--api-port`.
+    pub api_port: Option<String>,
+    /// `--blob-quota`.
+    pub blob_quota: Option<String>,
+    /// `--cpus`.
+    pub cpus: Option<String>,
+    /// `--memory`.
+    pub memory: Option<String>,
+    /// `--disk`.
+    pub disk: Option<String>,
+    /// `--gpus`.
+    pub gpus: Option<String>,
+    /// `--allow`, once for each peer.
+    pub allow: Vec<String>,
+    /// `--allow-any`.
+    pub allow_any: bool,
+    /// `--allow-root`.
+    pub allow_root: bool,
+    /// `--wait-for-peers`.
+    pub wait_for_peers: Option<String>,
+}
+
+impl Overrides {
+    /// What was given, as settings.
+    pub(super) fn settings(&self) -> Vec<Set> {
+        let text = |value: &Option<String>| value.clone().map(Raw::Text);
+        let list = |values: &[String]| {
+            let items = values.iter().cloned().map(Raw::Text).collect();
+            (!values.is_empty()).then_some(Raw::List(items))
+        };
+        let yes = |given: bool, value: bool| given.then_some(Raw::Bool(value));
+        // Labels are one text in every source but the file.
+        let labels = (!self.labels.is_empty()).then(|| Raw::Text(self.labels.join(",")));
+        let given = [
+            ("name", "--name", text(&self.name)),
+            ("network", "--network", text(&self.network)),
+            ("listen", "--listen", list(&self.listen)),
+            ("external", "--external", list(&self.external)),
+            ("bootstrap", "--bootstrap", list(&self.bootstrap)),
+            ("mdns", "--no-mdns", yes(self.no_mdns, false)),
+            ("upnp", "--no-upnp", yes(self.no_upnp, false)),
+            ("log", "--log", text(&self.log)),
+            ("labels", "--label", labels),
+            ("api.port", "--api-port", text(&self.api_port)),
+            ("blobs.quota", "--blob-quota", text(&self.blob_quota)),
+            ("offer.cpus", "--cpus", text(&self.cpus)),
+            ("offer.memory", "--memory", text(&self.memory)),
+            ("offer.disk", "--disk", text(&self.disk)),
+            ("offer.gpus", "--gpus", text(&self.gpus)),
+            ("offer.allow", "--allow", list(&self.allow)),
+            ("offer.allow_any", "--allow-any", yes(self.allow_any, true)),
+            (
+                "offer.allow_root",
+                "--allow-root",
+                yes(self.allow_root, true),
+            ),
+            (
+                "submit.wait_for_peers",
+                "--wait-for-peers",
+                text(&self.wait_for_peers),
+            ),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(key, flag, raw)| Some((keys::find(key)?, raw?, Origin::Flag(flag))))
+            .collect()
+    }
+}
