@@ -301,6 +301,8 @@ pub enum Record {
         usage: Usage,
         /// Its outputs.
         outputs: Option<BlobRef>,
+        /// Length of its whole log, in bytes.
+        log_bytes: u64,
         /// Whether everything of it is here.
         collected: bool,
         /// Whether the task is done for good (otherwise it is tried again).
@@ -402,6 +404,8 @@ pub struct StoredEnd {
     pub usage: Usage,
     /// Its outputs.
     pub outputs: Option<BlobRef>,
+    /// Length of its whole log, in bytes.
+    pub log_bytes: u64,
     /// Whether everything of it is here.
     pub collected: bool,
     /// Whether the task is done for good.
