@@ -33,9 +33,8 @@ pub(super) fn apply(snapshot: &mut Snapshot, record: &Record) {
         }
         Record::Offer(terms) => snapshot.offer = Some(terms.clone()),
         Record::Allowed { peer, allowed } => {
-            if !*allowed {
-                snapshot.allowed.retain(|known| known != peer);
-            } else if !snapshot.allowed.contains(peer) {
+            snapshot.allowed.retain(|known| known != peer);
+            if *allowed {
                 snapshot.allowed.push(*peer);
             }
         }
@@ -64,6 +63,7 @@ fn apply_own(snapshot: &mut Snapshot, record: &Record) {
             outcome,
             usage,
             outputs,
+            log_bytes,
             collected,
             last,
         } => {
@@ -74,6 +74,7 @@ fn apply_own(snapshot: &mut Snapshot, record: &Record) {
                     outcome: outcome.clone(),
                     usage: *usage,
                     outputs: *outputs,
+                    log_bytes: *log_bytes,
                     collected: *collected,
                     last: *last,
                 };

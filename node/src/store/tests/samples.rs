@@ -135,6 +135,7 @@ pub(super) fn ended(job: u64, index: TaskIndex, attempt: u32, collected: bool) -
         outcome: outcome(failed),
         usage: usage(),
         outputs: (!failed).then(|| blob("outputs")),
+        log_bytes: 77,
         collected,
         last: !failed,
     }
