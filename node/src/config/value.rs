@@ -130,7 +130,7 @@ pub(super) fn quantity<T: FromStr<Err = UnitError>>(raw: Raw) -> Result<T> {
 
 /// A list; outside the file its items are separated by commas, and a single item may stand alone.
 fn list<T>(raw: Raw, item: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
-    let items = match raw {
+    match raw {
         Raw::Text(text) => {
             let parts = text.split(',').map(str::trim);
             parts.filter(|part| !part.is_empty()).map(&item).collect()
@@ -140,8 +140,7 @@ fn list<T>(raw: Raw, item: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
             .map(|raw| text(raw).and_then(|text| item(text.trim())))
             .collect(),
         _ => Err(ValueError::Kind("a list of texts")),
-    };
-    items
+    }
 }
 
 /// Multiaddrs.

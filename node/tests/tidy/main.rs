@@ -4,6 +4,8 @@
 //! at code: comments do not count, and test code (`#[cfg(test)]` modules, files in `tests`) may do
 //! what tests need.
 
+#![allow(clippy::unwrap_used)]
+
 mod source;
 
 use std::collections::BTreeSet;

@@ -154,11 +154,10 @@ impl JobFile {
         if self.full {
             return Ok(Vec::new());
         }
-        let missing = match self.attempts.get(&task_of(&frame)) {
-            Some(attempt) => attempt.coverage.missing(frame.offset..until),
-            None if length > 0 => vec![frame.offset..until],
-            None => Vec::new(),
-        };
+        let nothing = Coverage::default();
+        let known = self.attempts.get(&task_of(&frame));
+        let coverage = known.map_or(&nothing, |attempt| &attempt.coverage);
+        let missing = coverage.missing(frame.offset..until);
         let mut new = cut(frame, missing);
         for (written, piece) in new.iter().enumerate() {
             if self.end + (HEADER_BYTES + piece.bytes.len()) as u64 > limit {

@@ -143,30 +143,7 @@ fn apply_hosted(snapshot: &mut Snapshot, record: &Record) {
             if *number <= host.acknowledged || known {
                 return;
             }
-            host.outbox.push((*number, event.clone()));
-            host.outbox.sort_by_key(|(number, _)| *number);
-            if let ReportEvent::Finished {
-                task,
-                outcome: Outcome::Succeeded,
-                outputs: Some(_),
-                ..
-            } = event
-            {
-                let run = RunKey {
-                    submitter: hosted.submitter,
-                    attempt: AttemptKey {
-                        task: TaskKey {
-                            job: hosted.job,
-                            step: task.step,
-                            index: task.index,
-                        },
-                        attempt: task.attempt,
-                    },
-                };
-                if !host.kept.contains(&run) {
-                    host.kept.push(run);
-                }
-            }
+            store_event(host, *number, event);
         }
         Record::Acknowledged { hosted, through } => {
             if let Some(at) = find(hosts, *hosted) {
@@ -184,5 +161,32 @@ fn apply_hosted(snapshot: &mut Snapshot, record: &Record) {
         }
         Record::Unhosted(hosted) => hosts.retain(|known| known.hosted != *hosted),
         _ => {}
+    }
+}
+
+fn store_event(host: &mut StoredHosted, number: u64, event: &ReportEvent) {
+    host.outbox.push((number, event.clone()));
+    host.outbox.sort_by_key(|(number, _)| *number);
+    if let ReportEvent::Finished {
+        task,
+        outcome: Outcome::Succeeded,
+        outputs: Some(_),
+        ..
+    } = event
+    {
+        let run = RunKey {
+            submitter: host.hosted.submitter,
+            attempt: AttemptKey {
+                task: TaskKey {
+                    job: host.hosted.job,
+                    step: task.step,
+                    index: task.index,
+                },
+                attempt: task.attempt,
+            },
+        };
+        if !host.kept.contains(&run) {
+            host.kept.push(run);
+        }
     }
 }

@@ -229,6 +229,16 @@ async fn damaged_rows_are_told_and_not_skipped() {
 }
 
 #[test]
+fn the_largest_plans_are_refused_before_they_are_accepted() {
+    let mut plan = samples::plan();
+    check_plan(&plan).unwrap();
+    plan.steps[0].array.keys[0].values =
+        p2pnode_protocol::job::Values::List(vec!["x".repeat(MAX_VALUE_BYTES)]);
+    let refused = check_plan(&plan).unwrap_err();
+    assert!(refused.to_string().contains("plan"), "{refused}");
+}
+
+#[test]
 fn a_folder_that_is_not_there_is_told() {
     let place = place();
     let path = place.path.join("not/there.db");
