@@ -166,7 +166,6 @@ fn apply_hosted(snapshot: &mut Snapshot, record: &Record) {
 
 fn store_event(host: &mut StoredHosted, number: u64, event: &ReportEvent) {
     host.outbox.push((number, event.clone()));
-    host.outbox.sort_by_key(|(number, _)| *number);
     if let ReportEvent::Finished {
         task,
         outcome: Outcome::Succeeded,

@@ -84,6 +84,26 @@ async fn batches_come_out_in_order_and_only_once_they_are_stored() {
 }
 
 #[tokio::test]
+async fn what_was_handed_on_survives_a_killed_process() {
+    let place = place();
+    let (store, _) = Store::open(&place.path).unwrap();
+    let (writer, mut committed) = store.start::<()>().unwrap();
+    writer.commit(finished(1), ()).await.unwrap();
+    committed.recv().await.unwrap().unwrap();
+    // What the system has of the files now is what a kill would leave.
+    let left = tempfile::tempdir().unwrap();
+    for name in ["state.db", "state.db-wal"] {
+        fs::copy(place.path.with_file_name(name), left.path().join(name)).unwrap();
+    }
+    let snapshot = reopened(&left.path().join("state.db"));
+    assert_eq!(snapshot.jobs.len(), 1);
+    assert_eq!(snapshot.jobs[0].ends.len(), 1);
+    assert!(snapshot.jobs[0].ended.is_some());
+    drop(writer);
+    assert!(committed.recv().await.is_none());
+}
+
+#[tokio::test]
 async fn a_full_queue_refuses_and_room_tells() {
     let place = place();
     let (store, _) = Store::open(&place.path).unwrap();
