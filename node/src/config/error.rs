@@ -10,7 +10,9 @@ use super::value::ValueError;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file is there but cannot be read.
-    #[error("cannot read the configuration file `{path}`; check its permissions")]
+    #[error(
+        "cannot read the configuration file `{path}`; check its permissions, and that it is UTF-8 text"
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -6,10 +6,10 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Origin;
 use super::error::{ConfigError, Fault, Problem};
 use super::keys::{self, KEYS, Set};
 use super::value::{Raw, ValueError};
-use super::Origin;
 
 /// Reads the file at `path`, if it is there, into `settings` and what is wrong with it into
 /// `faults`.
@@ -112,9 +112,7 @@ fn raw(value: &DeValue<'_>) -> Raw {
         }
         DeValue::Float(number) => Raw::Number(number.as_str().replace('_', "")),
         DeValue::Boolean(value) => Raw::Bool(*value),
-        DeValue::Array(items) => {
-            Raw::List(items.iter().map(|item| raw(item.get_ref())).collect())
-        }
+        DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),
         DeValue::Table(table) => Raw::Table(
             table
                 .iter()

@@ -125,8 +125,7 @@ pub(super) static KEYS: &[Key] = &[
 
 /// Name, environment variable and meaning of every key: what the documentation must cover.
 pub fn documentation() -> impl Iterator<Item = (&'static str, String, &'static str)> {
-    KEYS.iter()
-        .map(|key| (key.name, key.variable(), key.help))
+    KEYS.iter().map(|key| (key.name, key.variable(), key.help))
 }
 
 /// The key of this name.
@@ -135,10 +134,7 @@ pub(super) fn find(name: &str) -> Option<&'static Key> {
 }
 
 /// The known word nearest to one that is not known, when at most a third of its letters differ.
-pub(super) fn nearest<'a>(
-    word: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let word = plain(word);
     known
@@ -149,13 +145,17 @@ pub(super) fn nearest<'a>(
         .map(|(_, known)| known)
 }
 
+/// What follows a name's last dot.
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
 /// The key that may have been meant by `name`: one like it, or one whose last part is like it
 /// (`quota` for `blobs.quota`).
 pub(super) fn nearest_key(name: &str) -> Option<&'static str> {
     let whole = nearest(name, KEYS.iter().map(|key| key.name));
     whole.or_else(|| {
-        let last = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
-        let found = nearest(name, KEYS.iter().map(|key| last(key.name)))?;
+        let found = nearest(last(name), KEYS.iter().map(|key| last(key.name)))?;
         KEYS.iter()
             .map(|key| key.name)
             .find(|key| last(key) == found)

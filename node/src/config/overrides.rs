@@ -1,8 +1,8 @@
 //! What the command line says.
 
+use super::Origin;
 use super::keys::{self, Set};
 use super::value::Raw;
-use super::Origin;
 
 /// Settings from flags, as text. The command line fills in what was given; each is read and checked
 /// like the same key of the file, and a fault names the flag.
@@ -77,8 +77,16 @@ impl Overrides {
             ("offer.gpus", "--gpus", text(&self.gpus)),
             ("offer.allow", "--allow", list(&self.allow)),
             ("offer.allow_any", "--allow-any", yes(self.allow_any, true)),
-            ("offer.allow_root", "--allow-root", yes(self.allow_root, true)),
-            ("submit.wait_for_peers", "--wait-for-peers", text(&self.wait_for_peers)),
+            (
+                "offer.allow_root",
+                "--allow-root",
+                yes(self.allow_root, true),
+            ),
+            (
+                "submit.wait_for_peers",
+                "--wait-for-peers",
+                text(&self.wait_for_peers),
+            ),
         ];
         given
             .into_iter()

@@ -85,7 +85,12 @@ fn what_explain_prints_can_be_a_configuration_file_again() {
     let (_folder, again) = sources(&config.explain().to_string());
     let again = Config::load(&again).unwrap();
     let values = |config: &Config| -> Vec<_> {
-        config.explain().0.into_iter().map(|set| set.value).collect()
+        config
+            .explain()
+            .0
+            .into_iter()
+            .map(|set| set.value)
+            .collect()
     };
     assert_eq!(values(&again), values(&config));
 }

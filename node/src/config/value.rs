@@ -59,7 +59,9 @@ pub enum ValueError {
     )]
     Address(String),
     /// Not a peer id.
-    #[error("`{0}` is not a peer id: it looks like 12D3KooW..., and `p2pnode id` prints a node's own")]
+    #[error(
+        "`{0}` is not a peer id: it looks like 12D3KooW..., and `p2pnode id` prints a node's own"
+    )]
     Peer(String),
     /// Not an IP address.
     #[error("`{0}` is not an IP address: write for example 127.0.0.1")]
@@ -71,10 +73,14 @@ pub enum ValueError {
     #[error("a name has 1 to {MAX_NAME_BYTES} bytes and no control characters")]
     Name,
     /// Not usable as a network's name.
-    #[error("`{0}` is not a network's name: use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-`, `_` and `.`")]
+    #[error(
+        "`{0}` is not a network's name: use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-`, `_` and `.`"
+    )]
     Network(String),
     /// Not usable as labels.
-    #[error("labels are up to {MAX_LABELS} pairs of names, such as {{ site = \"lab\" }} or site=lab")]
+    #[error(
+        "labels are up to {MAX_LABELS} pairs of names, such as {{ site = \"lab\" }} or site=lab"
+    )]
     Labels,
 }
 
@@ -124,7 +130,7 @@ pub(super) fn quantity<T: FromStr<Err = UnitError>>(raw: Raw) -> Result<T> {
 
 /// A list; outside the file its items are separated by commas, and a single item may stand alone.
 fn list<T>(raw: Raw, item: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
-    let items = match raw {
+    match raw {
         Raw::Text(text) => {
             let parts = text.split(',').map(str::trim);
             parts.filter(|part| !part.is_empty()).map(&item).collect()
@@ -134,16 +140,13 @@ fn list<T>(raw: Raw, item: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
             .map(|raw| text(raw).and_then(|text| item(text.trim())))
             .collect(),
         _ => Err(ValueError::Kind("a list of texts")),
-    };
-    items
+    }
 }
 
 /// Multiaddrs.
 pub(super) fn addresses(raw: Raw) -> Result<Vec<Multiaddr>> {
     list(raw, |text| {
-        let address: Multiaddr = text
-            .parse()
-            .map_err(|_| ValueError::Address(shown(text)))?;
+        let address: Multiaddr = text.parse().map_err(|_| ValueError::Address(shown(text)))?;
         // The empty text is the empty address, which leads nowhere.
         (!address.is_empty())
             .then_some(address)

@@ -53,7 +53,9 @@ pub enum HomeError {
         path: PathBuf,
     },
     /// The API's address cannot be read.
-    #[error("`{path}` does not hold an address; stop the node that uses its folder, and start it again")]
+    #[error(
+        "`{path}` does not hold an address; stop the node that uses its folder, and start it again"
+    )]
     BadEndpoint {
         /// The file.
         path: PathBuf,
@@ -62,7 +64,9 @@ pub enum HomeError {
         source: serde_json::Error,
     },
     /// A file or folder cannot be used.
-    #[error("cannot use `{path}`; check that it belongs to this user and that its disk is not full")]
+    #[error(
+        "cannot use `{path}`; check that it belongs to this user and that its disk is not full"
+    )]
     Io {
         /// Which.
         path: PathBuf,

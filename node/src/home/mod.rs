@@ -55,10 +55,7 @@ impl DataDir {
         match flag.or_else(|| variable().map(PathBuf::from)) {
             Some(path) => Self::at(&path),
             None => Ok(Self {
-                path: project()
-                    .ok_or(HomeError::NoHome)?
-                    .data_dir()
-                    .to_path_buf(),
+                path: project().ok_or(HomeError::NoHome)?.data_dir().to_path_buf(),
                 is_default: true,
             }),
         }

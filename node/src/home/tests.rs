@@ -50,7 +50,10 @@ fn identity_and_token_are_made_once_and_are_the_owners() {
     }
     let refused = home.identity().unwrap_err();
     let text = refused.to_string();
-    assert!(text.contains("chmod 600") && text.contains("identity"), "{text}");
+    assert!(
+        text.contains("chmod 600") && text.contains("identity"),
+        "{text}"
+    );
     assert!(matches!(
         home.token(),
         Err(HomeError::Exposed { mode: 0o644, .. })

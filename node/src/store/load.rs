@@ -123,7 +123,8 @@ fn load_ends(connection: &Connection, positions: &Positions, jobs: &mut [StoredJ
     let sql = "SELECT job, step, task, attempt, peer, rest, collected, last
         FROM ends ORDER BY seq";
     each(connection, sql, |row| {
-        let (outcome, usage, outputs, log_bytes): EndRest = from_blob("task's end", bytes(row, 5)?)?;
+        let (outcome, usage, outputs, log_bytes): EndRest =
+            from_blob("task's end", bytes(row, 5)?)?;
         let end = StoredEnd {
             task: rows::task(row.get(1)?, row.get(2)?, row.get(3)?)?,
             peer: rows::peer(bytes(row, 4)?)?,

@@ -31,6 +31,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use p2pnode_protocol::job::JobPlan;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::core::io::Snapshot;
@@ -48,6 +49,19 @@ const BUSY: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut back to this size after a burst, in bytes (16 MiB: four times what it
 /// reaches between automatic checkpoints).
 const JOURNAL_LIMIT: i64 = 16 << 20;
+
+/// Whether a job's plan is small enough to be stored. Asked before a job is accepted: later it would
+/// be an error of the database, which ends the node.
+///
+/// # Errors
+/// [`StoreError::TooLarge`].
+pub fn check_plan(plan: &JobPlan) -> Result<(), StoreError> {
+    let too_large = |source| StoreError::TooLarge {
+        what: "the job's plan (the values of its array and its list of inputs)",
+        source,
+    };
+    rows::to_blob(plan).map(drop).map_err(too_large)
+}
 
 /// An open database, before its writer starts.
 #[derive(Debug)]

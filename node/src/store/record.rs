@@ -106,7 +106,7 @@ statements! {
     unhost = "DELETE FROM hosted WHERE submitter = ?1 AND job = ?2";
     offer = "INSERT INTO offer (only, total, allow_any) VALUES (1, ?1, ?2)
         ON CONFLICT (only) DO UPDATE SET total = excluded.total, allow_any = excluded.allow_any";
-    allow = "INSERT INTO allowed (peer) VALUES (?1) ON CONFLICT (peer) DO NOTHING";
+    allow = "INSERT INTO allowed (peer) VALUES (?1)";
     deny = "DELETE FROM allowed WHERE peer = ?1";
 }
 
@@ -169,12 +169,12 @@ impl Statements<'_> {
                 Ok(())
             }
             Record::Allowed { peer, allowed } => {
-                let statement = if *allowed {
-                    &mut self.allow
-                } else {
-                    &mut self.deny
-                };
-                statement.execute([peer.to_bytes()])?;
+                // Allowed again is last in the order again.
+                let peer = peer.to_bytes();
+                self.deny.execute([&peer])?;
+                if *allowed {
+                    self.allow.execute([&peer])?;
+                }
                 Ok(())
             }
         }

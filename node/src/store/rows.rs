@@ -15,11 +15,13 @@ use p2pnode_protocol::{Digest, JobId, PeerId};
 
 use super::error::Damage;
 
-/// The largest stored value, in bytes (256 MiB): a job of the most tasks, a million, with some 250
-/// bytes of values or per-task inputs each. SQLite itself could hold 1 GB in a row.
-pub const MAX_VALUE_BYTES: usize = 256 << 20;
+/// The largest stored value, in bytes (128 MiB): the plan of a job of the most tasks, a million, with
+/// some 120 bytes of values or per-task inputs each. SQLite itself could hold 1 GB in a row, and the
+/// codec decodes no more than twice this.
+pub const MAX_VALUE_BYTES: usize = 128 << 20;
 
-/// What an attempt's row holds in one blob.
+/// What an attempt's row holds in one blob: how it ended, what it used, its outputs and the length
+/// of its log.
 pub(super) type EndRest = (Outcome, Usage, Option<BlobRef>, u64);
 
 /// Encodes a value for a blob column.

@@ -15,6 +15,7 @@
 mod coverage;
 mod file;
 mod format;
+mod reading;
 
 #[cfg(test)]
 mod tests;
