@@ -1,0 +1,500 @@
+//! The owner of the swarm.
+//!
+//! One task, one `select!`, every arm one call. It hands events and commands to the handlers, each of
+//! which owns its own tables and reaches the swarm only through [`Context`]; what needs the swarm as
+//! a whole they ask for by [`Action`]s. It must never wait for anybody: not for the node (events go
+//! through [`super::events`], which merges or refuses), nor for a peer.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::TransportError;
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, identify, ping};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::addresses::{self, Scope};
+use super::behaviour::{Behaviour, BehaviourEvent};
+use super::capacity::Capacity;
+use super::conduct::{Conduct, Misdeed, Verdict};
+use super::config::NetLimits;
+use super::discovery::Discovery;
+use super::events::EventSink;
+use super::exchange::Exchange;
+use super::handle::{Addresses, Command};
+use super::limits;
+use super::listen::Event;
+use super::metrics::NetMetrics;
+use super::peers::{Link, PeerTable};
+use super::protocols::Protocols;
+use super::reach::{self, Reach};
+use super::tasks::Tasks;
+
+/// How often idle connections of a crowded node are looked at.
+const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long connections may take to close at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Something that a handler wants done with the swarm as a whole.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Dial.
+    Dial(DialOpts),
+    /// Write down what a peer did, and shut it out if that was one too many.
+    Report(PeerId, Misdeed),
+    /// Close one connection.
+    Close(ConnectionId),
+    /// Reserve a place at this relay by listening there.
+    Reserve(PeerId, Multiaddr),
+}
+
+/// What handlers work with while they handle something.
+pub(super) struct Context<'a> {
+    pub behaviour: &'a mut Behaviour,
+    pub peers: &'a mut PeerTable,
+    pub actions: &'a mut Vec<Action>,
+    pub events: &'a EventSink,
+    pub metrics: &'a NetMetrics,
+    pub protocols: &'a Protocols,
+    pub local: PeerId,
+    /// Whether the node is known to be reachable from the whole Internet.
+    pub public: bool,
+    pub now: Instant,
+}
+
+/// The handlers, one for each concern.
+pub(super) struct Handlers {
+    pub tasks: Tasks,
+    pub capacity: Capacity,
+    pub exchange: Exchange,
+    pub discovery: Discovery,
+    pub reach: Reach,
+    pub conduct: Conduct,
+}
+
+/// What the handlers share.
+pub(super) struct Common {
+    pub peers: PeerTable,
+    pub actions: Vec<Action>,
+    pub events: EventSink,
+    pub metrics: NetMetrics,
+    pub protocols: Protocols,
+    pub public: bool,
+}
+
+impl Common {
+    fn context<'a>(&'a mut self, swarm: &'a mut Swarm<Behaviour>) -> Context<'a> {
+        let local = *swarm.local_peer_id();
+        Context {
+            behaviour: swarm.behaviour_mut(),
+            peers: &mut self.peers,
+            actions: &mut self.actions,
+            events: &self.events,
+            metrics: &self.metrics,
+            protocols: &self.protocols,
+            local,
+            public: self.public,
+            now: Instant::now(),
+        }
+    }
+}
+
+/// The actor.
+pub(super) struct NetActor {
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    handlers: Handlers,
+    common: Common,
+    limits: NetLimits,
+    addresses: watch::Sender<Addresses>,
+    next_trim: Instant,
+}
+
+impl NetActor {
+    pub(super) fn new(
+        swarm: Swarm<Behaviour>,
+        commands: mpsc::Receiver<Command>,
+        handlers: Handlers,
+        common: Common,
+        limits: NetLimits,
+        addresses: watch::Sender<Addresses>,
+    ) -> Self {
+        Self {
+            swarm,
+            commands,
+            handlers,
+            common,
+            limits,
+            addresses,
+            next_trim: Instant::now() + TRIM_INTERVAL,
+        }
+    }
+
+    /// Handles what happened before the actor ran, so that whoever starts it finds the addresses.
+    pub(super) fn begin(&mut self, early: Vec<Event>) {
+        for event in early {
+            self.on_event(event);
+        }
+        self.on_deadline();
+    }
+
+    /// Runs until it is told to end, or nobody is left who could tell it.
+    pub(super) async fn run(mut self) {
+        let ended = loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                command = self.commands.recv() => {
+                    if let ControlFlow::Break(reply) = self.on_command(command) {
+                        break reply;
+                    }
+                }
+                event = self.swarm.select_next_some() => self.on_event(event),
+                () = tokio::time::sleep_until(deadline.into()) => self.on_deadline(),
+            }
+        };
+        self.close().await;
+        if let Some(reply) = ended {
+            let _ = reply.send(());
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        [
+            self.handlers.discovery.deadline(),
+            self.handlers.reach.deadline(),
+            self.handlers.conduct.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_trim, Instant::min)
+    }
+
+    fn on_deadline(&mut self) {
+        let mut cx = self.common.context(&mut self.swarm);
+        self.handlers.discovery.on_deadline(&mut cx);
+        self.handlers.reach.on_deadline(&mut cx);
+        for peer in self.handlers.conduct.released(cx.now) {
+            cx.behaviour.blocked.unblock_peer(peer);
+        }
+        if cx.now >= self.next_trim {
+            self.next_trim = cx.now + TRIM_INTERVAL;
+            self.trim();
+        }
+        self.perform();
+    }
+
+    fn trim(&mut self) {
+        let gossip = &self.swarm.behaviour().gossipsub;
+        let surplus = limits::surplus(&self.common.peers, &self.limits, Instant::now(), |peer| {
+            gossip.all_mesh_peers().any(|needed| needed == peer)
+        });
+        for peer in surplus {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    fn on_command(&mut self, command: Option<Command>) -> Flow {
+        let mut cx = self.common.context(&mut self.swarm);
+        let handlers = &mut self.handlers;
+        match command {
+            None => return ControlFlow::Break(None),
+            Some(Command::Shutdown(reply)) => return ControlFlow::Break(Some(reply)),
+            Some(Command::Call {
+                peer,
+                request,
+                reply,
+            }) => handlers.tasks.call(&mut cx, peer, request, reply),
+            Some(Command::Respond { id, response }) => handlers.tasks.answer(&mut cx, id, response),
+            Some(Command::Publish(advert)) => handlers.capacity.publish(&mut cx, *advert),
+            Some(Command::Connect(peer)) => handlers.discovery.connect(&mut cx, peer),
+            Some(Command::Provide(providing)) => handlers.discovery.provide(&mut cx, providing),
+            Some(Command::FindProviders) => handlers.discovery.find_providers(&mut cx),
+            Some(Command::Open { peer, kind, reply }) => {
+                cx.peers.used(&peer, cx.now);
+                if cx.behaviour.streams.open(peer, kind, reply) {
+                    cx.actions.push(Action::Dial(
+                        DialOpts::peer_id(peer)
+                            .addresses(addresses::preferred(&cx.peers.addresses(&peer)))
+                            .extend_addresses_through_behaviour()
+                            .build(),
+                    ));
+                }
+            }
+            Some(Command::Peers(reply)) => {
+                let _ = reply.send(cx.peers.snapshot());
+            }
+            Some(Command::NetworkSize(reply)) => {
+                let others = handlers.capacity.len().max(cx.peers.connected_count());
+                let _ = reply.send(others + 1);
+            }
+            Some(Command::Report { peer, misdeed }) => {
+                cx.actions.push(Action::Report(peer, misdeed));
+            }
+            Some(Command::Disconnect(peer)) => {
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+        }
+        self.perform();
+        ControlFlow::Continue(())
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                concurrent_dial_errors,
+                ..
+            } => {
+                for (address, _) in concurrent_dial_errors.unwrap_or_default() {
+                    self.common.peers.failed(&peer_id, &address);
+                }
+                self.on_connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                cause,
+                ..
+            } => {
+                tracing::debug!(peer = %peer_id, ?cause, "connection closed");
+                self.on_disconnected(peer_id, connection_id);
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                peer_id,
+                error,
+            } => {
+                tracing::debug!(peer = ?peer_id, %error, "cannot connect");
+                let mut cx = self.common.context(&mut self.swarm);
+                let discovery = &mut self.handlers.discovery;
+                discovery.on_dial_error(&mut cx, connection_id, peer_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                tracing::debug!(%error, "an incoming connection failed");
+            }
+            SwarmEvent::ListenerClosed { listener_id, .. } => {
+                let mut cx = self.common.context(&mut self.swarm);
+                self.handlers.reach.on_listener_closed(&mut cx, listener_id);
+                self.on_addresses();
+            }
+            SwarmEvent::NewListenAddr { .. }
+            | SwarmEvent::ExpiredListenAddr { .. }
+            | SwarmEvent::ExternalAddrConfirmed { .. }
+            | SwarmEvent::ExternalAddrExpired { .. } => self.on_addresses(),
+            _ => {}
+        }
+        self.perform();
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        let mut cx = self.common.context(&mut self.swarm);
+        let handlers = &mut self.handlers;
+        match event {
+            BehaviourEvent::Tasks(event) => handlers.tasks.on_event(&mut cx, event),
+            BehaviourEvent::Exchange(event) => {
+                handlers
+                    .exchange
+                    .on_event(&mut cx, &mut handlers.capacity, event);
+            }
+            BehaviourEvent::Gossipsub(event) => on_gossip(handlers, &mut cx, event),
+            BehaviourEvent::Identify(event) => on_identify(handlers, &mut cx, event),
+            BehaviourEvent::Kad(event) => handlers.discovery.on_kad(&mut cx, event),
+            BehaviourEvent::Mdns(event) => handlers.discovery.on_mdns(&mut cx, event),
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                result: Ok(rtt),
+                ..
+            }) => cx.peers.measured(&peer, rtt),
+            BehaviourEvent::Ping(_) => {}
+            BehaviourEvent::Autonat(event) => handlers.reach.on_autonat(&mut cx, &event),
+            BehaviourEvent::RelayServer(event) => reach::on_relay_server(&event),
+            BehaviourEvent::RelayClient(event) => reach::on_relay_client(&event),
+            BehaviourEvent::Dcutr(event) => reach::on_dcutr(&event),
+            BehaviourEvent::Upnp(event) => reach::on_upnp(&event),
+            BehaviourEvent::Blocked(never)
+            | BehaviourEvent::ConnectionLimits(never)
+            | BehaviourEvent::MemoryLimit(never)
+            | BehaviourEvent::Streams(never) => match never {},
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let mut cx = self.common.context(&mut self.swarm);
+        let link = Link {
+            id,
+            remote: endpoint.get_remote_address().clone(),
+            dialled: endpoint.is_dialer(),
+            since: cx.now,
+        };
+        cx.metrics.connections.inc();
+        let first = cx.peers.connected_now(peer, link);
+        if first {
+            tracing::debug!(%peer, address = %endpoint.get_remote_address(), "connected");
+            cx.metrics.peers_connected.inc();
+            cx.events.connected(peer);
+        }
+        let handlers = &mut self.handlers;
+        handlers.discovery.on_connected(cx.now, id, peer);
+        handlers.reach.on_connected(&cx, peer);
+        if first {
+            handlers
+                .exchange
+                .on_connected(&mut cx, &handlers.capacity, peer);
+        }
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId, id: ConnectionId) {
+        let mut cx = self.common.context(&mut self.swarm);
+        cx.metrics.connections.dec();
+        if cx.peers.disconnected_now(&peer, id) {
+            cx.metrics.peers_connected.dec();
+            cx.events.disconnected(peer);
+            self.handlers.exchange.on_disconnected(&peer);
+            self.handlers.discovery.on_disconnected(&mut cx);
+        }
+    }
+
+    /// The addresses that we listen on or are reached at changed.
+    fn on_addresses(&mut self) {
+        let listen: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        let external: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
+        let direct = |address: &Multiaddr| addresses::scope(address) != Some(Scope::Relayed);
+        let reachable = external.iter().any(direct);
+        self.common.public = external
+            .iter()
+            .any(|address| addresses::scope(address) == Some(Scope::Global));
+        let mut cx = self.common.context(&mut self.swarm);
+        self.handlers.reach.on_external(&mut cx, reachable);
+        let addresses = Addresses { listen, external };
+        if *self.addresses.borrow() != addresses {
+            cx.events
+                .addresses(addresses.listen.clone(), addresses.external.clone());
+            self.addresses.send_replace(addresses);
+        }
+    }
+
+    /// Does what the handlers asked for, and what they ask for because of that.
+    fn perform(&mut self) {
+        while !self.common.actions.is_empty() {
+            for action in std::mem::take(&mut self.common.actions) {
+                match action {
+                    Action::Dial(options) => self.dial(options),
+                    Action::Report(peer, misdeed) => self.report(peer, misdeed),
+                    Action::Close(id) => {
+                        self.swarm.close_connection(id);
+                    }
+                    Action::Reserve(relay, circuit) => self.reserve(relay, circuit),
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, options: DialOpts) {
+        let (id, peer) = (options.connection_id(), options.get_peer_id());
+        if let Err(error) = self.swarm.dial(options) {
+            let mut cx = self.common.context(&mut self.swarm);
+            let discovery = &mut self.handlers.discovery;
+            discovery.on_dial_error(&mut cx, id, peer, &error);
+        }
+    }
+
+    fn report(&mut self, peer: PeerId, misdeed: Misdeed) {
+        let cx = self.common.context(&mut self.swarm);
+        if peer == cx.local {
+            return;
+        }
+        cx.metrics.misdeed(misdeed).inc();
+        tracing::debug!(%peer, misdeed = misdeed.name(), "a peer misbehaved");
+        if self.handlers.conduct.report(peer, misdeed, cx.now) == Verdict::ShutOut {
+            tracing::info!(%peer, misdeed = misdeed.name(), "shutting a peer out for a while");
+            cx.metrics.peers_shut_out.inc();
+            cx.behaviour.kad.remove_peer(&peer);
+            cx.behaviour.blocked.block_peer(peer);
+            cx.events.shut_out(peer, misdeed);
+        }
+    }
+
+    fn reserve(&mut self, relay: PeerId, circuit: Multiaddr) {
+        match self.swarm.listen_on(circuit) {
+            Ok(listener) => self.handlers.reach.on_reserving(listener, relay),
+            Err(TransportError::MultiaddrNotSupported(address)) => {
+                tracing::debug!(%address, "not an address of a relay");
+            }
+            Err(TransportError::Other(error)) => {
+                tracing::debug!(%relay, %error, "no reservation with this relay");
+            }
+        }
+    }
+
+    /// Closes every connection, so that peers notice at once.
+    async fn close(&mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let all_closed = async {
+            while self.swarm.connected_peers().next().is_some() {
+                let event = self.swarm.select_next_some().await;
+                self.on_event(event);
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, all_closed)
+            .await
+            .is_err()
+        {
+            tracing::debug!("some connections did not close in time");
+        }
+    }
+}
+
+/// Whether to go on; otherwise who wants to know that it ended.
+type Flow = ControlFlow<Option<oneshot::Sender<()>>>;
+
+fn on_gossip(handlers: &mut Handlers, cx: &mut Context<'_>, event: gossipsub::Event) {
+    match event {
+        gossipsub::Event::Message {
+            propagation_source,
+            message_id,
+            message,
+        } => handlers
+            .capacity
+            .on_gossip(cx, propagation_source, &message_id, &message),
+        gossipsub::Event::Subscribed { peer_id, .. } => {
+            handlers
+                .exchange
+                .on_subscribed(cx, &handlers.capacity, peer_id);
+        }
+        event => tracing::trace!(?event, "gossip"),
+    }
+}
+
+fn on_identify(handlers: &mut Handlers, cx: &mut Context<'_>, event: identify::Event) {
+    let identify::Event::Received { peer_id, info, .. } = event else {
+        return;
+    };
+    cx.peers.identified(peer_id, &info.agent_version);
+    if !info.protocols.contains(&cx.protocols.task) {
+        let other_version = info
+            .protocols
+            .iter()
+            .any(|protocol| cx.protocols.is_other_version(protocol));
+        let misdeed = if other_version {
+            Misdeed::UnknownVersion
+        } else {
+            Misdeed::OtherNetwork
+        };
+        cx.actions.push(Action::Report(peer_id, misdeed));
+        return;
+    }
+    handlers
+        .discovery
+        .on_identified(cx, peer_id, &info.listen_addrs, &info.protocols);
+    handlers.reach.on_identified(cx, peer_id, &info.protocols);
+}

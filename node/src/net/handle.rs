@@ -1,0 +1,241 @@
+//! What the node may ask of the network.
+
+use std::sync::Arc;
+
+use libp2p::{Multiaddr, PeerId};
+use p2pnode_protocol::advert::SignedAdvert;
+use p2pnode_protocol::message::{TaskRequest, TaskResponse};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::conduct::Misdeed;
+use super::error::{CallError, OpenError};
+use super::metrics::NetMetrics;
+use super::peers::PeerSnapshot;
+use super::protocols::StreamKind;
+use super::streams::NetStream;
+use super::tasks::{self, InboundId, Reply};
+
+/// Commands that wait for the actor. It takes each in microseconds, so this only evens out bursts.
+pub(super) const COMMAND_QUEUE: usize = 256;
+
+/// A wish of the node.
+#[derive(Debug)]
+pub(super) enum Command {
+    Call {
+        peer: PeerId,
+        request: Vec<u8>,
+        reply: Reply,
+    },
+    Respond {
+        id: InboundId,
+        response: Vec<u8>,
+    },
+    Publish(Box<SignedAdvert>),
+    Connect(PeerId),
+    Disconnect(PeerId),
+    Provide(bool),
+    FindProviders,
+    Open {
+        peer: PeerId,
+        kind: StreamKind,
+        reply: oneshot::Sender<Result<NetStream, OpenError>>,
+    },
+    Peers(oneshot::Sender<Vec<PeerSnapshot>>),
+    NetworkSize(oneshot::Sender<usize>),
+    Report {
+        peer: PeerId,
+        misdeed: Misdeed,
+    },
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Where this node is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Listened on; wildcards are resolved to the addresses of the interfaces.
+    pub listen: Vec<Multiaddr>,
+    /// Confirmed from outside, and places at relays.
+    pub external: Vec<Multiaddr>,
+}
+
+/// The node's hand on the network. Clones are cheap; the network ends when the last is dropped, or by
+/// [`NetHandle::shutdown`].
+#[derive(Debug, Clone)]
+pub struct NetHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    commands: mpsc::Sender<Command>,
+    local: PeerId,
+    network: String,
+    addresses: watch::Receiver<Addresses>,
+    metrics: NetMetrics,
+}
+
+impl NetHandle {
+    pub(super) fn new(
+        commands: mpsc::Sender<Command>,
+        local: PeerId,
+        network: String,
+        addresses: watch::Receiver<Addresses>,
+        metrics: NetMetrics,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                commands,
+                local,
+                network,
+                addresses,
+                metrics,
+            }),
+        }
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn local_peer_id(&self) -> PeerId {
+        self.shared.local
+    }
+
+    /// The network's name.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.shared.network
+    }
+
+    /// The addresses that this node listens on, as of now.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<Multiaddr> {
+        self.shared.addresses.borrow().listen.clone()
+    }
+
+    /// The addresses that others have confirmed, as of now.
+    #[must_use]
+    pub fn external_addresses(&self) -> Vec<Multiaddr> {
+        self.shared.addresses.borrow().external.clone()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn metrics(&self) -> &NetMetrics {
+        &self.shared.metrics
+    }
+
+    async fn send(&self, command: Command) -> bool {
+        self.shared.commands.send(command).await.is_ok()
+    }
+
+    /// Asks `peer` and waits for the answer, 20 seconds at the most. Dials it when it is not
+    /// connected. Encoding is done here, on the caller's task.
+    ///
+    /// # Errors
+    /// Why there is no answer. [`CallError::TooMany`] and [`CallError::TooLarge`] are found before
+    /// anything is sent; after any other error the peer may or may not have got the request.
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        request: &TaskRequest,
+    ) -> Result<TaskResponse, CallError> {
+        let request = tasks::encode_request(request)?;
+        let (reply, answer) = oneshot::channel();
+        let call = Command::Call {
+            peer,
+            request,
+            reply,
+        };
+        if !self.send(call).await {
+            return Err(CallError::Stopped);
+        }
+        answer.await.unwrap_or(Err(CallError::Stopped))
+    }
+
+    /// Answers a request. When the peer has gone or given up meanwhile, nothing happens.
+    ///
+    /// # Errors
+    /// [`CallError::TooLarge`], [`CallError::Stopped`].
+    pub async fn respond(&self, id: InboundId, response: &TaskResponse) -> Result<(), CallError> {
+        let response = tasks::encode_response(response)?;
+        if self.send(Command::Respond { id, response }).await {
+            Ok(())
+        } else {
+            Err(CallError::Stopped)
+        }
+    }
+
+    /// Tells everybody what this node can give, now and whenever somebody connects. The advert must
+    /// be this node's own, for this network, and newer than the last.
+    pub async fn publish(&self, advert: SignedAdvert) {
+        self.send(Command::Publish(Box::new(advert))).await;
+    }
+
+    /// Connects to `peer`: at the addresses known for it, then at those that the DHT knows. Success
+    /// shows as [`super::NetEvent::Connected`]; does nothing when it is connected already.
+    pub async fn connect(&self, peer: PeerId) {
+        self.send(Command::Connect(peer)).await;
+    }
+
+    /// Closes all connections to `peer`. It may connect again.
+    pub async fn disconnect(&self, peer: PeerId) {
+        self.send(Command::Disconnect(peer)).await;
+    }
+
+    /// Whether this node can be found through the DHT as one that offers capacity.
+    pub async fn provide(&self, providing: bool) {
+        self.send(Command::Provide(providing)).await;
+    }
+
+    /// Looks in the DHT for nodes that offer capacity, and connects to them; their adverts follow.
+    pub async fn find_providers(&self) {
+        self.send(Command::FindProviders).await;
+    }
+
+    /// Opens a stream to `peer`, dialling it when it is not connected. When this returns, the stream
+    /// waits in the peer's queue or was taken from it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn open_stream(
+        &self,
+        peer: PeerId,
+        kind: StreamKind,
+    ) -> Result<NetStream, OpenError> {
+        let (reply, stream) = oneshot::channel();
+        if !self.send(Command::Open { peer, kind, reply }).await {
+            return Err(OpenError::Stopped);
+        }
+        // The reply is dropped with the connection that was to open the stream.
+        stream.await.unwrap_or(Err(OpenError::Unreachable))
+    }
+
+    /// Everything known about other nodes: for people, and to be stored for the next start. Empty
+    /// after the end.
+    pub async fn peers(&self) -> Vec<PeerSnapshot> {
+        let (reply, peers) = oneshot::channel();
+        self.send(Command::Peers(reply)).await;
+        peers.await.unwrap_or_default()
+    }
+
+    /// About how many nodes there are, this one included: those whose adverts are known, or those that
+    /// are connected. For [`super::advert_interval`].
+    pub async fn network_size(&self) -> usize {
+        let (reply, size) = oneshot::channel();
+        self.send(Command::NetworkSize(reply)).await;
+        size.await.unwrap_or(1)
+    }
+
+    /// Writes down that a peer did what a correct peer never does. Past a limit it is disconnected and
+    /// shut out for some minutes.
+    pub async fn report_misbehaviour(&self, peer: PeerId, misdeed: Misdeed) {
+        self.send(Command::Report { peer, misdeed }).await;
+    }
+
+    /// Closes every connection and ends, within half a second. Returns when that is done.
+    pub async fn shutdown(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.send(Command::Shutdown(reply)).await {
+            let _ = done.await;
+        }
+    }
+}

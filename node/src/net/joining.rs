@@ -1,0 +1,161 @@
+//! The way into the network: bootstrap nodes and remembered peers.
+//!
+//! Owned by [`super::discovery`]. Bootstrap nodes are dialled until they answer, and again when the
+//! connection is lost; remembered peers are dialled at the start, and whenever this node is alone.
+
+use std::time::{Duration, Instant};
+
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ConnectionId, DialError};
+use libp2p::{Multiaddr, PeerId};
+
+use super::actor::{Action, Context};
+use super::addresses;
+
+/// First pause before a bootstrap node is dialled again: people start several nodes at once, in any
+/// order.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest pause while this node is alone.
+const ALONE_PAUSE: Duration = Duration::from_secs(10);
+
+/// Longest pause while there are other peers, and how often a connected bootstrap node is checked.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// How many remembered peers are dialled at a time.
+const REMEMBERED_AT_A_TIME: usize = 16;
+
+#[derive(Debug)]
+struct Bootstrap {
+    address: Multiaddr,
+    peer: Option<PeerId>,
+    dialling: Option<ConnectionId>,
+    next: Instant,
+    pause: Duration,
+}
+
+/// The way in.
+#[derive(Debug)]
+pub(super) struct Joining {
+    bootstrap: Vec<Bootstrap>,
+    /// When remembered peers are dialled next; `None` while there is company.
+    remembered: Option<Instant>,
+    pause: Duration,
+}
+
+impl Joining {
+    pub(super) fn new(bootstrap: &[Multiaddr], now: Instant) -> Self {
+        Self {
+            bootstrap: bootstrap
+                .iter()
+                .map(|address| Bootstrap {
+                    address: address.clone(),
+                    peer: addresses::peer_of(address),
+                    dialling: None,
+                    next: now,
+                    pause: FIRST_PAUSE,
+                })
+                .collect(),
+            remembered: Some(now),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.bootstrap
+            .iter()
+            .filter(|node| node.dialling.is_none())
+            .map(|node| node.next)
+            .chain(self.remembered)
+            .min()
+    }
+
+    pub(super) fn on_deadline(&mut self, cx: &mut Context<'_>) {
+        let alone = cx.peers.connected_count() == 0;
+        for node in &mut self.bootstrap {
+            if node.dialling.is_some() || node.next > cx.now {
+                continue;
+            }
+            if node.peer.is_some_and(|peer| cx.peers.is_connected(&peer)) {
+                node.pause = FIRST_PAUSE;
+                node.next = cx.now + PAUSE;
+                continue;
+            }
+            let options = match node.peer {
+                Some(peer) => DialOpts::peer_id(peer)
+                    .addresses(vec![node.address.clone()])
+                    .build(),
+                None => DialOpts::unknown_peer_id()
+                    .address(node.address.clone())
+                    .build(),
+            };
+            node.dialling = Some(options.connection_id());
+            node.next = cx.now + node.pause;
+            node.pause = (node.pause * 2).min(if alone { ALONE_PAUSE } else { PAUSE });
+            cx.actions.push(Action::Dial(options));
+        }
+        if self.remembered.is_some_and(|at| at <= cx.now) {
+            self.dial_remembered(cx);
+        }
+    }
+
+    fn dial_remembered(&mut self, cx: &mut Context<'_>) {
+        for peer in cx.peers.dialable().into_iter().take(REMEMBERED_AT_A_TIME) {
+            let options = DialOpts::peer_id(peer)
+                .addresses(addresses::preferred(&cx.peers.addresses(&peer)))
+                .build();
+            cx.actions.push(Action::Dial(options));
+        }
+        self.remembered = Some(cx.now + self.pause);
+        self.pause = (self.pause * 2).min(PAUSE);
+    }
+
+    pub(super) fn on_connected(&mut self, now: Instant, id: ConnectionId, peer: PeerId) {
+        for node in &mut self.bootstrap {
+            if node.dialling == Some(id) {
+                node.dialling = None;
+                node.peer = Some(peer);
+                node.next = now + PAUSE;
+            }
+        }
+        self.remembered = None;
+        self.pause = FIRST_PAUSE;
+    }
+
+    /// The last peer is gone.
+    pub(super) fn on_alone(&mut self, now: Instant) {
+        self.remembered = Some(now);
+        for node in &mut self.bootstrap {
+            node.next = now;
+            node.pause = FIRST_PAUSE;
+        }
+    }
+
+    pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError) {
+        let Some(place) = self
+            .bootstrap
+            .iter()
+            .position(|node| node.dialling == Some(id))
+        else {
+            return;
+        };
+        let node = &mut self.bootstrap[place];
+        node.dialling = None;
+        match error {
+            DialError::LocalPeerId { .. } => {
+                tracing::info!(address = %node.address, "this bootstrap node is this node itself");
+                self.bootstrap.remove(place);
+            }
+            DialError::WrongPeerId { obtained, .. } => {
+                tracing::warn!(
+                    address = %node.address,
+                    %obtained,
+                    "another peer than named answers at this bootstrap address"
+                );
+            }
+            error => {
+                tracing::debug!(address = %node.address, %error, "a bootstrap node does not answer");
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Numbers about the network, for `/metrics` and for tests.
+//!
+//! Plain counters that every module of `net` holds a clone of; registering them is up to the API.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::conduct::Misdeed;
+
+/// Tells misdeeds apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MisdeedLabel {
+    /// [`Misdeed::name`].
+    pub kind: String,
+}
+
+/// Bytes that went one way and the other.
+#[derive(Debug, Clone, Default)]
+pub struct ByteCounters {
+    /// Bytes sent.
+    pub sent: Counter,
+    /// Bytes received.
+    pub received: Counter,
+}
+
+/// What the network counts. Clones share the counters.
+#[derive(Debug, Clone, Default)]
+pub struct NetMetrics {
+    /// Peers that are connected.
+    pub peers_connected: Gauge,
+    /// Connections that are open; a peer can have several.
+    pub connections: Gauge,
+    /// Task requests sent.
+    pub requests_sent: Counter,
+    /// Task requests that had no answer.
+    pub requests_failed: Counter,
+    /// Task requests received and handed on.
+    pub requests_received: Counter,
+    /// Task requests answered *busy* without asking the node.
+    pub requests_refused: Counter,
+    /// Bytes of task messages.
+    pub task_bytes: ByteCounters,
+    /// Streams opened to peers.
+    pub streams_opened: Counter,
+    /// Streams accepted from peers.
+    pub streams_accepted: Counter,
+    /// Streams from peers that were refused.
+    pub streams_refused: Counter,
+    /// Bytes of streams.
+    pub stream_bytes: ByteCounters,
+    /// Own adverts published.
+    pub adverts_published: Counter,
+    /// Adverts of others that were new and true.
+    pub adverts_accepted: Counter,
+    /// Adverts of others that were known already or expired.
+    pub adverts_stale: Counter,
+    /// Adverts of others that were forged.
+    pub adverts_rejected: Counter,
+    /// Bytes of adverts exchanged directly.
+    pub advert_bytes: ByteCounters,
+    /// What peers did wrong.
+    pub misdeeds: Family<MisdeedLabel, Counter>,
+    /// Peers shut out for it.
+    pub peers_shut_out: Counter,
+}
+
+impl NetMetrics {
+    /// Registers everything under `p2pnode_net`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("p2pnode_net");
+        let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge(
+            "peers_connected",
+            "Peers that are connected",
+            &self.peers_connected,
+        );
+        gauge("connections", "Open connections", &self.connections);
+        for (name, help, counter) in [
+            ("requests_sent", "Task requests sent", &self.requests_sent),
+            (
+                "requests_failed",
+                "Task requests without an answer",
+                &self.requests_failed,
+            ),
+            (
+                "requests_received",
+                "Task requests received",
+                &self.requests_received,
+            ),
+            (
+                "requests_refused",
+                "Task requests answered busy",
+                &self.requests_refused,
+            ),
+            (
+                "streams_opened",
+                "Streams opened to peers",
+                &self.streams_opened,
+            ),
+            (
+                "streams_accepted",
+                "Streams accepted from peers",
+                &self.streams_accepted,
+            ),
+            (
+                "streams_refused",
+                "Streams from peers that were refused",
+                &self.streams_refused,
+            ),
+            (
+                "adverts_published",
+                "Own capacity adverts published",
+                &self.adverts_published,
+            ),
+            (
+                "adverts_accepted",
+                "New capacity adverts of others",
+                &self.adverts_accepted,
+            ),
+            (
+                "adverts_stale",
+                "Capacity adverts that were known or expired",
+                &self.adverts_stale,
+            ),
+            (
+                "adverts_rejected",
+                "Capacity adverts that were forged",
+                &self.adverts_rejected,
+            ),
+            (
+                "peers_shut_out",
+                "Peers shut out for misbehaviour",
+                &self.peers_shut_out,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        for (sent, received, what, bytes) in [
+            (
+                "task_sent",
+                "task_received",
+                "task messages",
+                &self.task_bytes,
+            ),
+            (
+                "stream_sent",
+                "stream_received",
+                "streams",
+                &self.stream_bytes,
+            ),
+            (
+                "advert_sent",
+                "advert_received",
+                "adverts exchanged directly",
+                &self.advert_bytes,
+            ),
+        ] {
+            registry.register_with_unit(
+                sent,
+                format!("Bytes of {what} sent"),
+                Unit::Bytes,
+                bytes.sent.clone(),
+            );
+            registry.register_with_unit(
+                received,
+                format!("Bytes of {what} received"),
+                Unit::Bytes,
+                bytes.received.clone(),
+            );
+        }
+        registry.register(
+            "misdeeds",
+            "What peers did wrong, by kind",
+            self.misdeeds.clone(),
+        );
+    }
+
+    /// The counter of one kind of misdeed.
+    #[must_use]
+    pub fn misdeed(&self, misdeed: Misdeed) -> Counter {
+        let label = MisdeedLabel {
+            kind: misdeed.name().to_owned(),
+        };
+        self.misdeeds.get_or_create(&label).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn clones_share_and_everything_is_registered() {
+        let metrics = NetMetrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        metrics.clone().misdeed(Misdeed::Garbage).inc();
+        metrics.clone().stream_bytes.sent.inc_by(7);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(
+            text.contains("p2pnode_net_misdeeds_total{kind=\"garbage\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("p2pnode_net_stream_sent_bytes_total 7"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,418 @@
+//! What this node knows about other nodes: addresses, connections, round trips.
+//!
+//! Owned by the actor, filled by the protocol handlers, read by the API and by the driver (which
+//! stores the addresses for the next start). Bounded: peers that are not connected are forgotten,
+//! those seen longest ago first. It never dials.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+
+use super::addresses::{self, Scope};
+
+/// The most peers that are remembered: 4,096 with 8 addresses each are some 3 MiB.
+const MAX_PEERS: usize = 4_096;
+
+/// The most addresses of one peer: TCP and QUIC, IPv4 and IPv6, on three networks and a relay.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// An address that could not be dialled this often in a row is forgotten.
+const MAX_FAILURES: u8 = 3;
+
+/// A peer as the node knows it.
+#[derive(Debug, Clone)]
+pub struct PeerSnapshot {
+    /// Who.
+    pub peer: PeerId,
+    /// Addresses it can be dialled at, those that worked first.
+    pub addresses: Vec<Multiaddr>,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// Whether all open connections go through relays.
+    pub relayed: bool,
+    /// The last measured round trip.
+    pub rtt: Option<Duration>,
+    /// Name and version of its program, as it says.
+    pub agent: String,
+    /// When it was last connected, in milliseconds since the Unix epoch.
+    pub last_seen_ms: u64,
+}
+
+/// An open connection.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub id: ConnectionId,
+    /// The other end's address; dialled ones are addresses it listens on.
+    pub remote: Multiaddr,
+    pub dialled: bool,
+    pub since: Instant,
+}
+
+impl Link {
+    pub(super) fn is_relayed(&self) -> bool {
+        addresses::is_relayed(&self.remote)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    address: Multiaddr,
+    /// Whether a dial to it succeeded.
+    proven: bool,
+    failures: u8,
+}
+
+/// Everything about one peer.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    known: Vec<Known>,
+    pub links: Vec<Link>,
+    pub rtt: Option<Duration>,
+    pub agent: String,
+    pub last_seen_ms: u64,
+    /// When a request or a stream of ours or theirs was last carried.
+    pub last_used: Option<Instant>,
+}
+
+impl Entry {
+    /// Since when it has been connected.
+    pub(super) fn connected_since(&self) -> Option<Instant> {
+        self.links.iter().map(|link| link.since).min()
+    }
+
+    /// The scope in which the peer was seen: that of its nearest direct connection.
+    fn seen(&self) -> Option<Scope> {
+        self.links
+            .iter()
+            .filter_map(|link| addresses::scope(&link.remote))
+            .min()
+    }
+
+    fn is_relayed(&self) -> bool {
+        !self.links.is_empty() && self.links.iter().all(Link::is_relayed)
+    }
+
+    /// All addresses, proven ones first.
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let (proven, other): (Vec<_>, Vec<_>) = self.known.iter().partition(|known| known.proven);
+        proven
+            .into_iter()
+            .chain(other)
+            .map(|known| known.address.clone())
+            .collect()
+    }
+
+    fn learn(&mut self, address: Multiaddr, proven: bool) {
+        if let Some(known) = self.known.iter_mut().find(|known| known.address == address) {
+            known.proven |= proven;
+            if proven {
+                known.failures = 0;
+            }
+            return;
+        }
+        if self.known.len() >= MAX_ADDRESSES {
+            let Some(place) = self.known.iter().position(|known| !known.proven) else {
+                return;
+            };
+            self.known.remove(place);
+        }
+        self.known.push(Known {
+            address,
+            proven,
+            failures: 0,
+        });
+    }
+}
+
+/// The table of peers.
+#[derive(Debug, Default)]
+pub(super) struct PeerTable {
+    entries: HashMap<PeerId, Entry>,
+    connected: usize,
+}
+
+impl PeerTable {
+    /// How many peers are connected.
+    pub(super) fn connected_count(&self) -> usize {
+        self.connected
+    }
+
+    /// The connected peers.
+    pub(super) fn connected(&self) -> impl Iterator<Item = (&PeerId, &Entry)> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| !entry.links.is_empty())
+    }
+
+    pub(super) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.get(peer).is_some_and(|entry| !entry.links.is_empty())
+    }
+
+    pub(super) fn get(&self, peer: &PeerId) -> Option<&Entry> {
+        self.entries.get(peer)
+    }
+
+    fn entry(&mut self, peer: PeerId) -> &mut Entry {
+        if !self.entries.contains_key(&peer) && self.entries.len() >= MAX_PEERS {
+            self.forget_oldest();
+        }
+        self.entries.entry(peer).or_default()
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.links.is_empty())
+            .min_by_key(|(_, entry)| entry.last_seen_ms)
+            .map(|(peer, _)| *peer);
+        if let Some(peer) = oldest {
+            self.entries.remove(&peer);
+        }
+    }
+
+    /// A connection opened; true when it is the peer's first.
+    pub(super) fn connected_now(&mut self, peer: PeerId, link: Link) -> bool {
+        let entry = self.entry(peer);
+        let first = entry.links.is_empty();
+        entry.last_seen_ms = unix_ms();
+        if link.dialled
+            && let Some(address) = addresses::without_peer(&link.remote, peer)
+        {
+            entry.learn(address, true);
+        }
+        entry.links.push(link);
+        self.connected += usize::from(first);
+        first
+    }
+
+    /// A connection closed; true when it was the peer's last.
+    pub(super) fn disconnected_now(&mut self, peer: &PeerId, id: ConnectionId) -> bool {
+        let Some(entry) = self.entries.get_mut(peer) else {
+            return false;
+        };
+        let before = entry.links.len();
+        entry.links.retain(|link| link.id != id);
+        let last = before > 0 && entry.links.is_empty();
+        if last {
+            entry.last_seen_ms = unix_ms();
+            entry.rtt = None;
+            self.connected -= 1;
+        }
+        last
+    }
+
+    /// The peer says that it listens there. Keeps what can be true, and returns it.
+    pub(super) fn claimed(&mut self, peer: PeerId, claimed: &[Multiaddr]) -> Vec<Multiaddr> {
+        let Some(entry) = self.entries.get_mut(&peer) else {
+            return Vec::new();
+        };
+        let Some(seen) = entry.seen() else {
+            return Vec::new();
+        };
+        let believed: Vec<Multiaddr> = claimed
+            .iter()
+            .filter_map(|address| addresses::without_peer(address, peer))
+            .filter(|address| {
+                addresses::scope(address).is_some_and(|scope| addresses::plausible(seen, scope))
+            })
+            .take(MAX_ADDRESSES)
+            .collect();
+        for address in &believed {
+            entry.learn(address.clone(), false);
+        }
+        believed
+    }
+
+    /// Somebody trustworthy enough to be dialled says so: a remembered peer, mDNS, the DHT.
+    pub(super) fn hinted(&mut self, peer: PeerId, hints: impl IntoIterator<Item = Multiaddr>) {
+        let entry = self.entry(peer);
+        for address in hints.into_iter().take(MAX_ADDRESSES) {
+            if addresses::scope(&address).is_some()
+                && let Some(address) = addresses::without_peer(&address, peer)
+            {
+                entry.learn(address, false);
+            }
+        }
+    }
+
+    /// An address could not be dialled.
+    pub(super) fn failed(&mut self, peer: &PeerId, address: &Multiaddr) {
+        let Some(entry) = self.entries.get_mut(peer) else {
+            return;
+        };
+        let Some(address) = addresses::without_peer(address, *peer) else {
+            return;
+        };
+        for known in &mut entry.known {
+            if known.address == address {
+                known.failures += 1;
+            }
+        }
+        entry.known.retain(|known| known.failures < MAX_FAILURES);
+    }
+
+    /// Somebody else answers at this address.
+    pub(super) fn mistaken(&mut self, peer: &PeerId, address: &Multiaddr) {
+        if let Some(entry) = self.entries.get_mut(peer)
+            && let Some(address) = addresses::without_peer(address, *peer)
+        {
+            entry.known.retain(|known| known.address != address);
+        }
+    }
+
+    pub(super) fn identified(&mut self, peer: PeerId, agent: &str) {
+        /// Agents are shown to people; what is longer is not meant for them.
+        const MAX_AGENT_CHARS: usize = 80;
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.agent = agent
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(MAX_AGENT_CHARS)
+                .collect();
+        }
+    }
+
+    pub(super) fn measured(&mut self, peer: &PeerId, rtt: Duration) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.rtt = Some(rtt);
+            entry.last_seen_ms = unix_ms();
+        }
+    }
+
+    /// A request or a stream went to or came from the peer.
+    pub(super) fn used(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.last_used = Some(now);
+        }
+    }
+
+    /// Every address of the peer.
+    pub(super) fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.get(peer).map(Entry::addresses).unwrap_or_default()
+    }
+
+    /// Peers that are not connected but have addresses, those seen last first.
+    pub(super) fn dialable(&self) -> Vec<PeerId> {
+        let mut peers: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.links.is_empty() && !entry.known.is_empty())
+            .map(|(peer, entry)| (entry.last_seen_ms, *peer))
+            .collect();
+        peers.sort_unstable_by(|a, b| b.cmp(a));
+        peers.into_iter().map(|(_, peer)| peer).collect()
+    }
+
+    /// All that is known, for people.
+    pub(super) fn snapshot(&self) -> Vec<PeerSnapshot> {
+        self.entries
+            .iter()
+            .map(|(peer, entry)| PeerSnapshot {
+                peer: *peer,
+                addresses: entry.addresses(),
+                connected: !entry.links.is_empty(),
+                relayed: entry.is_relayed(),
+                rtt: entry.rtt,
+                agent: entry.agent.clone(),
+                last_seen_ms: entry.last_seen_ms,
+            })
+            .collect()
+    }
+}
+
+/// Milliseconds since the Unix epoch; 0 before it.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn address(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    fn link(id: usize, remote: &str, dialled: bool) -> Link {
+        Link {
+            id: ConnectionId::new_unchecked(id),
+            remote: address(remote),
+            dialled,
+            since: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn first_and_last_connection() {
+        let mut peers = PeerTable::default();
+        let peer = PeerId::random();
+        assert!(peers.connected_now(peer, link(1, "/ip4/127.0.0.1/tcp/1", true)));
+        assert!(!peers.connected_now(peer, link(2, "/ip4/127.0.0.1/tcp/2", false)));
+        assert_eq!(peers.connected_count(), 1);
+        assert!(!peers.disconnected_now(&peer, ConnectionId::new_unchecked(1)));
+        assert!(peers.disconnected_now(&peer, ConnectionId::new_unchecked(2)));
+        assert!(!peers.disconnected_now(&peer, ConnectionId::new_unchecked(2)));
+        assert_eq!(peers.connected_count(), 0);
+        // Only the dialled end is an address that it listens on.
+        assert_eq!(peers.addresses(&peer), [address("/ip4/127.0.0.1/tcp/1")]);
+    }
+
+    #[test]
+    fn claims_are_believed_as_far_as_the_connection_reaches() {
+        let mut peers = PeerTable::default();
+        let peer = PeerId::random();
+        let claims = [
+            address("/ip4/127.0.0.1/tcp/1"),
+            address("/ip4/10.0.0.1/tcp/1"),
+            address("/ip4/8.8.8.8/tcp/1"),
+        ];
+        assert!(peers.claimed(peer, &claims).is_empty(), "not connected");
+        peers.connected_now(peer, link(1, "/ip4/9.9.9.9/tcp/5", false));
+        assert_eq!(peers.claimed(peer, &claims), claims[2..]);
+        peers.connected_now(peer, link(2, "/ip4/10.0.0.1/tcp/1", true));
+        assert_eq!(peers.claimed(peer, &claims), claims[1..]);
+        assert_eq!(
+            peers.addresses(&peer)[0],
+            claims[1],
+            "the proven address comes first"
+        );
+    }
+
+    #[test]
+    fn dead_addresses_are_forgotten_and_claims_bounded() {
+        let mut peers = PeerTable::default();
+        let peer = PeerId::random();
+        peers.connected_now(peer, link(1, "/ip4/127.0.0.1/tcp/1", true));
+        let many: Vec<_> = (1..1_000)
+            .map(|port| address(&format!("/ip4/127.0.0.1/tcp/{port}")))
+            .collect();
+        peers.claimed(peer, &many);
+        peers.hinted(peer, many.iter().rev().cloned());
+        let known = peers.addresses(&peer);
+        assert_eq!(known.len(), MAX_ADDRESSES);
+        assert_eq!(known[0], many[0]);
+        for _ in 0..MAX_FAILURES {
+            peers.failed(&peer, &many[0]);
+        }
+        assert!(!peers.addresses(&peer).contains(&many[0]));
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut peers = PeerTable::default();
+        let kept = PeerId::random();
+        peers.connected_now(kept, link(1, "/ip4/127.0.0.1/tcp/1", true));
+        for _ in 0..MAX_PEERS + 10 {
+            peers.hinted(PeerId::random(), [address("/ip4/127.0.0.1/tcp/9")]);
+        }
+        assert_eq!(peers.entries.len(), MAX_PEERS);
+        assert!(peers.is_connected(&kept));
+    }
+}

@@ -1,0 +1,115 @@
+//! Makes the transport that the swarm runs on.
+//!
+//! TCP with noise and yamux beside QUIC, both behind DNS; TCP alone under a pre-shared key; or
+//! channels within the process. The relay's circuits come on top of each. Called once by
+//! [`super::start`].
+
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::dummy::DummyTransport;
+use libp2p::core::transport::{Boxed, MemoryTransport, OrTransport};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::pnet::{PnetConfig, PreSharedKey};
+use libp2p::{PeerId, Transport, dns, noise, quic, relay, tcp, yamux};
+
+use super::config::{NetConfig, TransportKind};
+use super::error::NetError;
+
+type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// How long a connection may take from the first packet to the last handshake (10 s, libp2p's own
+/// default): three round trips over the slowest satellite link take 4.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most streams of one connection, in yamux and in QUIC, from both sides together. Going over it
+/// closes a yamux connection, so it lies above all that our own limits allow: 2 × 256 byte streams,
+/// 2 × 128 requests, and what libp2p's own protocols use.
+const MAX_STREAMS: usize = 2_048;
+
+/// What yamux runs with. Its receive window starts at 256 KiB for each stream and grows by itself
+/// with delay and throughput, up to 1 GiB for all streams of a connection (the defaults).
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config
+}
+
+fn secured<T, S>(transport: T, keypair: &Keypair) -> Result<Muxed, NetError>
+where
+    T: Transport<Output = S> + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send + 'static,
+    T::ListenerUpgrade: Send + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    Ok(transport
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair)?)
+        .multiplex(yamux_config())
+        .timeout(CONNECT_TIMEOUT)
+        .boxed())
+}
+
+fn tcp_only(keypair: &Keypair, psk: PreSharedKey) -> Result<Muxed, NetError> {
+    let locked = tcp::tokio::Transport::new(tcp::Config::default())
+        .and_then(move |socket, _| PnetConfig::new(psk).handshake(socket));
+    secured(locked, keypair)
+}
+
+fn tcp_and_quic(keypair: &Keypair) -> Result<Muxed, NetError> {
+    let tcp = secured(tcp::tokio::Transport::new(tcp::Config::default()), keypair)?;
+    let mut config = quic::Config::new(keypair);
+    config.handshake_timeout = CONNECT_TIMEOUT;
+    config.max_concurrent_stream_limit = MAX_STREAMS as u32;
+    let quic = quic::tokio::Transport::new(config)
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    Ok(joined(tcp, quic))
+}
+
+fn joined<A, B>(a: A, b: B) -> Muxed
+where
+    A: Transport<Output = (PeerId, StreamMuxerBox)> + Send + Unpin + 'static,
+    A::Error: Send + Sync + 'static,
+    A::Dial: Send + 'static,
+    A::ListenerUpgrade: Send + 'static,
+    B: Transport<Output = (PeerId, StreamMuxerBox)> + Send + Unpin + 'static,
+    B::Error: Send + Sync + 'static,
+    B::Dial: Send + 'static,
+    B::ListenerUpgrade: Send + 'static,
+{
+    OrTransport::new(a, b)
+        .map(|either, _| either.into_inner())
+        .boxed()
+}
+
+/// Resolves names with the system's DNS servers. On a machine that names none, numeric addresses
+/// still work.
+fn with_dns(transport: Muxed) -> Result<Muxed, NetError> {
+    // A failure gives no transport back, so the first try has none to lose.
+    let probe = DummyTransport::<(PeerId, StreamMuxerBox)>::new();
+    if let Err(error) = dns::tokio::Transport::system(probe) {
+        tracing::warn!(%error, "no DNS servers are configured: only numeric addresses can be dialled");
+        return Ok(transport);
+    }
+    let resolving = dns::tokio::Transport::system(transport).map_err(NetError::Dns)?;
+    Ok(resolving.boxed())
+}
+
+/// The whole transport, and the behaviour that belongs to its relay part.
+///
+/// # Errors
+/// [`NetError::Noise`] when the key cannot be used, [`NetError::Dns`] when the system's DNS
+/// configuration vanishes while it is read.
+pub(super) fn build(config: &NetConfig) -> Result<(Muxed, relay::client::Behaviour), NetError> {
+    let keypair = &config.keypair;
+    let direct = match (config.transport, config.psk) {
+        (TransportKind::Memory, _) => secured(MemoryTransport::new(), keypair)?,
+        (TransportKind::Internet, Some(psk)) => with_dns(tcp_only(keypair, psk)?)?,
+        (TransportKind::Internet, None) => with_dns(tcp_and_quic(keypair)?)?,
+    };
+    let (circuits, behaviour) = relay::client::new(keypair.public().to_peer_id());
+    Ok((joined(secured(circuits, keypair)?, direct), behaviour))
+}
