@@ -1,0 +1,12 @@
+//! The network as its user sees it: real swarms on loopback and within the process.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod adverts;
+mod connections;
+mod discovery;
+mod listening;
+mod misconduct;
+mod requests;
+mod streams;
+mod support;
