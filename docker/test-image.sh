@@ -1,0 +1,45 @@
+#!/bin/sh
+# Makes the image that the executor's Docker tests run: p2pnode-test:1, a static busybox and nothing
+# else, built without any registry. Does nothing when the engine has it already.
+# Needs a Docker engine that answers (.ci/engine starts one), and on Debian apt-get, or a static
+# busybox named by P2PNODE_BUSYBOX.
+set -eu
+
+image=p2pnode-test:1
+
+if docker image inspect "$image" >/dev/null 2>&1; then
+    exit 0
+fi
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT INT TERM
+root=$dir/root
+mkdir -p "$root/bin" "$root/tmp" "$root/work" "$root/etc" "$root/proc" "$root/sys" "$root/dev"
+chmod 1777 "$root/tmp"
+
+if [ -n "${P2PNODE_BUSYBOX:-}" ]; then
+    cp "$P2PNODE_BUSYBOX" "$root/bin/busybox"
+else
+    # `apt-get download` drops its rights to _apt, who must be able to write here.
+    mkdir "$dir/deb"
+    chmod 755 "$dir"
+    chmod 777 "$dir/deb"
+    (cd "$dir/deb" && { apt-get download -qq busybox-static || { apt-get update -qq && apt-get download -qq busybox-static; }; }) >"$dir/log" 2>&1 || {
+        cat "$dir/log" >&2
+        echo "test-image: cannot download busybox-static: name a static busybox in P2PNODE_BUSYBOX" >&2
+        exit 1
+    }
+    dpkg-deb -x "$dir"/deb/*.deb "$dir/deb/out"
+    cp "$(find "$dir/deb/out" -type f -name busybox | head -n 1)" "$root/bin/busybox"
+fi
+chmod 755 "$root/bin/busybox"
+"$root/bin/busybox" --list | while read -r applet; do
+    [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+done
+
+printf 'root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' >"$root/etc/passwd"
+printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
+
+tar -C "$root" --numeric-owner --owner=0 --group=0 -c . |
+    docker import --change 'CMD ["/bin/sh"]' --change 'ENV PATH=/bin' - "$image" >/dev/null
+docker image inspect --format '{{.RepoTags}} {{.Size}} bytes' "$image"
