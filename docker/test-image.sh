@@ -30,7 +30,8 @@ else
         exit 1
     }
     dpkg-deb -x "$dir"/deb/*.deb "$dir/deb/out"
-    cp "$(find "$dir/deb/out" -type f -name busybox | head -n 1)" "$root/bin/busybox"
+    # /bin, or /usr/bin where the two are one; the package has other files of that name.
+    cp "$(find "$dir/deb/out" -type f -path '*/bin/busybox')" "$root/bin/busybox"
 fi
 chmod 755 "$root/bin/busybox"
 "$root/bin/busybox" --list | while read -r applet; do
