@@ -1,13 +1,15 @@
 #!/bin/sh
-# Makes the image that the executor's Docker tests run: p2pnode-test:1, a static busybox and nothing
-# else, built without any registry. Does nothing when the engine has it already.
+# Makes the images that the executor's Docker tests run, without any registry: p2pnode-test:1, a
+# static busybox and nothing else, and p2pnode-test-odd:1, the same with what an image can ask for
+# against our will. Does nothing when the engine has them already.
 # Needs a Docker engine that answers (.ci/engine starts one), and on Debian apt-get, or a static
 # busybox named by P2PNODE_BUSYBOX.
 set -eu
 
 image=p2pnode-test:1
+odd=p2pnode-test-odd:1
 
-if docker image inspect "$image" >/dev/null 2>&1; then
+if docker image inspect "$image" "$odd" >/dev/null 2>&1; then
     exit 0
 fi
 
@@ -41,6 +43,14 @@ done
 printf 'root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
 
-tar -C "$root" --numeric-owner --owner=0 --group=0 -c . |
-    docker import --change 'CMD ["/bin/sh"]' --change 'ENV PATH=/bin' - "$image" >/dev/null
-docker image inspect --format '{{.RepoTags}} {{.Size}} bytes' "$image"
+# Name of the image, then what `docker import --change` takes.
+import() {
+    name=$1
+    shift
+    tar -C "$root" --numeric-owner --owner=0 --group=0 -c . |
+        docker import --change 'ENV PATH=/bin' "$@" - "$name" >/dev/null
+    docker image inspect --format '{{.RepoTags}} {{.Size}} bytes' "$name"
+}
+import "$image" --change 'CMD ["/bin/sh"]'
+import "$odd" --change 'USER 0:0' --change 'WORKDIR /etc' --change 'VOLUME ["/data","/work"]' \
+    --change 'ENTRYPOINT ["/bin/false"]' --change 'CMD ["no"]' --change 'EXPOSE 80'

@@ -143,7 +143,10 @@ mod tests {
     fn a_library_that_is_not_there_is_a_note() {
         let info = HostInfo::detect(Some(Path::new("/no/such/libnvidia-ml.so")));
         assert_eq!(info.gpus, []);
-        assert!(info.notes[0].contains("/no/such/libnvidia-ml.so"), "{info:?}");
+        assert!(
+            info.notes[0].contains("/no/such/libnvidia-ml.so"),
+            "{info:?}"
+        );
     }
 
     #[test]

@@ -1,1 +1,294 @@
-//! Placeholder.
+//! Runs tasks in containers of any engine that speaks Docker's API (Docker, Podman).
+//!
+//! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
+//! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
+//! one task from creation to removal with `output`, `watch` and `meter` beside it, and [`reaper`] is
+//! the process that cleans up after a node that was killed.
+//!
+//! It must never start a container without the reaper, hand it a host path but the task's own work
+//! directory, or let one outlive its run.
+
+pub mod container;
+mod ending;
+pub mod engine;
+mod image;
+pub mod labels;
+mod meter;
+mod output;
+pub mod reaper;
+mod remove;
+mod run;
+mod watch;
+mod workdir;
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use async_trait::async_trait;
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::engine::{Connected, Engine};
+use self::image::Image;
+use self::labels::Owner;
+use self::reaper::Reaper;
+pub use self::reaper::ReaperCommand;
+use self::run::Shared;
+use crate::host::cgroup::Mounts;
+use crate::{
+    Environment, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd, TaskRun,
+};
+
+/// Containers being started at once, for each CPU: starting is mostly work of the engine's, and more
+/// at once only makes each slower.
+const STARTS_PER_CPU: usize = 2;
+
+/// What the runtime is told by the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerConfig {
+    /// The node's identity.
+    pub node: PeerId,
+    /// Random, new with every start of the node: tells its containers from those of its earlier
+    /// lives. At least 8 letters and digits.
+    pub incarnation: String,
+    /// How to start the reaper.
+    pub reaper: ReaperCommand,
+    /// The engine: a socket's path, `unix://...` or `tcp://...`. Without one, what `DOCKER_HOST`
+    /// names, or the first default socket of Docker or Podman that answers.
+    pub socket: Option<String>,
+}
+
+/// The runtime for container images.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    owner: Owner,
+    shared: Arc<Shared>,
+}
+
+impl DockerRuntime {
+    /// Connects to nothing and starts nothing yet: the engine may come later, and a node that never
+    /// runs a container needs no reaper.
+    #[must_use]
+    pub fn new(config: DockerConfig) -> Self {
+        let owner = Owner {
+            node: config.node,
+            incarnation: config.incarnation,
+        };
+        let label = owner.label();
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let shared = Shared {
+            name_prefix: name_prefix(&owner),
+            engine: Engine::new(config.socket),
+            reaper: Reaper::new(config.reaper, label.clone()),
+            label,
+            mounts: Mounts::of_this_process(),
+            starts: Semaphore::new(cpus * STARTS_PER_CPU),
+            stopping: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            serial: AtomicU64::new(1),
+        };
+        Self {
+            owner,
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Where the engine is, its version and the images at hand.
+    async fn look(&self) -> Result<(Arc<Connected>, Vec<String>), String> {
+        let engine = self
+            .shared
+            .engine
+            .connect()
+            .await
+            .map_err(|error| error.to_string())?;
+        match image::list(&engine.docker).await {
+            Ok(images) => Ok((engine, images)),
+            Err(error) => {
+                self.shared.engine.forget().await;
+                Err(format!(
+                    "the container engine at {} has stopped answering: {}",
+                    engine.address,
+                    words(&error)
+                ))
+            }
+        }
+    }
+}
+
+/// Names are for people and for removing what the engine did not acknowledge; labels say whose it is.
+fn name_prefix(owner: &Owner) -> String {
+    let node = owner.node.to_string();
+    let node = &node[node.len().saturating_sub(8)..];
+    let life: String = owner
+        .incarnation
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(16)
+        .collect();
+    format!("p2pnode-{node}-{life}")
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Docker
+    }
+
+    async fn probe(&self) -> RuntimeReport {
+        match self.look().await {
+            Ok((engine, images)) => RuntimeReport {
+                version: Ok(engine.version.clone()),
+                images,
+            },
+            Err(why) => RuntimeReport {
+                version: Err(why),
+                images: Vec::new(),
+            },
+        }
+    }
+
+    async fn prepare(
+        &self,
+        program: ProgramFile,
+        progress: mpsc::Sender<PrepareProgress>,
+    ) -> Result<Arc<dyn Environment>, Failure> {
+        let ProgramFile::Image { reference } = program else {
+            let why = "a WASM module cannot run in a container";
+            return Err(Failure::new(FailureKind::BadProgram, why));
+        };
+        let engine = self.shared.engine.connect().await;
+        let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
+        let image = image::prepare(&engine.docker, &reference, &progress).await?;
+        Ok(Arc::new(DockerEnvironment {
+            shared: Arc::clone(&self.shared),
+            image,
+        }))
+    }
+
+    async fn remove_leftovers(&self) {
+        // Without an engine there is nothing that runs.
+        let Ok(engine) = self.shared.engine.connect().await else {
+            return;
+        };
+        match remove::sweep(&engine.docker, |label| self.owner.is_earlier_life(label)).await {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::info!(count, "removed containers of an earlier life of this node")
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = words(&error),
+                    "cannot look for an earlier life's containers"
+                );
+            }
+        }
+    }
+
+    async fn shutdown(&self) {
+        self.shared.stopping.cancel();
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
+        self.shared.reaper.dismiss().await;
+    }
+}
+
+/// An image at hand.
+#[derive(Debug)]
+struct DockerEnvironment {
+    shared: Arc<Shared>,
+    image: Image,
+}
+
+#[async_trait]
+impl Environment for DockerEnvironment {
+    async fn run(&self, task: TaskRun, log: LogSink, cancel: CancellationToken) -> TaskEnd {
+        run::run(
+            Arc::clone(&self.shared),
+            self.image.clone(),
+            task,
+            log,
+            cancel,
+        )
+        .await
+    }
+}
+
+/// An error with all its causes, for people: libraries tend to say only "error" at the top.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(socket: &str) -> DockerConfig {
+        DockerConfig {
+            node: PeerId::random(),
+            incarnation: "0123/4567".into(),
+            reaper: ReaperCommand {
+                program: "/no/such/program".into(),
+                args: Vec::new(),
+            },
+            socket: Some(socket.into()),
+        }
+    }
+
+    #[test]
+    fn names_are_ones_that_engines_take() {
+        let config = config("/x");
+        let prefix = name_prefix(&Owner {
+            node: config.node,
+            incarnation: config.incarnation,
+        });
+        assert!(
+            prefix.starts_with("p2pnode-") && prefix.ends_with("-01234567"),
+            "{prefix}"
+        );
+        assert!(
+            prefix
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-')
+        );
+    }
+
+    #[tokio::test]
+    async fn without_an_engine_everything_says_so_and_nothing_hangs() {
+        let runtime = DockerRuntime::new(config("/no/such/docker.sock"));
+        let report = runtime.probe().await;
+        assert!(report.version.unwrap_err().contains("/no/such/docker.sock"));
+        let (progress, _) = mpsc::channel(1);
+        let image = ProgramFile::Image {
+            reference: "busybox".into(),
+        };
+        let failure = runtime.prepare(image, progress).await.err().unwrap();
+        assert_eq!(failure.kind, FailureKind::Host);
+        runtime.remove_leftovers().await;
+        runtime.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_module_is_no_image() {
+        let runtime = DockerRuntime::new(config("/no/such/docker.sock"));
+        let (progress, _) = mpsc::channel(1);
+        let module = ProgramFile::Wasm {
+            path: "/x.wasm".into(),
+        };
+        let failure = runtime.prepare(module, progress).await.err().unwrap();
+        assert_eq!(failure.kind, FailureKind::BadProgram);
+    }
+}

@@ -32,11 +32,12 @@ pub(crate) struct Mounts(Vec<Mount>);
 impl Mounts {
     /// Those that this process sees; none where there are no cgroups.
     pub(crate) fn of_this_process() -> Self {
-        std::fs::read_to_string("/proc/self/mountinfo").map_or_else(|_| Self::default(), |text| Self::parse(&text))
+        std::fs::read_to_string("/proc/self/mountinfo")
+            .map_or_else(|_| Self::default(), |text| Self::parse(&text))
     }
 
     /// From the text of `/proc/self/mountinfo`. Mount points with escaped characters are left out.
-    fn parse(mountinfo: &str) -> Self {
+    pub(crate) fn parse(mountinfo: &str) -> Self {
         Self(mountinfo.lines().filter_map(Mount::parse).collect())
     }
 
@@ -73,7 +74,9 @@ impl Mounts {
                 }
             })?;
             // Within a container the hierarchy may be mounted at the container's own group.
-            let below = path.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or("");
+            let below = path
+                .strip_prefix(mount.root.trim_end_matches('/'))
+                .unwrap_or("");
             let folder = mount.point.join(below.trim_start_matches('/'));
             Some(
                 folder
@@ -122,17 +125,23 @@ impl Limits {
 
     /// The tightest limit of a group and all above it, in either version.
     fn find(mounts: &Mounts, cgroup: &str) -> Self {
-        let cpu_v2 = mounts.own_folders(None, cgroup).into_iter().filter_map(|folder| {
-            let text = std::fs::read_to_string(folder.join("cpu.max")).ok()?;
-            let (quota, period) = text.trim().split_once(' ')?;
-            milli(quota.parse().ok()?, period.parse().ok()?)
-        });
-        let cpu_v1 = mounts.own_folders(Some("cpu"), cgroup).into_iter().filter_map(|folder| {
-            milli(
-                read_number(&folder.join("cpu.cfs_quota_us"))?,
-                read_number(&folder.join("cpu.cfs_period_us"))?,
-            )
-        });
+        let cpu_v2 = mounts
+            .own_folders(None, cgroup)
+            .into_iter()
+            .filter_map(|folder| {
+                let text = std::fs::read_to_string(folder.join("cpu.max")).ok()?;
+                let (quota, period) = text.trim().split_once(' ')?;
+                milli(quota.parse().ok()?, period.parse().ok()?)
+            });
+        let cpu_v1 = mounts
+            .own_folders(Some("cpu"), cgroup)
+            .into_iter()
+            .filter_map(|folder| {
+                milli(
+                    read_number(&folder.join("cpu.cfs_quota_us"))?,
+                    read_number(&folder.join("cpu.cfs_period_us"))?,
+                )
+            });
         let memory_v2 = mounts
             .own_folders(None, cgroup)
             .into_iter()
@@ -176,9 +185,18 @@ mod tests {
         write(root, "a/b/cpu.max", "max 100000\n");
         write(root, "a/memory.max", "max\n");
         write(root, "a/b/memory.max", "1048576\n");
-        let mounts = Mounts::parse(&format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw\n", root.display()));
+        let mounts = Mounts::parse(&format!(
+            "41 31 0:38 / {} rw - cgroup2 cgroup2 rw\n",
+            root.display()
+        ));
         let limits = Limits::find(&mounts, "0::/a/b\n");
-        assert_eq!(limits, Limits { cpu_milli: Some(1_500), memory: Some(1 << 20) });
+        assert_eq!(
+            limits,
+            Limits {
+                cpu_milli: Some(1_500),
+                memory: Some(1 << 20)
+            }
+        );
         assert_eq!(Limits::find(&mounts, "0::/\n"), Limits::default());
     }
 
@@ -200,13 +218,22 @@ mod tests {
         assert_eq!(mounts.v1("cpuacct"), Some(root.join("cpu").as_path()));
         assert_eq!(mounts.v2(), None);
         let limits = Limits::find(&mounts, "4:cpu,cpuacct:/job\n3:memory:/docker/abc\n0::/\n");
-        assert_eq!(limits, Limits { cpu_milli: Some(500), memory: Some(2 << 20) });
+        assert_eq!(
+            limits,
+            Limits {
+                cpu_milli: Some(500),
+                memory: Some(2 << 20)
+            }
+        );
     }
 
     #[test]
     fn nonsense_is_no_limit() {
         let mounts = Mounts::parse("x\n - cgroup\n1 2 3 / /nowhere rw - cgroup2 cgroup2 rw\n");
-        assert_eq!(Limits::find(&mounts, "garbage\n0:\n0::/a\n"), Limits::default());
+        assert_eq!(
+            Limits::find(&mounts, "garbage\n0:\n0::/a\n"),
+            Limits::default()
+        );
         assert_eq!(milli(1, 0), None);
     }
 }

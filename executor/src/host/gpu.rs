@@ -31,9 +31,14 @@ pub(super) fn detect(library: Option<&Path>, notes: &mut Vec<String>) -> Vec<Gpu
     };
     let mut gpus = Vec::new();
     for index in 0..count {
-        match nvml.device_by_index(index).and_then(|device| describe(&device)) {
+        match nvml
+            .device_by_index(index)
+            .and_then(|device| describe(&device))
+        {
             Ok(gpu) => gpus.push(gpu),
-            Err(error) => notes.push(format!("GPU {index} does not answer, so it is left out: {error}")),
+            Err(error) => notes.push(format!(
+                "GPU {index} does not answer, so it is left out: {error}"
+            )),
         }
     }
     gpus.sort();

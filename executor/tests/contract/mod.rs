@@ -13,9 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use p2pnode_executor::{
-    Environment, LogChunk, LogSink, ProgramFile, Runtime, TaskEnd, TaskRun,
-};
+use p2pnode_executor::{Environment, LogChunk, LogSink, ProgramFile, Runtime, TaskEnd, TaskRun};
 use p2pnode_protocol::task::{FailureKind, NetworkMode, Stream};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources, TaskKey};
 use tempfile::TempDir;
@@ -190,7 +188,9 @@ impl Running {
     pub async fn until_stdout(&mut self, text: &str) -> Vec<LogChunk> {
         let (mut chunks, mut seen) = (Vec::new(), Vec::new());
         while !String::from_utf8_lossy(&seen).contains(text) {
-            let chunk = within(self.log.recv()).await.expect("the task's output ended early");
+            let chunk = within(self.log.recv())
+                .await
+                .expect("the task's output ended early");
             if chunk.stream == Stream::Stdout {
                 seen.extend_from_slice(&chunk.bytes);
             }
@@ -199,18 +199,38 @@ impl Running {
         chunks
     }
 
+    /// Reads all remaining output without keeping it, and returns how many bytes of stdout there were
+    /// and how the task ended. Panics on a byte that is not 0.
+    pub async fn count_zeros(mut self) -> (u64, TaskEnd) {
+        let mut count = 0;
+        while let Some(chunk) = within(self.log.recv()).await {
+            assert_eq!(chunk.stream, Stream::Stdout);
+            assert!(chunk.bytes.iter().all(|byte| *byte == 0));
+            count += chunk.bytes.len() as u64;
+        }
+        (count, within(self.end).await.unwrap())
+    }
+
     /// Reads all remaining output and waits for the end.
     pub async fn finish(mut self) -> Ended {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         while let Some(chunk) = within(self.log.recv()).await {
-            assert!(chunk.bytes.len() <= 64 << 10, "chunk of {} bytes", chunk.bytes.len());
+            assert!(
+                chunk.bytes.len() <= 64 << 10,
+                "chunk of {} bytes",
+                chunk.bytes.len()
+            );
             match chunk.stream {
                 Stream::Stdout => stdout.extend_from_slice(&chunk.bytes),
                 Stream::Stderr => stderr.extend_from_slice(&chunk.bytes),
             }
         }
         let end = within(self.end).await.unwrap();
-        Ended { stdout, stderr, end }
+        Ended {
+            stdout,
+            stderr,
+            end,
+        }
     }
 }
 
@@ -218,7 +238,10 @@ impl Ended {
     /// The kind of failure; panics with the output when there was none.
     pub fn failure(&self) -> FailureKind {
         match &self.end.result {
-            Ok(()) => panic!("the task succeeded; stdout: {}", String::from_utf8_lossy(&self.stdout)),
+            Ok(()) => panic!(
+                "the task succeeded; stdout: {}",
+                String::from_utf8_lossy(&self.stdout)
+            ),
             Err(failure) => {
                 assert!(!failure.message.is_empty(), "a failure without words");
                 failure.kind
@@ -229,7 +252,10 @@ impl Ended {
     /// Panics with the failure and stderr unless the task ended with 0.
     pub fn expect_success(&self) -> &Self {
         if let Err(failure) = &self.end.result {
-            panic!("{failure:?}; stderr: {}", String::from_utf8_lossy(&self.stderr));
+            panic!(
+                "{failure:?}; stderr: {}",
+                String::from_utf8_lossy(&self.stderr)
+            );
         }
         self
     }
@@ -259,6 +285,16 @@ pub async fn clean(subject: &dyn Subject) {
 /// `$attribute` is put on every test.
 #[macro_export]
 macro_rules! contract_tests {
+    (@each $subject:path, $attributes:tt, $($check:ident)*) => {
+        $( $crate::contract_tests!(@one $subject, $attributes, $check); )*
+    };
+    (@one $subject:path, [$(#[$attribute:meta])*], $check:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        $(#[$attribute])*
+        async fn $check() {
+            contract::$check(&$subject().await).await;
+        }
+    };
     ($subject:path, $(#[$attribute:meta])*) => {
         $crate::contract_tests!(@each $subject, [$(#[$attribute])*],
             exit_code_0_is_success
@@ -285,15 +321,5 @@ macro_rules! contract_tests {
             shutdown_ends_running_tasks
             usage_is_told
         );
-    };
-    (@each $subject:path, $attributes:tt, $($check:ident)*) => {
-        $( $crate::contract_tests!(@one $subject, $attributes, $check); )*
-    };
-    (@one $subject:path, [$(#[$attribute:meta])*], $check:ident) => {
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        $(#[$attribute])*
-        async fn $check() {
-            contract::$check(&$subject().await).await;
-        }
     };
 }

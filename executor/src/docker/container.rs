@@ -1,0 +1,523 @@
+//! From a task to the container that runs it: one pure function.
+//!
+//! Everything that keeps a task in its sandbox is said here and nowhere else, so that it can be read
+//! in one place and tested field by field. It talks to no engine and must never pass on a host path
+//! but the task's own work directory.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, DeviceRequest, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigLogConfig, Mount, MountTmpfsOptions, MountType, ResourcesUlimits,
+};
+use p2pnode_protocol::task::{Failure, FailureKind, NetworkMode};
+
+use super::labels;
+use crate::TaskRun;
+
+/// Where the work directory stands in the container; also the current folder of the task.
+pub const WORK: &str = "/work";
+
+/// Where the scratch stands. Programs that want a home get this one: the root is read-only.
+pub const SCRATCH: &str = "/tmp";
+
+/// uid and gid that a root node runs tasks as: `nobody`, who owns nothing on the host.
+pub const NOBODY: (u32, u32) = (65_534, 65_534);
+
+/// The least memory that Docker accepts for a container, in bytes; also keeps 0 from meaning "no
+/// limit".
+const LEAST_MEMORY: u64 = 6 << 20;
+
+/// The least CPU that Docker accepts, in thousandths; also keeps 0 from meaning "no limit".
+const LEAST_CPU_MILLI: u32 = 10;
+
+/// The kernel's default period for CPU quotas, in microseconds.
+const CPU_PERIOD_US: i64 = 100_000;
+
+/// The process that reaps zombies stands in the container beside the task's own.
+const INIT_PIDS: i64 = 1;
+
+/// Open files per process: plenty for a server, and too few to exhaust the host's table.
+const MAX_FILES: i64 = 65_536;
+
+/// When the whole host runs out of memory, tasks end before the node does (range -1000 to 1000).
+const OOM_SCORE: i64 = 500;
+
+/// Who a task runs as, and what that makes of its work directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskUser {
+    /// uid and gid inside the container.
+    pub inside: (u32, u32),
+    /// To whom the work directory is given first; `None` leaves it to the node's own user.
+    pub hand_over: Option<(u32, u32)>,
+}
+
+impl TaskUser {
+    /// `node` is the node's own uid and gid, `rootless` whether the engine runs as that user, `root`
+    /// whether the task asks for root and may have it.
+    ///
+    /// # Errors
+    /// When root is asked for and could not use its work directory.
+    pub fn choose(node: (u32, u32), rootless: bool, root: bool) -> Result<Self, Failure> {
+        let (inside, hand_over) = match (node.0 == 0, rootless, root) {
+            // Root inside is the node's own unprivileged user outside; any other uid inside would be
+            // one that cannot write what the node owns.
+            (false, true, _) | (true, _, true) => ((0, 0), None),
+            (true, _, false) => (NOBODY, Some(NOBODY)),
+            (false, false, false) => (node, None),
+            (false, false, true) => {
+                return Err(Failure::new(
+                    FailureKind::Host,
+                    "this node does not run as root, so it cannot run a task as root: its owner can \
+                     run the node as root or use a rootless engine",
+                ));
+            }
+        };
+        Ok(Self { inside, hand_over })
+    }
+}
+
+/// What a container needs beside its task.
+#[derive(Debug, Clone, Copy)]
+pub struct Sandbox<'a> {
+    /// The image's id.
+    pub image: &'a str,
+    /// Folders that the image declares as volumes.
+    pub volumes: &'a [String],
+    /// The value of the label `p2pnode.node`.
+    pub owner: &'a str,
+    /// uid and gid.
+    pub user: (u32, u32),
+    /// The largest file that the task may write, in bytes.
+    pub file_size: u64,
+}
+
+/// The body of the request that creates the task's container.
+///
+/// # Errors
+/// When the task can't be expressed: its work directory's name is not UTF-8, or a name or value holds
+/// what a process can't be given.
+pub fn create_body(task: &TaskRun, sandbox: &Sandbox<'_>) -> Result<ContainerCreateBody, Failure> {
+    let (uid, gid) = sandbox.user;
+    Ok(ContainerCreateBody {
+        image: Some(sandbox.image.to_owned()),
+        // The whole command as the entry point: it takes the place of the image's own entry point
+        // and arguments, in every engine.
+        entrypoint: (!task.command.is_empty()).then(|| task.command.clone()),
+        env: Some(environment(task)?),
+        user: Some(format!("{uid}:{gid}")),
+        working_dir: Some(WORK.to_owned()),
+        labels: Some(labels::of_task(sandbox.owner, task)),
+        attach_stdin: Some(false),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        open_stdin: Some(false),
+        tty: Some(false),
+        // An image's health check would run beside the task, outside its command.
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".into()]),
+            ..HealthConfig::default()
+        }),
+        host_config: Some(host_config(task, sandbox)?),
+        ..ContainerCreateBody::default()
+    })
+}
+
+fn host_config(task: &TaskRun, sandbox: &Sandbox<'_>) -> Result<HostConfig, Failure> {
+    let memory = task.resources.memory.0.max(LEAST_MEMORY);
+    let scratch = signed(memory / 2);
+    Ok(HostConfig {
+        // --- what it can reach
+        network_mode: Some(
+            match task.network {
+                NetworkMode::None => "none",
+            }
+            .to_owned(),
+        ),
+        ipc_mode: Some("private".into()),
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        privileged: Some(false),
+        cap_drop: Some(vec!["ALL".into()]),
+        // The engine's default seccomp profile applies because none is named.
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        // --- what it can write
+        readonly_rootfs: Some(true),
+        mounts: Some(mounts(task, sandbox.volumes, scratch)?),
+        tmpfs: Some(HashMap::from([(
+            SCRATCH.to_owned(),
+            format!("rw,exec,nosuid,nodev,mode=1777,size={scratch}"),
+        )])),
+        shm_size: Some(scratch),
+        // --- how much of everything
+        memory: Some(signed(memory)),
+        memory_swap: Some(signed(memory)),
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some(cpu_quota(task.resources.cpus.0)),
+        pids_limit: Some(i64::from(task.resources.pids.max(1)) + INIT_PIDS),
+        ulimits: Some(vec![
+            ulimit("nofile", MAX_FILES),
+            ulimit("core", 0),
+            ulimit("fsize", signed(sandbox.file_size)),
+        ]),
+        oom_score_adj: Some(OOM_SCORE),
+        device_requests: gpus(task),
+        // --- how it lives and ends
+        init: Some(true),
+        auto_remove: Some(false),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("none".into()),
+            config: None,
+        }),
+        ..HostConfig::default()
+    })
+}
+
+/// The task's environment, with a home that can be written to unless the job names another.
+fn environment(task: &TaskRun) -> Result<Vec<String>, Failure> {
+    let bad = |what: String| Err(Failure::new(FailureKind::BadProgram, what));
+    if task.command.iter().any(|argument| argument.contains('\0')) {
+        return bad("the command holds a NUL character, which no process can be given".into());
+    }
+    let mut all = Vec::with_capacity(task.env.len() + 1);
+    if !task.env.iter().any(|(name, _)| name == "HOME") {
+        all.push(format!("HOME={SCRATCH}"));
+    }
+    for (name, value) in &task.env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return bad(format!(
+                "the environment variable `{}` cannot be set: a name must not be empty or hold `=`, \
+                 and neither name nor value may hold a NUL character",
+                name.escape_debug()
+            ));
+        }
+        all.push(format!("{name}={value}"));
+    }
+    Ok(all)
+}
+
+fn mounts(task: &TaskRun, volumes: &[String], scratch: i64) -> Result<Vec<Mount>, Failure> {
+    let Some(work_dir) = task.work_dir.to_str() else {
+        return Err(Failure::new(
+            FailureKind::Host,
+            format!(
+                "the work directory {} has a name that is not UTF-8: the owner must choose another \
+                 data directory",
+                task.work_dir.display()
+            ),
+        ));
+    };
+    let mut mounts = vec![Mount {
+        target: Some(WORK.to_owned()),
+        source: Some(work_dir.to_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(false),
+        ..Mount::default()
+    }];
+    // Left alone, the engine would make a volume of each on the host's disk, beyond every limit.
+    for volume in volumes {
+        if [WORK, SCRATCH].contains(&volume.trim_end_matches('/')) {
+            continue;
+        }
+        mounts.push(Mount {
+            target: Some(volume.clone()),
+            typ: Some(MountType::TMPFS),
+            tmpfs_options: Some(MountTmpfsOptions {
+                size_bytes: Some(scratch),
+                mode: Some(0o1777),
+                ..MountTmpfsOptions::default()
+            }),
+            ..Mount::default()
+        });
+    }
+    Ok(mounts)
+}
+
+fn gpus(task: &TaskRun) -> Option<Vec<DeviceRequest>> {
+    (!task.gpus.is_empty()).then(|| {
+        vec![DeviceRequest {
+            device_ids: Some(task.gpus.iter().map(|gpu| gpu.uuid.clone()).collect()),
+            capabilities: Some(vec![vec!["gpu".into()]]),
+            ..DeviceRequest::default()
+        }]
+    })
+}
+
+/// Microseconds of CPU time per period. A quota, unlike Docker's `--cpus`, may be above what the
+/// machine has, as when an owner offers more than there is.
+fn cpu_quota(milli: u32) -> i64 {
+    i64::from(milli.max(LEAST_CPU_MILLI)) * CPU_PERIOD_US / 1_000
+}
+
+fn ulimit(name: &str, limit: i64) -> ResourcesUlimits {
+    ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(limit),
+        hard: Some(limit),
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+    use std::time::Duration;
+
+    use p2pnode_protocol::{AttemptKey, Bytes, Gpu, JobId, MilliCpus, PeerId, Resources, TaskKey};
+
+    use super::*;
+
+    fn task() -> TaskRun {
+        let job = JobId([1; 8]);
+        TaskRun {
+            submitter: PeerId::random(),
+            attempt: AttemptKey {
+                task: TaskKey {
+                    job,
+                    step: 0,
+                    index: 3,
+                },
+                attempt: 2,
+            },
+            command: vec!["a".into(), "b c".into()],
+            env: vec![("X".into(), "1=2".into())],
+            work_dir: "/data/work/3".into(),
+            resources: Resources {
+                cpus: MilliCpus(1_500),
+                memory: Bytes::mib(64),
+                pids: 10,
+                ..Resources::default()
+            },
+            gpus: Vec::new(),
+            timeout: Duration::ZERO,
+            stall: Duration::ZERO,
+            network: NetworkMode::None,
+            root: false,
+        }
+    }
+
+    const SANDBOX: Sandbox<'_> = Sandbox {
+        image: "sha256:abc",
+        volumes: &[],
+        owner: "peer:life",
+        user: NOBODY,
+        file_size: 1 << 30,
+    };
+
+    fn body(task: &TaskRun) -> (ContainerCreateBody, HostConfig) {
+        let body = create_body(task, &SANDBOX).unwrap();
+        let host = body.host_config.clone().unwrap();
+        (body, host)
+    }
+
+    #[test]
+    fn it_reaches_nothing() {
+        let (_, host) = body(&task());
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.ipc_mode.as_deref(), Some("private"));
+        assert_eq!(
+            host.cgroupns_mode,
+            Some(HostConfigCgroupnsModeEnum::PRIVATE)
+        );
+        assert_eq!(
+            (host.pid_mode, host.uts_mode, host.userns_mode),
+            (None, None, None)
+        );
+        assert_eq!(host.privileged, Some(false));
+        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!(
+            (host.cap_add, host.devices, host.group_add),
+            (None, None, None)
+        );
+        assert_eq!(
+            host.security_opt,
+            Some(vec!["no-new-privileges".to_owned()])
+        );
+        assert_eq!(
+            (host.binds, host.volumes_from, host.port_bindings),
+            (None, None, None)
+        );
+        assert_eq!(
+            (host.extra_hosts, host.links, host.sysctls),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn it_writes_only_its_work_directory_and_scratch() {
+        let (body, host) = body(&task());
+        assert_eq!(host.readonly_rootfs, Some(true));
+        let mounts = host.mounts.unwrap();
+        assert_eq!(mounts.len(), 1);
+        assert_eq!(mounts[0].source.as_deref(), Some("/data/work/3"));
+        assert_eq!(mounts[0].target.as_deref(), Some("/work"));
+        assert_eq!(mounts[0].typ, Some(MountType::BIND));
+        let tmpfs = host.tmpfs.unwrap();
+        assert_eq!(tmpfs.len(), 1);
+        let half = Bytes::mib(32).0;
+        assert_eq!(
+            tmpfs["/tmp"],
+            format!("rw,exec,nosuid,nodev,mode=1777,size={half}")
+        );
+        assert_eq!(host.shm_size, Some(half as i64));
+        assert_eq!(body.working_dir.as_deref(), Some("/work"));
+        assert_eq!(body.user.as_deref(), Some("65534:65534"));
+    }
+
+    #[test]
+    fn it_has_limits_of_everything() {
+        let (_, host) = body(&task());
+        assert_eq!(host.memory, Some(64 << 20));
+        assert_eq!(host.memory_swap, host.memory);
+        assert_eq!(
+            (host.cpu_period, host.cpu_quota),
+            (Some(100_000), Some(150_000))
+        );
+        assert_eq!(host.pids_limit, Some(11));
+        assert_eq!(host.oom_kill_disable, None);
+        let limits: HashMap<_, _> = host
+            .ulimits
+            .unwrap()
+            .into_iter()
+            .map(|limit| {
+                assert_eq!(limit.soft, limit.hard);
+                (limit.name.unwrap(), limit.hard.unwrap())
+            })
+            .collect();
+        let expected = [("core", 0), ("fsize", 1 << 30), ("nofile", MAX_FILES)];
+        assert_eq!(
+            limits,
+            expected
+                .map(|(name, limit)| (name.to_owned(), limit))
+                .into()
+        );
+    }
+
+    /// For the engine 0 means "no limit" in each of these fields.
+    #[test]
+    fn nothing_asked_for_is_not_everything() {
+        let mut task = task();
+        task.resources = Resources {
+            cpus: MilliCpus(0),
+            memory: Bytes(0),
+            pids: 0,
+            ..Resources::default()
+        };
+        let (_, host) = body(&task);
+        assert_eq!(host.memory, Some(LEAST_MEMORY as i64));
+        assert_eq!(host.cpu_quota, Some(1_000));
+        assert_eq!(host.pids_limit, Some(2));
+    }
+
+    #[test]
+    fn it_is_ours_to_find_and_to_end() {
+        let task = task();
+        let (body, host) = body(&task);
+        assert_eq!(host.init, Some(true));
+        assert_eq!(host.auto_remove, Some(false));
+        assert_eq!(host.restart_policy, None);
+        assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("none"));
+        assert_eq!(
+            body.healthcheck.unwrap().test,
+            Some(vec!["NONE".to_owned()])
+        );
+        assert_eq!((body.open_stdin, body.tty), (Some(false), Some(false)));
+        let labels = body.labels.unwrap();
+        assert_eq!(labels["p2pnode.node"], "peer:life");
+        assert_eq!(labels["p2pnode.job"], "0101010101010101");
+        assert_eq!(labels["p2pnode.task"], "0101010101010101/3");
+        assert_eq!(labels["p2pnode.attempt"], "2");
+        assert_eq!(labels["p2pnode.submitter"], task.submitter.to_string());
+    }
+
+    #[test]
+    fn a_command_replaces_the_images_own() {
+        let mut task = task();
+        let (with, _) = body(&task);
+        assert_eq!(
+            with.entrypoint,
+            Some(vec!["a".to_owned(), "b c".to_owned()])
+        );
+        assert_eq!(with.cmd, None);
+        task.command.clear();
+        assert_eq!(body(&task).0.entrypoint, None);
+    }
+
+    #[test]
+    fn the_environment_has_a_home() {
+        let mut task = task();
+        assert_eq!(body(&task).0.env.unwrap(), ["HOME=/tmp", "X=1=2"]);
+        task.env = vec![("HOME".into(), "/work".into())];
+        assert_eq!(body(&task).0.env.unwrap(), ["HOME=/work"]);
+        for (name, value) in [("", "v"), ("a=b", "v"), ("a\0", "v"), ("a", "\0")] {
+            task.env = vec![(name.into(), value.into())];
+            let failure = create_body(&task, &SANDBOX).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::BadProgram);
+        }
+    }
+
+    #[test]
+    fn gpus_are_named_by_uuid() {
+        let mut task = task();
+        assert_eq!(body(&task).1.device_requests, None);
+        task.gpus = ["GPU-1", "GPU-2"]
+            .map(|uuid| Gpu {
+                uuid: uuid.into(),
+                model: "M".into(),
+                memory: Bytes(1),
+            })
+            .into();
+        let requests = body(&task).1.device_requests.unwrap();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(
+            requests[0].device_ids,
+            Some(vec!["GPU-1".into(), "GPU-2".into()])
+        );
+        assert_eq!(requests[0].capabilities, Some(vec![vec!["gpu".into()]]));
+        assert_eq!(requests[0].count, None);
+    }
+
+    #[test]
+    fn an_images_volumes_stay_in_memory() {
+        let volumes = ["/data".to_owned(), "/work/".into(), "/tmp".into()];
+        let sandbox = Sandbox {
+            volumes: &volumes,
+            ..SANDBOX
+        };
+        let body = create_body(&task(), &sandbox).unwrap();
+        let mounts = body.host_config.unwrap().mounts.unwrap();
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[1].target.as_deref(), Some("/data"));
+        assert_eq!(mounts[1].typ, Some(MountType::TMPFS));
+        assert_eq!(mounts[1].source, None);
+    }
+
+    #[test]
+    fn users() {
+        let choose = |uid, rootless, root| TaskUser::choose((uid, uid), rootless, root);
+        let user = |uid, hand_over| TaskUser {
+            inside: (uid, uid),
+            hand_over,
+        };
+        assert_eq!(choose(0, false, false), Ok(user(65_534, Some(NOBODY))));
+        assert_eq!(choose(0, false, true), Ok(user(0, None)));
+        assert_eq!(choose(1_000, false, false), Ok(user(1_000, None)));
+        assert_eq!(choose(1_000, true, false), Ok(user(0, None)));
+        assert_eq!(
+            choose(1_000, false, true).unwrap_err().kind,
+            FailureKind::Host
+        );
+    }
+
+    #[test]
+    fn a_work_directory_must_have_a_name_that_json_can_carry() {
+        let mut task = task();
+        task.work_dir = std::ffi::OsString::from_vec(b"/data/\xff".to_vec()).into();
+        assert_eq!(
+            create_body(&task, &SANDBOX).unwrap_err().kind,
+            FailureKind::Host
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! Finding an engine and agreeing with it on an API version.
+//!
+//! Owns the connection. The engine may start later than the node, stop and come back: nothing is
+//! remembered but an engine that answered, and [`Engine::forget`] makes the next call look again.
+//! An engine that cannot enforce what a sandbox needs is refused here, once, with the mend: no other
+//! module may run a container on trust.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::SystemInfo;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use tokio::sync::Mutex;
+
+use super::words;
+
+/// Longest wait for the head of an answer. Starting a container on a machine with a busy disk has
+/// been seen to take half a minute; this is bollard's own default.
+const REQUEST_TIMEOUT_S: u64 = 120;
+
+/// Longest wait for a first answer: an engine that is there answers in milliseconds.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where Docker and Podman listen by default, tried in this order after the per-user sockets.
+const SYSTEM_SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/podman/podman.sock"];
+
+/// Where an engine run by the user listens, below `$XDG_RUNTIME_DIR`.
+const USER_SOCKETS: [&str; 2] = ["docker.sock", "podman/podman.sock"];
+
+/// Why there is no usable engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No socket is there.
+    #[error(
+        "no container engine: none of {tried} is there. Install and start Docker or Podman, or set \
+         DOCKER_HOST"
+    )]
+    NotFound {
+        /// Where it was looked for.
+        tried: String,
+    },
+    /// It is there and does not answer.
+    #[error("the container engine at {address} does not answer: {why}")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// What happened.
+        why: String,
+    },
+    /// It answers and cannot do what a sandbox needs.
+    #[error("the container engine at {address} cannot be used: {why}")]
+    Unfit {
+        /// Where.
+        address: String,
+        /// What is missing, with the mend.
+        why: String,
+    },
+}
+
+/// An engine that answered and is fit for use.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// The client, at the agreed API version.
+    pub docker: Docker,
+    /// Where it is, in the form of `DOCKER_HOST`.
+    pub address: String,
+    /// Its version, for people.
+    pub version: String,
+    /// Whether the engine runs as an ordinary user, so that root in a container is that user.
+    pub rootless: bool,
+}
+
+/// The engine of this machine.
+#[derive(Debug)]
+pub struct Engine {
+    socket: Option<String>,
+    known: Mutex<Option<Arc<Connected>>>,
+}
+
+impl Engine {
+    /// The engine at `socket` (a path, `unix://...` or `tcp://...`); without one, what `DOCKER_HOST`
+    /// names, or else the first default socket that answers. Does not connect yet.
+    #[must_use]
+    pub fn new(socket: Option<String>) -> Self {
+        Self {
+            socket,
+            known: Mutex::new(None),
+        }
+    }
+
+    /// The engine, found again when it was not there before.
+    ///
+    /// # Errors
+    /// Why there is none, with the mend.
+    pub async fn connect(&self) -> Result<Arc<Connected>, EngineError> {
+        let mut known = self.known.lock().await;
+        if let Some(engine) = &*known {
+            return Ok(Arc::clone(engine));
+        }
+        let engine = Arc::new(find(self.socket.as_deref()).await?);
+        tracing::info!(
+            address = engine.address,
+            version = engine.version,
+            "container engine found"
+        );
+        *known = Some(Arc::clone(&engine));
+        Ok(engine)
+    }
+
+    /// Looks for the engine anew at the next call: it has stopped answering.
+    pub async fn forget(&self) {
+        *self.known.lock().await = None;
+    }
+}
+
+async fn find(socket: Option<&str>) -> Result<Connected, EngineError> {
+    let host = std::env::var("DOCKER_HOST")
+        .ok()
+        .filter(|host| !host.is_empty());
+    if let Some(address) = socket.map(str::to_owned).or(host) {
+        return hello(&address).await;
+    }
+    let candidates = default_sockets(std::env::var("XDG_RUNTIME_DIR").ok().as_deref());
+    let mut first_error = None;
+    for socket in candidates
+        .iter()
+        .filter(|socket| Path::new(socket).exists())
+    {
+        match hello(socket).await {
+            Ok(engine) => return Ok(engine),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| EngineError::NotFound {
+        tried: candidates.join(", "),
+    }))
+}
+
+fn default_sockets(runtime_dir: Option<&str>) -> Vec<String> {
+    let user = runtime_dir
+        .into_iter()
+        .flat_map(|dir| USER_SOCKETS.map(|name| format!("{dir}/{name}")));
+    // The system's engine first: it can enforce limits that a user's engine often can't.
+    SYSTEM_SOCKETS
+        .map(str::to_owned)
+        .into_iter()
+        .chain(user)
+        .collect()
+}
+
+/// Connects without asking anything of the engine: for the reaper, which knows that it is fit.
+pub(super) async fn dial(address: &str) -> Result<Docker, EngineError> {
+    let unreachable = |why: String| EngineError::Unreachable {
+        address: address.to_owned(),
+        why,
+    };
+    let host = if address.starts_with('/') {
+        format!("unix://{address}")
+    } else {
+        address.to_owned()
+    };
+    let client = if let Some(path) = host.strip_prefix("unix://") {
+        if !Path::new(path).exists() {
+            return Err(EngineError::NotFound {
+                tried: path.to_owned(),
+            });
+        }
+        Docker::connect_with_unix(&host, REQUEST_TIMEOUT_S, API_DEFAULT_VERSION)
+    } else {
+        Docker::connect_with_host(&host)
+            .map(|docker| docker.with_timeout(Duration::from_secs(REQUEST_TIMEOUT_S)))
+    };
+    let client = client.map_err(|error| unreachable(words(&error)))?;
+    match tokio::time::timeout(HELLO_TIMEOUT, client.negotiate_version()).await {
+        Ok(Ok(docker)) => Ok(docker),
+        Ok(Err(error)) => Err(unreachable(with_mend(&words(&error)))),
+        Err(_) => Err(unreachable(format!("no answer within {HELLO_TIMEOUT:?}"))),
+    }
+}
+
+fn with_mend(why: &str) -> String {
+    if why.to_ascii_lowercase().contains("permission denied") {
+        format!("{why}. Add your user to the group `docker` and log in again")
+    } else {
+        why.to_owned()
+    }
+}
+
+async fn hello(address: &str) -> Result<Connected, EngineError> {
+    let docker = dial(address).await?;
+    let info = docker
+        .info()
+        .await
+        .map_err(|error| EngineError::Unreachable {
+            address: address.to_owned(),
+            why: words(&error),
+        })?;
+    check(&info).map_err(|why| EngineError::Unfit {
+        address: address.to_owned(),
+        why,
+    })?;
+    Ok(Connected {
+        docker,
+        address: address.to_owned(),
+        version: info.server_version.clone().unwrap_or_default(),
+        rootless: has_option(&info, "rootless"),
+    })
+}
+
+/// Whether the engine reports a security option, such as `name=seccomp,profile=default`.
+fn has_option(info: &SystemInfo, name: &str) -> bool {
+    option(info, name).is_some()
+}
+
+fn option<'a>(info: &'a SystemInfo, name: &str) -> Option<&'a str> {
+    let options = info.security_options.as_deref().unwrap_or_default();
+    options.iter().map(String::as_str).find(|option| {
+        *option == name
+            || option
+                .split(',')
+                .any(|part| part.strip_prefix("name=") == Some(name))
+    })
+}
+
+/// What a sandbox of ours needs of an engine. Limits that an engine does not have it ignores in
+/// silence, so they are asked for here.
+fn check(info: &SystemInfo) -> Result<(), String> {
+    if info.os_type.as_deref().is_some_and(|os| os != "linux") {
+        return Err("it runs Windows containers; switch it to Linux containers".into());
+    }
+    match option(info, "seccomp") {
+        None => return Err("it has no seccomp; use a kernel and an engine that have it".into()),
+        Some(option) if option.contains("unconfined") => {
+            return Err("its default seccomp profile is `unconfined`; remove that setting".into());
+        }
+        Some(_) => {}
+    }
+    if has_option(info, "userns") {
+        return Err(
+            "it maps user ids (userns-remap), so a task could not use its work directory; \
+                    turn that off, or run a rootless engine"
+                .into(),
+        );
+    }
+    let limits = [
+        ("memory", info.memory_limit),
+        ("process", info.pids_limit),
+        ("CPU", info.cpu_cfs_quota),
+    ];
+    for (name, enforced) in limits {
+        if enforced == Some(false) {
+            return Err(format!(
+                "it cannot enforce {name} limits; delegate that cgroup controller to it"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fit() -> SystemInfo {
+        SystemInfo {
+            os_type: Some("linux".into()),
+            security_options: Some(vec!["name=seccomp,profile=default".into()]),
+            memory_limit: Some(true),
+            pids_limit: Some(true),
+            cpu_cfs_quota: Some(true),
+            ..SystemInfo::default()
+        }
+    }
+
+    #[test]
+    fn engines_that_cannot_hold_a_sandbox_are_refused() {
+        assert_eq!(check(&fit()), Ok(()));
+        let seccomp = |options: &[&str]| SystemInfo {
+            security_options: Some(options.iter().map(ToString::to_string).collect()),
+            ..fit()
+        };
+        for (info, expected) in [
+            (
+                SystemInfo {
+                    os_type: Some("windows".into()),
+                    ..fit()
+                },
+                "Linux containers",
+            ),
+            (
+                SystemInfo {
+                    memory_limit: Some(false),
+                    ..fit()
+                },
+                "memory limits",
+            ),
+            (
+                SystemInfo {
+                    pids_limit: Some(false),
+                    ..fit()
+                },
+                "process limits",
+            ),
+            (
+                SystemInfo {
+                    cpu_cfs_quota: Some(false),
+                    ..fit()
+                },
+                "CPU limits",
+            ),
+            (seccomp(&[]), "no seccomp"),
+            (seccomp(&["name=seccomp,profile=unconfined"]), "unconfined"),
+            (
+                seccomp(&["name=seccomp,profile=builtin", "name=userns"]),
+                "userns-remap",
+            ),
+        ] {
+            let error = check(&info).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let rootless = seccomp(&["name=seccomp,profile=builtin", "name=rootless"]);
+        assert_eq!(check(&rootless), Ok(()));
+        assert!(has_option(&rootless, "rootless") && !has_option(&fit(), "rootless"));
+    }
+
+    #[test]
+    fn the_systems_engine_is_tried_first() {
+        let sockets = default_sockets(Some("/run/user/7"));
+        assert_eq!(sockets[0], "/var/run/docker.sock");
+        assert_eq!(sockets[3], "/run/user/7/podman/podman.sock");
+        assert_eq!(default_sockets(None).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_told_with_its_address() {
+        let engine = Engine::new(Some("/no/such/docker.sock".into()));
+        let error = engine.connect().await.unwrap_err();
+        assert!(
+            error.to_string().contains("/no/such/docker.sock"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_starts_late_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let engine = Engine::new(Some(socket.display().to_string()));
+        assert!(matches!(
+            engine.connect().await,
+            Err(EngineError::NotFound { .. })
+        ));
+        // Something listens and hangs up: found, but no engine.
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let hang_up = tokio::spawn(async move { drop(listener.accept().await) });
+        let error = engine.connect().await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { .. }), "{error}");
+        hang_up.await.unwrap();
+    }
+}

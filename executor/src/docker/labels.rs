@@ -1,0 +1,78 @@
+//! Labels on containers: whose they are and what for.
+//!
+//! The reaper, a restarted node and `docker ps --filter label=p2pnode.node` all find containers by
+//! them, so a label's name and the form of its value may only change together with those readers.
+
+use std::collections::HashMap;
+
+use p2pnode_protocol::PeerId;
+
+use crate::TaskRun;
+
+/// `<peer id>:<incarnation>` of the node that runs the container.
+pub const NODE: &str = "p2pnode.node";
+/// The job's id.
+pub const JOB: &str = "p2pnode.job";
+/// The task, as `JOB/INDEX`.
+pub const TASK: &str = "p2pnode.task";
+/// The attempt's number.
+pub const ATTEMPT: &str = "p2pnode.attempt";
+/// The peer that submitted the job.
+pub const SUBMITTER: &str = "p2pnode.submitter";
+
+/// One life of one node: what tells its containers from those of other nodes on the same engine, and
+/// from those of its own earlier lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The node.
+    pub node: PeerId,
+    /// Random, new with every start of the node.
+    pub incarnation: String,
+}
+
+impl Owner {
+    /// The value of the label [`NODE`].
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}:{}", self.node, self.incarnation)
+    }
+
+    /// Whether `label` is of an earlier life of the same node.
+    #[must_use]
+    pub fn is_earlier_life(&self, label: &str) -> bool {
+        label
+            .split_once(':')
+            .is_some_and(|(node, life)| node == self.node.to_string() && life != self.incarnation)
+    }
+}
+
+/// All labels of a task's container.
+pub(super) fn of_task(owner: &str, task: &TaskRun) -> HashMap<String, String> {
+    let key = task.attempt.task;
+    [
+        (NODE, owner.to_owned()),
+        (JOB, key.job.to_string()),
+        (TASK, key.to_string()),
+        (ATTEMPT, task.attempt.attempt.to_string()),
+        (SUBMITTER, task.submitter.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_other_lives_of_this_node_are_earlier_lives() {
+        let owner = Owner {
+            node: PeerId::random(),
+            incarnation: "b".into(),
+        };
+        assert!(!owner.is_earlier_life(&owner.label()));
+        assert!(owner.is_earlier_life(&format!("{}:a", owner.node)));
+        assert!(!owner.is_earlier_life(&format!("{}:a", PeerId::random())));
+        assert!(!owner.is_earlier_life(&owner.node.to_string()));
+    }
+}

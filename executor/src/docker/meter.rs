@@ -1,0 +1,263 @@
+//! What a running container uses.
+//!
+//! Where the engine's cgroups are visible they are read directly: two small files, a few
+//! microseconds, so that even a task of a tenth of a second is metered. Elsewhere (a rootless engine,
+//! a node inside a container) the engine's stats stream is asked, which costs the engine work and
+//! tells something only once a second, so only for tasks that run longer than that.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::models::ContainerStatsResponse;
+use bollard::query_parameters::StatsOptionsBuilder;
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::host::cgroup::{Mounts, read_number};
+
+/// When a task has run this long without visible cgroups, the engine is asked instead.
+const STATS_AFTER: Duration = Duration::from_secs(1);
+
+/// Where engines put a container's cgroup, relative to the hierarchy, `{}` being its id: Docker with
+/// either cgroup driver, then Podman likewise.
+const PLACES: [&str; 4] = [
+    "docker/{}",
+    "system.slice/docker-{}.scope",
+    "libpod_parent/libpod-{}",
+    "machine.slice/libpod-{}.scope",
+];
+
+/// One reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sample {
+    /// When it was true.
+    pub at: Instant,
+    /// CPU time since the start, in microseconds.
+    pub cpu_us: u64,
+    /// Highest memory use so far, in bytes; 0 when not known.
+    pub memory_peak: u64,
+}
+
+/// The files of one container's cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Files {
+    V1 {
+        cpu: PathBuf,
+        memory: Option<PathBuf>,
+    },
+    V2 {
+        folder: PathBuf,
+    },
+}
+
+impl Files {
+    fn find(mounts: &Mounts, id: &str) -> Option<Self> {
+        let below = |root: &Path| {
+            let folders = PLACES
+                .iter()
+                .map(|place| root.join(place.replace("{}", id)));
+            folders.into_iter().find(|folder| folder.is_dir())
+        };
+        if let Some(cpu) = mounts.v1("cpuacct").and_then(below) {
+            return Some(Self::V1 {
+                cpu: cpu.join("cpuacct.usage"),
+                memory: mounts
+                    .v1("memory")
+                    .and_then(below)
+                    .map(|folder| folder.join("memory.max_usage_in_bytes")),
+            });
+        }
+        let folder = mounts.v2().and_then(below)?;
+        folder
+            .join("cpu.stat")
+            .exists()
+            .then_some(Self::V2 { folder })
+    }
+
+    /// `None` once the container has ended: its cgroup goes with it.
+    fn read(&self) -> Option<Sample> {
+        let at = Instant::now();
+        let (cpu_us, memory_peak) = match self {
+            Self::V1 { cpu, memory } => (
+                read_number(cpu)? / 1_000,
+                memory.as_deref().and_then(read_number),
+            ),
+            Self::V2 { folder } => {
+                let stat = std::fs::read_to_string(folder.join("cpu.stat")).ok()?;
+                let cpu_us = stat
+                    .lines()
+                    .find_map(|line| line.strip_prefix("usage_usec "))?;
+                // `memory.peak` is there since Linux 5.19.
+                let memory = ["memory.peak", "memory.current"];
+                (
+                    cpu_us.trim().parse().ok()?,
+                    memory
+                        .iter()
+                        .find_map(|name| read_number(&folder.join(name))),
+                )
+            }
+        };
+        Some(Sample {
+            at,
+            cpu_us,
+            memory_peak: memory_peak.unwrap_or(0),
+        })
+    }
+}
+
+/// Reads one container.
+#[derive(Debug)]
+pub(super) struct Meter {
+    docker: Docker,
+    mounts: Mounts,
+    id: String,
+    started: Instant,
+    files: Option<Files>,
+    stats: Option<Stats>,
+}
+
+impl Meter {
+    pub(super) fn new(docker: Docker, mounts: Mounts, id: String) -> Self {
+        Self {
+            docker,
+            mounts,
+            id,
+            started: Instant::now(),
+            files: None,
+            stats: None,
+        }
+    }
+
+    /// The newest reading; `None` while there is none.
+    pub(super) fn read(&mut self) -> Option<Sample> {
+        if self.files.is_none() {
+            self.files = Files::find(&self.mounts, &self.id);
+        }
+        if let Some(files) = &self.files {
+            return files.read();
+        }
+        if self.stats.is_none() && self.started.elapsed() >= STATS_AFTER {
+            self.stats = Some(Stats::follow(self.docker.clone(), self.id.clone()));
+        }
+        self.stats.as_ref().and_then(|stats| *stats.newest.borrow())
+    }
+}
+
+/// The engine's stats stream, followed in the background until dropped.
+#[derive(Debug)]
+struct Stats {
+    newest: watch::Receiver<Option<Sample>>,
+    follower: JoinHandle<()>,
+}
+
+impl Stats {
+    fn follow(docker: Docker, id: String) -> Self {
+        let (sender, newest) = watch::channel(None);
+        let follower = tokio::spawn(async move {
+            let options = StatsOptionsBuilder::new().stream(true).build();
+            let mut readings = docker.stats(&id, Some(options));
+            let mut peak = 0;
+            while let Some(Ok(reading)) = readings.next().await {
+                if let Some(sample) = sample(&reading, &mut peak) {
+                    sender.send_replace(Some(sample));
+                }
+            }
+        });
+        Self { newest, follower }
+    }
+}
+
+impl Drop for Stats {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// `None` for the empty readings that engines send of a container that has just ended.
+fn sample(reading: &ContainerStatsResponse, peak: &mut u64) -> Option<Sample> {
+    let total_ns = reading
+        .cpu_stats
+        .as_ref()?
+        .cpu_usage
+        .as_ref()?
+        .total_usage?;
+    if total_ns == 0 {
+        return None;
+    }
+    if let Some(memory) = &reading.memory_stats {
+        *peak = (*peak)
+            .max(memory.max_usage.unwrap_or(0))
+            .max(memory.usage.unwrap_or(0));
+    }
+    Some(Sample {
+        at: Instant::now(),
+        cpu_us: total_ns / 1_000,
+        memory_peak: *peak,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::{ContainerCpuStats, ContainerCpuUsage, ContainerMemoryStats};
+
+    use super::*;
+
+    fn reading(total_ns: u64, memory: u64) -> ContainerStatsResponse {
+        ContainerStatsResponse {
+            cpu_stats: Some(ContainerCpuStats {
+                cpu_usage: Some(ContainerCpuUsage {
+                    total_usage: Some(total_ns),
+                    ..ContainerCpuUsage::default()
+                }),
+                ..ContainerCpuStats::default()
+            }),
+            memory_stats: Some(ContainerMemoryStats {
+                usage: Some(memory),
+                ..ContainerMemoryStats::default()
+            }),
+            ..ContainerStatsResponse::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_engines_readings_keep_the_peak() {
+        let mut peak = 0;
+        assert_eq!(sample(&reading(5_000, 100), &mut peak).unwrap().cpu_us, 5);
+        let later = sample(&reading(9_000, 40), &mut peak).unwrap();
+        assert_eq!((later.cpu_us, later.memory_peak), (9, 100));
+        assert_eq!(sample(&reading(0, 0), &mut peak), None);
+        assert_eq!(sample(&ContainerStatsResponse::default(), &mut peak), None);
+    }
+
+    #[tokio::test]
+    async fn files_of_both_versions_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let at = dir.path().display();
+        write("acct/docker/c1/cpuacct.usage", "7000\n");
+        write("mem/docker/c1/memory.max_usage_in_bytes", "4096\n");
+        let v1 = Mounts::parse(&format!(
+            "1 0 0:1 / {at}/acct rw - cgroup cgroup rw,cpuacct\n\
+             2 0 0:2 / {at}/mem rw - cgroup cgroup rw,memory\n"
+        ));
+        let sample = Files::find(&v1, "c1").unwrap().read().unwrap();
+        assert_eq!((sample.cpu_us, sample.memory_peak), (7, 4_096));
+        assert_eq!(Files::find(&v1, "c2"), None);
+
+        write(
+            "two/system.slice/docker-c1.scope/cpu.stat",
+            "usage_usec 12\nuser_usec 3\n",
+        );
+        write("two/system.slice/docker-c1.scope/memory.peak", "8192\n");
+        let v2 = Mounts::parse(&format!("1 0 0:1 / {at}/two rw - cgroup2 cgroup2 rw\n"));
+        let sample = Files::find(&v2, "c1").unwrap().read().unwrap();
+        assert_eq!((sample.cpu_us, sample.memory_peak), (12, 8_192));
+    }
+}

@@ -1,0 +1,279 @@
+//! The reaper: a process of its own that removes the node's containers when the node dies.
+//!
+//! The node holds the writing end of a pipe, the reaper the reading end. However the node ends, the
+//! kernel closes its end, and the reaper wakes: [`Reaper`] is the node's side, [`run`] the process.
+//! It is the only thing that stands between a SIGKILL of the node and a stranger's container that
+//! runs on, so it must depend on nothing that dies with the node: it has its own process group,
+//! ignores the signals that end a terminal's processes, and holds none of the node's files.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{engine, remove};
+
+/// What the node writes before it closes the pipe when it has removed all its containers itself.
+const ALL_REMOVED: &[u8] = b"all removed\n";
+
+/// The reaper ends when no container of the node's has been there for this long: a container whose
+/// creation the engine had begun when the node died appears within about a second.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long an engine that does not answer is waited for: a restart of the engine, or of the machine's
+/// Docker package, takes less.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long the node waits for its dismissed reaper, so that it leaves no process behind.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How to start the reaper: the binary that calls [`run`], and what to put before its own arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReaperCommand {
+    /// The program, usually the node's own.
+    pub program: PathBuf,
+    /// Arguments that make it the reaper, such as `reaper`.
+    pub args: Vec<OsString>,
+}
+
+impl ReaperCommand {
+    /// This very program with the one argument `verb`.
+    ///
+    /// # Errors
+    /// When the system does not tell which program this is.
+    pub fn this_program(verb: impl AsRef<OsStr>) -> io::Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe()?,
+            args: vec![verb.as_ref().to_owned()],
+        })
+    }
+}
+
+/// The node's side: starts the process with the first container, and again should it have died.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    command: ReaperCommand,
+    label: String,
+    process: Mutex<Option<(Child, ChildStdin)>>,
+}
+
+impl Reaper {
+    /// `label`: the value of `p2pnode.node` of the containers to remove.
+    pub(super) fn new(command: ReaperCommand, label: String) -> Self {
+        Self {
+            command,
+            label,
+            process: Mutex::new(None),
+        }
+    }
+
+    /// Makes sure that it runs. Call it before every container.
+    ///
+    /// # Errors
+    /// When the program can't be started; then no container may be.
+    pub(super) async fn ensure(&self, engine_address: &str) -> io::Result<()> {
+        let mut process = self.process.lock().await;
+        if let Some((child, _)) = &mut *process {
+            match child.try_wait()? {
+                None => return Ok(()),
+                Some(status) => tracing::warn!(%status, "the reaper ended; starting it again"),
+            }
+        }
+        let mut child = Command::new(&self.command.program)
+            .args(&self.command.args)
+            .arg(engine_address)
+            .arg(&self.label)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // It must not keep a file system busy, nor be hit by what is meant for the node.
+            .current_dir("/")
+            .process_group(0)
+            .kill_on_drop(false)
+            .spawn()?;
+        let stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        tracing::debug!(pid = child.id(), "reaper started");
+        *process = Some((child, stdin));
+        Ok(())
+    }
+
+    /// Sends it home: all containers are gone.
+    pub(super) async fn dismiss(&self) {
+        let Some((mut child, mut stdin)) = self.process.lock().await.take() else {
+            return;
+        };
+        // It may have died already; then there is nobody to tell.
+        let _ = stdin.write_all(ALL_REMOVED).await;
+        drop(stdin);
+        if timeout(FAREWELL, child.wait()).await.is_err() {
+            tracing::warn!("the reaper takes its time to end; it is left to itself");
+        }
+    }
+}
+
+/// The process itself: the hidden verb `reaper` of the binary. `args` are the engine's address and
+/// the value of `p2pnode.node`, as [`DockerRuntime`](super::DockerRuntime) passes them; the pipe to
+/// the node is its standard input. Returns when no container of the node's is left.
+#[must_use]
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args
+        .into_iter()
+        .map(|arg| arg.to_string_lossy().into_owned());
+    let (Some(address), Some(label), None) = (args.next(), args.next(), args.next()) else {
+        return ExitCode::from(2);
+    };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        return ExitCode::FAILURE;
+    };
+    // Held to the end: while a handler stands, the signal's default of ending the process does not.
+    let handlers = {
+        let _entered = runtime.enter();
+        [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::quit(),
+        ]
+        .map(signal)
+    };
+    let farewell = wait_for_the_node(io::stdin().lock());
+    let gone = runtime.block_on(remove_all(&address, &label, farewell == ALL_REMOVED));
+    drop(handlers);
+    if gone {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Reads until the node closes its end, and returns what it said.
+fn wait_for_the_node(mut pipe: impl Read) -> Vec<u8> {
+    let mut said = Vec::new();
+    let mut buffer = [0; 64];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return said,
+            Ok(count) => {
+                said.extend_from_slice(&buffer[..count]);
+                // More than the one message is nonsense; keep no more of it than tells so.
+                said.truncate(ALL_REMOVED.len() + 1);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return said,
+        }
+    }
+}
+
+/// Removes what carries `label` until nothing has been there for [`QUIET`], or, when the node says
+/// that it has done so itself, once. False when the engine could not be asked.
+async fn remove_all(address: &str, label: &str, once: bool) -> bool {
+    let started = Instant::now();
+    let mut quiet_since = None;
+    loop {
+        let found = match engine::dial(address).await {
+            Ok(docker) => remove::sweep(&docker, |of| of == label).await.ok(),
+            Err(_) => None,
+        };
+        match found {
+            Some(_) if once => return true,
+            Some(0) => {
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= QUIET {
+                    return true;
+                }
+            }
+            Some(_) => quiet_since = None,
+            // Its containers' processes died with it, or live on: only asking tells.
+            None => {
+                quiet_since = None;
+                if once || started.elapsed() > ENGINE_PATIENCE {
+                    return false;
+                }
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_hears_the_farewell_and_the_silence() {
+        assert_eq!(wait_for_the_node(ALL_REMOVED), ALL_REMOVED);
+        assert_eq!(wait_for_the_node(&b""[..]), b"");
+        assert_ne!(wait_for_the_node(&[b'x'; 1_000][..]), ALL_REMOVED);
+    }
+
+    #[test]
+    fn it_wants_its_two_arguments() {
+        let code = |args: &[&str]| format!("{:?}", run(args.iter().map(OsString::from)));
+        let usage = format!("{:?}", ExitCode::from(2));
+        assert_eq!(code(&[]), usage);
+        assert_eq!(code(&["a"]), usage);
+        assert_eq!(code(&["a", "b", "c"]), usage);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_told() {
+        let command = ReaperCommand {
+            program: "/no/such/program".into(),
+            args: Vec::new(),
+        };
+        let reaper = Reaper::new(command, "label".into());
+        let error = reaper.ensure("/no/such.sock").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn it_is_started_again_when_it_died_and_dismissed_when_done() {
+        // A stand-in that ends at once, then one that ends with its standard input.
+        let mut command = ReaperCommand {
+            program: "/bin/sh".into(),
+            args: ["-c", "exit 0"].map(OsString::from).into(),
+        };
+        let mut reaper = Reaper::new(command.clone(), "label".into());
+        reaper.ensure("address").await.unwrap();
+        let first = {
+            let mut process = reaper.process.lock().await;
+            let (child, _) = process.as_mut().unwrap();
+            let pid = child.id().unwrap();
+            child.wait().await.unwrap();
+            pid
+        };
+        command.args[1] = "cat; test \"$0\" = address -a \"$1\" = label".into();
+        reaper.command = command;
+        reaper.ensure("address").await.unwrap();
+        let second = reaper
+            .process
+            .lock()
+            .await
+            .as_ref()
+            .unwrap()
+            .0
+            .id()
+            .unwrap();
+        assert_ne!(first, second);
+        reaper.ensure("address").await.unwrap();
+        assert_eq!(
+            reaper.process.lock().await.as_ref().unwrap().0.id(),
+            Some(second)
+        );
+        reaper.dismiss().await;
+        assert!(reaper.process.lock().await.is_none());
+    }
+}

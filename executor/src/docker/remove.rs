@@ -1,0 +1,88 @@
+//! Removing containers until they are gone.
+//!
+//! Used after every run, at shutdown, at start for what an earlier life left, and by the reaper. All
+//! of them may meet: a container that somebody else is removing, or has removed, is not an error.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
+use futures::{StreamExt, stream};
+use tokio::time::{Instant, sleep};
+
+use super::{labels, words};
+
+/// How long one container's removal is tried, while the engine fails or does not answer. What is left
+/// then is the reaper's, or the next sweep's.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// First pause between two tries; each doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Removals under way at once in a sweep: the engine does the rest one after the other anyway.
+const PARALLEL: usize = 8;
+
+/// Kills and removes a container with its volumes. True when it is gone for certain.
+pub(super) async fn remove(docker: &Docker, name: &str) -> bool {
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let options = RemoveContainerOptionsBuilder::new()
+            .force(true)
+            .v(true)
+            .build();
+        let error = match docker.remove_container(name, Some(options)).await {
+            Ok(())
+            | Err(Error::DockerResponseServerError {
+                status_code: 404, ..
+            }) => return true,
+            // 409: somebody else is removing it. Wait until it is gone.
+            Err(error) => error,
+        };
+        if started.elapsed() > PATIENCE {
+            tracing::warn!(
+                container = name,
+                error = words(&error),
+                "a container cannot be removed"
+            );
+            return false;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Removes all containers of p2pnode whose label [`labels::NODE`] is picked, and returns how many
+/// there were.
+///
+/// # Errors
+/// When the engine cannot list its containers.
+pub(super) async fn sweep(docker: &Docker, pick: impl Fn(&str) -> bool) -> Result<usize, Error> {
+    let filters = HashMap::from([("label", vec![labels::NODE])]);
+    let options = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters)
+        .build();
+    let found = docker.list_containers(Some(options)).await?;
+    let picked: Vec<String> = found
+        .into_iter()
+        .filter(|container| {
+            let label = container
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(labels::NODE));
+            label.is_some_and(|label| pick(label))
+        })
+        .filter_map(|container| container.id)
+        .collect();
+    let count = picked.len();
+    stream::iter(picked)
+        .for_each_concurrent(PARALLEL, |id| async move {
+            remove(docker, &id).await;
+        })
+        .await;
+    Ok(count)
+}

@@ -1,0 +1,361 @@
+//! One task in one container, from creation to removal.
+//!
+//! The order matters: the reaper runs before the container is there; the output is attached before
+//! the process starts, so that not a byte is missed; the container is removed before the end is told.
+//! The work runs in a task of its own that outlives the caller's future: whoever drops that future
+//! cancels the run, and the container is removed all the same.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::container::AttachContainerResults;
+use bollard::errors::Error;
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
+    StartContainerOptions, WaitContainerOptions,
+};
+use futures::StreamExt;
+use p2pnode_protocol::task::{Failure, FailureKind};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::container::{Sandbox, TaskUser, create_body};
+use super::ending::{self, Exit};
+use super::engine::{Connected, Engine};
+use super::image::Image;
+use super::meter::Meter;
+use super::reaper::Reaper;
+use super::watch::{self, Limits, Pulse};
+use super::workdir::{self, Measure};
+use super::{output, remove};
+use crate::host::cgroup::Mounts;
+use crate::{LogSink, TaskEnd, TaskRun};
+
+/// How long the last output of a killed task is waited for. It is on its way already; only a reader
+/// that is slow, or gone, takes longer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What all runs of one runtime share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The value of the label `p2pnode.node`.
+    pub label: String,
+    /// What containers' names begin with.
+    pub name_prefix: String,
+    pub engine: Engine,
+    pub reaper: Reaper,
+    pub mounts: Mounts,
+    /// Bounds how many containers are being started at once.
+    pub starts: Semaphore,
+    /// The runtime is shutting down.
+    pub stopping: CancellationToken,
+    /// The runs under way.
+    pub tracker: TaskTracker,
+    /// Makes containers' names unique.
+    pub serial: AtomicU64,
+}
+
+/// The ways in which a run is ended from outside.
+#[derive(Debug, Clone)]
+struct Stops {
+    cancel: CancellationToken,
+    stopping: CancellationToken,
+    /// The caller has dropped the run.
+    abandoned: CancellationToken,
+}
+
+impl Stops {
+    async fn stopped(&self) -> Failure {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => {
+                Failure::new(FailureKind::ProviderStopping, "the provider is shutting down")
+            }
+            () = self.cancel.cancelled() => Failure::new(FailureKind::Cancelled, "cancelled"),
+            () = self.abandoned.cancelled() => Failure::new(FailureKind::Cancelled, "abandoned"),
+        }
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        futures::FutureExt::now_or_never(self.stopped()).map_or(Ok(()), Err)
+    }
+}
+
+/// Runs one task in a container of `image`.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    image: Image,
+    task: TaskRun,
+    log: LogSink,
+    cancel: CancellationToken,
+) -> TaskEnd {
+    let abandoned = CancellationToken::new();
+    let _guard = abandoned.clone().drop_guard();
+    let stops = Stops {
+        cancel,
+        stopping: shared.stopping.clone(),
+        abandoned,
+    };
+    let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
+    let run = Run {
+        name: format!("{}-{serial}", shared.name_prefix),
+        shared: Arc::clone(&shared),
+        image,
+        task,
+        stops,
+        pulse: Pulse::default(),
+    };
+    let name = run.name.clone();
+    match shared.tracker.spawn(run.into_end(log)).await {
+        Ok(end) => end,
+        Err(error) => {
+            // A fault of ours, or the async runtime is going down.
+            if let Ok(engine) = shared.engine.connect().await {
+                remove::remove(&engine.docker, &name).await;
+            }
+            let why = format!("the run of this task broke off: {error}");
+            TaskEnd {
+                result: Err(Failure::new(FailureKind::Host, why)),
+                usage: Pulse::default().usage(Duration::ZERO),
+            }
+        }
+    }
+}
+
+struct Run {
+    shared: Arc<Shared>,
+    image: Image,
+    task: TaskRun,
+    stops: Stops,
+    pulse: Pulse,
+    /// The container's name, known before the engine has answered.
+    name: String,
+}
+
+impl Run {
+    async fn into_end(self, log: LogSink) -> TaskEnd {
+        let mut wall = Duration::ZERO;
+        let result = self.contained(&log, &mut wall).await;
+        if let Err(failure) = &result {
+            tracing::debug!(attempt = %self.task.attempt, container = self.name, ?failure, "task failed");
+        }
+        TaskEnd {
+            result,
+            usage: self.pulse.usage(wall),
+        }
+    }
+
+    /// Makes the container, lets the task live in it, removes it.
+    async fn contained(&self, log: &LogSink, wall: &mut Duration) -> Result<(), Failure> {
+        self.stops.check()?;
+        let host = |why: String| Failure::new(FailureKind::Host, why);
+        let engine = self
+            .shared
+            .engine
+            .connect()
+            .await
+            .map_err(|error| host(error.to_string()))?;
+        let reaper = self.shared.reaper.ensure(&engine.address).await;
+        reaper.map_err(|error| {
+            host(format!(
+                "the reaper cannot be started, without which no container may be: {error}"
+            ))
+        })?;
+        let starting = self.shared.starts.acquire().await;
+        self.stops.check()?;
+        let (user, limits) = self.hand_over(&engine).await?;
+        let sandbox = Sandbox {
+            image: &self.image.id,
+            volumes: &self.image.volumes,
+            owner: &self.shared.label,
+            user: user.inside,
+            file_size: limits.disk,
+        };
+        let body = create_body(&self.task, &sandbox)?;
+        let options = CreateContainerOptionsBuilder::new()
+            .name(&self.name)
+            .build();
+        let docker = &engine.docker;
+        let result = match docker.create_container(Some(options), body).await {
+            Ok(created) => {
+                let started = self.start(docker, &created.id).await;
+                drop(starting);
+                match started {
+                    Ok(attached) => {
+                        let began = Instant::now();
+                        let result = self.live(docker, created.id, attached, &limits, log).await;
+                        *wall = began.elapsed();
+                        result
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+            Err(error) => Err(ending::of_create(&error)),
+        };
+        // Also after a failed creation: the engine may have made it before its answer was lost.
+        remove::remove(docker, &self.name).await;
+        if let Err(failure) = &result
+            && failure.kind == FailureKind::Host
+        {
+            // It may have been restarted with another version or other limits.
+            self.shared.engine.forget().await;
+        }
+        result
+    }
+
+    /// Gives the work directory to the task's user and sets the limits by what stands in it.
+    async fn hand_over(&self, engine: &Connected) -> Result<(TaskUser, Limits), Failure> {
+        let node = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let user = TaskUser::choose(node, engine.rootless, self.task.root)?;
+        let dir = self.task.work_dir.clone();
+        let handed_over =
+            tokio::task::spawn_blocking(move || workdir::hand_over(&dir, user.hand_over)).await;
+        let measured = handed_over
+            .unwrap_or_else(|error| Err(error.into()))
+            .map_err(|error| {
+                Failure::new(
+                    FailureKind::Host,
+                    format!(
+                        "the work directory {} cannot be prepared: {error}",
+                        self.task.work_dir.display()
+                    ),
+                )
+            })?;
+        let Measure::Bytes(inputs) = measured else {
+            return Err(Failure::new(
+                FailureKind::BadProgram,
+                "its inputs hold too many files, or folders nested too deeply, to be watched; pack \
+                 them into an archive",
+            ));
+        };
+        let asked = self.task.resources.disk;
+        let limits = Limits {
+            timeout: self.task.timeout,
+            stall: self.task.stall,
+            work_dir: self.task.work_dir.clone(),
+            disk: inputs.saturating_add(asked.0),
+            asked,
+        };
+        Ok((user, limits))
+    }
+
+    async fn start(&self, docker: &Docker, id: &str) -> Result<AttachContainerResults, Failure> {
+        self.stops.check()?;
+        let options = AttachContainerOptionsBuilder::new()
+            .stream(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
+        let attached = docker
+            .attach_container(id, Some(options))
+            .await
+            .map_err(|error| ending::of_loss("the task's output cannot be read", &error))?;
+        docker
+            .start_container(id, None::<StartContainerOptions>)
+            .await
+            .map_err(|error| ending::of_start(&error))?;
+        Ok(attached)
+    }
+
+    /// Waits for the end of the started task, whoever brings it about.
+    async fn live(
+        &self,
+        docker: &Docker,
+        id: String,
+        attached: AttachContainerResults,
+        limits: &Limits,
+        log: &LogSink,
+    ) -> Result<(), Failure> {
+        let meter = Meter::new(docker.clone(), self.shared.mounts.clone(), id.clone());
+        let mut pump = pin!(output::pump(attached.output, log, &self.pulse));
+        let mut exit = pin!(wait(docker, &id));
+        let mut watch = pin!(watch::watch(limits, meter, &self.pulse));
+        let mut pumped = None;
+        let exited = loop {
+            tokio::select! {
+                code = &mut exit => break code.map_err(|error| ending::of_loss("the task was lost", &error)),
+                result = &mut pump, if pumped.is_none() => pumped = Some(result),
+                failure = &mut watch => break Err(failure),
+                failure = self.stops.stopped() => break Err(failure),
+            }
+        };
+        let code = match exited {
+            Ok(code) => code,
+            Err(failure) => {
+                remove::remove(docker, &self.name).await;
+                if pumped.is_none() && failure.kind != FailureKind::Cancelled {
+                    let _ = timeout(LAST_WORDS, pump).await;
+                }
+                return Err(failure);
+            }
+        };
+        // The process is gone, its last output may still be on its way to a slow reader.
+        let pumped = match pumped {
+            Some(result) => result,
+            None => tokio::select! {
+                result = &mut pump => result,
+                failure = self.stops.stopped() => return Err(failure),
+            },
+        };
+        let head =
+            pumped.map_err(|error| ending::of_loss("part of the task's output was lost", &error));
+        self.judge(docker, &id, code, limits, &head?).await
+    }
+
+    /// What the exit code means. The engine is asked for more only when it is not 0.
+    async fn judge(
+        &self,
+        docker: &Docker,
+        id: &str,
+        code: i64,
+        limits: &Limits,
+        stderr_head: &[u8],
+    ) -> Result<(), Failure> {
+        if code == 0 {
+            return Ok(());
+        }
+        let inspected = docker
+            .inspect_container(id, None::<InspectContainerOptions>)
+            .await;
+        let state = inspected.ok().and_then(|inspected| inspected.state);
+        let ended = ending::of_exit(&Exit {
+            code,
+            oom_killed: state.and_then(|state| state.oom_killed).unwrap_or(false),
+            disk_full: watch::was_disk_full(limits).await,
+            stderr_head,
+            memory: self.task.resources.memory,
+            command: self.task.command.first().map(String::as_str),
+        });
+        ended.map_err(|failure| match failure.kind {
+            FailureKind::DiskFull => watch::disk_full(limits),
+            _ => failure,
+        })
+    }
+}
+
+/// The exit code of a started container.
+async fn wait(docker: &Docker, id: &str) -> Result<i64, Error> {
+    loop {
+        let mut answers = docker.wait_container(id, None::<WaitContainerOptions>);
+        match answers.next().await {
+            Some(Ok(answer)) => return Ok(answer.status_code),
+            Some(Err(Error::DockerContainerWaitError { code, .. })) => return Ok(code),
+            // Engines that answer only when the container has ended look like engines that hang.
+            Some(Err(Error::RequestTimeoutError)) => {}
+            Some(Err(error)) => return Err(error),
+            None => {
+                return Err(Error::IOError {
+                    err: std::io::ErrorKind::UnexpectedEof.into(),
+                });
+            }
+        }
+    }
+}
