@@ -164,6 +164,8 @@ pub async fn a_flood_nobody_reads_can_be_cancelled(subject: &dyn Subject) {
     let trial = Trial::new(subject, Act::Flood);
     let mut running = trial.start().await;
     within(running.log.recv()).await.unwrap();
+    // Long enough for everything to be full.
+    assert!(tokio::time::timeout(WATCH, &mut running.end).await.is_err());
     trial.cancel.cancel();
     // The receiver stays open and is never read.
     let end: TaskEnd = within(&mut running.end).await.unwrap();
@@ -172,7 +174,8 @@ pub async fn a_flood_nobody_reads_can_be_cancelled(subject: &dyn Subject) {
 }
 
 pub async fn output_that_nobody_wants_is_dropped(subject: &dyn Subject) {
-    let running = Trial::new(subject, Act::Flood).start().await;
+    let trial = Trial::new(subject, Act::Flood);
+    let running = trial.start().await;
     drop(running.log);
     let end = within(running.end).await.unwrap();
     assert_eq!(end.result, Ok(()));

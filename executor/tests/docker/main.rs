@@ -8,6 +8,7 @@
 #[path = "../contract/mod.rs"]
 mod contract;
 mod life;
+mod output;
 mod sandbox;
 mod subject;
 

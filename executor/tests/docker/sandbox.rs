@@ -58,7 +58,7 @@ async fn it_has_no_privileges() {
     assert_eq!(field("Seccomp:"), ["2"]);
     assert_eq!(field("Uid:"), vec![task_uid().to_string(); 4]);
     assert_ne!(task_uid(), 0);
-    assert_eq!(field("Groups:"), Vec::<String>::new());
+    assert_eq!(field("Groups:").len(), 1, "its own group only");
     clean(&subject).await;
 }
 
@@ -66,17 +66,9 @@ async fn it_has_no_privileges() {
 #[ignore = "needs docker"]
 async fn it_has_no_network_but_loopback() {
     let subject = DockerSubject::new().await;
-    let seen = shell(
-        &subject,
-        "ls /sys/class/net; tail -n +2 /proc/net/route | wc -l",
-    )
-    .await;
-    assert_eq!(seen, "lo\n0\n");
-    let out = trial(&subject, "wget -T 2 -O - http://192.0.2.1/ 2>&1")
-        .run()
-        .await;
-    assert_eq!(out.failure(), FailureKind::Exit(1));
-    assert!(String::from_utf8_lossy(&out.stdout).contains("unreachable"));
+    let routes = "tail -n +2 /proc/net/route; grep -v ' lo$' /proc/net/ipv6_route";
+    let seen = shell(&subject, &format!("ls /sys/class/net; {routes}; true")).await;
+    assert_eq!(seen, "lo\n", "an interface or a route beside loopback");
     clean(&subject).await;
 }
 
@@ -106,8 +98,7 @@ async fn it_writes_nowhere_else() {
                   echo 1 > /tmp/x && echo 1 > /work/x && echo 1 > /dev/shm/x && pwd";
     assert_eq!(shell(&subject, script).await, "/work\n");
     // Programs may be put into the scratch, but nothing there can raise privileges.
-    let script =
-        "cp /bin/busybox /tmp/b && chmod 4755 /tmp/b && /tmp/b id -u; grep ' /tmp ' /proc/mounts";
+    let script = "cp /bin/busybox /tmp && chmod 4755 /tmp/busybox && /tmp/busybox id -u; grep ' /tmp ' /proc/mounts";
     let seen = shell(&subject, script).await;
     assert!(seen.starts_with(&format!("{}\n", task_uid())), "{seen}");
     assert!(seen.contains("nosuid") && seen.contains("nodev"), "{seen}");
@@ -180,7 +171,7 @@ async fn its_limits_are_set() {
     assert!(["50000", "50000 100000"].contains(&parts[3]), "{text}");
     let rest: Vec<_> = parts[4].lines().collect();
     // `ulimit -f` counts blocks of 512 bytes.
-    assert_eq!(rest, ["65536", "0", "16384", "32768", "32768"], "{text}");
+    assert_eq!(rest, ["4096", "0", "16384", "32768", "32768"], "{text}");
     clean(&subject).await;
 }
 
