@@ -37,8 +37,10 @@ const CPU_PERIOD_US: i64 = 100_000;
 /// The process that reaps zombies stands in the container beside the task's own.
 const INIT_PIDS: i64 = 1;
 
-/// Open files per process: plenty for a server, and too few to exhaust the host's table.
-const MAX_FILES: i64 = 65_536;
+/// Open files per process: the kernel's own default for the hard limit. An engine that may not raise
+/// limits (a rootless one, one without `CAP_SYS_RESOURCE`) fails to start a container with a limit
+/// above its own, which is at least this.
+const MAX_FILES: i64 = 4_096;
 
 /// When the whole host runs out of memory, tasks end before the node does (range -1000 to 1000).
 const OOM_SCORE: i64 = 500;

@@ -1,16 +1,23 @@
-//! Carries a container's output to its submitter's sink.
+//! Carries a container's output to its submitter's sink, and slowness back to the task.
 //!
-//! Slowness travels backwards: when the sink is full nothing more is read from the engine, which
-//! stops reading the task's pipes, so the task waits in its next write. Nothing here keeps more than
-//! one frame.
+//! Simply not reading would slow the task down, too, but it would lose output: engines give up on
+//! what is still unread two seconds after the process has ended, and those are the lines that say
+//! why. So this module keeps reading, keeps a little, and when the sink falls behind it freezes the
+//! container through a [`Valve`]: a frozen task neither writes nor ends. What is kept is bounded by
+//! [`FULL_BYTES`] and what pipes and the engine hold at the moment of freezing, about 2 MiB.
 
+use std::collections::VecDeque;
+use std::pin::pin;
+
+use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
+use futures::future::{Either, Fuse, FusedFuture, FutureExt};
 use futures::{Stream, StreamExt};
 use p2pnode_protocol::task::Stream as Channel;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::watch::Pulse;
+use super::words;
 use crate::{LogChunk, LogSink};
 
 /// What [`LogChunk`] promises.
@@ -18,6 +25,89 @@ const MAX_CHUNK_BYTES: usize = 64 << 10;
 
 /// How much of the start of stderr is kept, to recognise the init process's own message.
 const HEAD_BYTES: usize = 64;
+
+/// The task is frozen when this much waits for its reader: a few frames of the engine's, which are of
+/// 32 KiB, so that a reader that is merely late freezes nobody.
+const HIGH_BYTES: usize = 256 << 10;
+
+/// The task is thawed when no more than this waits.
+const LOW_BYTES: usize = 64 << 10;
+
+/// Until the task is frozen no more than this is read: freezing takes some 30 ms, in which a task can
+/// write many megabytes.
+const FULL_BYTES: usize = 512 << 10;
+
+/// Stops and releases the source of output.
+pub(super) trait Valve: Send + Sync {
+    /// Makes that nothing new is written. False when it can't be done.
+    fn freeze(&self) -> impl Future<Output = bool> + Send;
+    /// Lets it go on.
+    fn thaw(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// A container, frozen and thawed by its engine.
+#[derive(Debug)]
+pub(super) struct Freezer<'a> {
+    pub docker: &'a Docker,
+    pub id: &'a str,
+}
+
+impl Valve for Freezer<'_> {
+    async fn freeze(&self) -> bool {
+        match self.docker.pause_container(self.id).await {
+            Ok(()) => true,
+            // 409: it has ended, so nothing new comes of it either.
+            Err(Error::DockerResponseServerError {
+                status_code: 404 | 409,
+                ..
+            }) => true,
+            Err(error) => {
+                tracing::debug!(error = words(&error), "the engine cannot pause containers");
+                false
+            }
+        }
+    }
+
+    async fn thaw(&self) {
+        // An error means that it has ended, or is about to be ended.
+        let _ = self.docker.unpause_container(self.id).await;
+    }
+}
+
+/// Where the task's output stands between flowing and frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Free,
+    Freezing,
+    Frozen,
+    Thawing,
+    /// The engine can't freeze: only not reading holds the task back.
+    Unstoppable,
+}
+
+/// Chunks that wait for their reader.
+#[derive(Debug, Default)]
+struct Queue {
+    chunks: VecDeque<LogChunk>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, stream: Channel, bytes: &[u8]) {
+        self.bytes += bytes.len();
+        self.chunks
+            .extend(bytes.chunks(MAX_CHUNK_BYTES).map(|part| LogChunk {
+                stream,
+                bytes: part.to_vec(),
+            }));
+    }
+
+    fn pop(&mut self) -> Option<LogChunk> {
+        let chunk = self.chunks.pop_front()?;
+        self.bytes -= chunk.bytes.len();
+        Some(chunk)
+    }
+}
 
 /// Reads `frames` to their end into `sink`. When nobody reads the sink any more, output is dropped
 /// and the task goes on. Returns the beginning of stderr.
@@ -28,46 +118,110 @@ pub(super) async fn pump(
     mut frames: impl Stream<Item = Result<LogOutput, Error>> + Unpin,
     sink: &LogSink,
     pulse: &Pulse,
+    valve: &impl Valve,
 ) -> Result<Vec<u8>, Error> {
+    let mut queue = Queue::default();
     let mut head = Vec::new();
-    while let Some(frame) = frames.next().await {
-        let (stream, bytes) = match frame? {
-            LogOutput::StdErr { message } => {
-                let room = HEAD_BYTES.saturating_sub(head.len()).min(message.len());
-                head.extend_from_slice(&message[..room]);
-                (Channel::Stderr, message)
+    let mut flow = Flow::Free;
+    let mut turning = pin!(Fuse::terminated());
+    let mut ended = None;
+    loop {
+        match flow {
+            Flow::Free if queue.bytes >= HIGH_BYTES && ended.is_none() => {
+                flow = Flow::Freezing;
+                turning.set(Either::Left(valve.freeze()).fuse());
             }
-            LogOutput::StdOut { message } | LogOutput::Console { message } => {
-                (Channel::Stdout, message)
+            Flow::Frozen if queue.bytes <= LOW_BYTES && ended.is_none() => {
+                flow = Flow::Thawing;
+                turning.set(Either::Right(valve.thaw().map(|()| true)).fuse());
             }
-            LogOutput::StdIn { .. } => continue,
-        };
-        for part in bytes.chunks(MAX_CHUNK_BYTES) {
-            let chunk = LogChunk {
-                stream,
-                bytes: part.to_vec(),
-            };
-            deliver(chunk, sink, pulse).await;
+            _ => {}
+        }
+        pulse.set_waiting(!queue.chunks.is_empty());
+        let may_read = ended.is_none() && (flow == Flow::Frozen || queue.bytes < FULL_BYTES);
+        tokio::select! {
+            frame = frames.next(), if may_read => match frame {
+                Some(Ok(frame)) => {
+                    pulse.wrote();
+                    take(frame, &mut queue, &mut head);
+                }
+                Some(Err(error)) => ended = Some(Err(error)),
+                None => ended = Some(Ok(())),
+            },
+            permit = sink.reserve(), if !queue.chunks.is_empty() => match (permit, queue.pop()) {
+                (Ok(permit), Some(chunk)) => permit.send(chunk),
+                _ => queue = Queue::default(),
+            },
+            done = &mut turning, if !turning.is_terminated() => {
+                flow = match (flow, done) {
+                    (Flow::Freezing, true) => Flow::Frozen,
+                    (Flow::Freezing, false) => Flow::Unstoppable,
+                    _ => Flow::Free,
+                };
+            }
+            else => {}
+        }
+        if queue.chunks.is_empty()
+            && turning.is_terminated()
+            && let Some(result) = ended.take()
+        {
+            return result.map(|()| head);
         }
     }
-    Ok(head)
 }
 
-async fn deliver(chunk: LogChunk, sink: &LogSink, pulse: &Pulse) {
-    pulse.wrote();
-    if let Err(TrySendError::Full(chunk)) = sink.try_send(chunk) {
-        let _waiting = pulse.waiting();
-        // An error only says that the reader left meanwhile.
-        let _ = sink.send(chunk).await;
+fn take(frame: LogOutput, queue: &mut Queue, head: &mut Vec<u8>) {
+    match frame {
+        LogOutput::StdErr { message } => {
+            let room = HEAD_BYTES.saturating_sub(head.len()).min(message.len());
+            head.extend_from_slice(&message[..room]);
+            queue.push(Channel::Stderr, &message);
+        }
+        LogOutput::StdOut { message } | LogOutput::Console { message } => {
+            queue.push(Channel::Stdout, &message);
+        }
+        LogOutput::StdIn { .. } => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use futures::stream;
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, watch};
 
     use super::*;
+
+    /// Counts what it is told; `flowing` tells the source.
+    struct Tap {
+        works: bool,
+        flowing: watch::Sender<bool>,
+        turns: Mutex<Vec<&'static str>>,
+    }
+
+    impl Tap {
+        fn new(works: bool) -> Self {
+            Self {
+                works,
+                flowing: watch::Sender::new(true),
+                turns: Mutex::default(),
+            }
+        }
+    }
+
+    impl Valve for Tap {
+        async fn freeze(&self) -> bool {
+            self.turns.lock().unwrap().push("freeze");
+            self.flowing.send_replace(!self.works);
+            self.works
+        }
+
+        async fn thaw(&self) {
+            self.turns.lock().unwrap().push("thaw");
+            self.flowing.send_replace(true);
+        }
+    }
 
     fn out(bytes: &[u8]) -> Result<LogOutput, Error> {
         Ok(LogOutput::StdOut {
@@ -83,7 +237,10 @@ mod tests {
             message: vec![b'e'; 100].into(),
         };
         let frames = stream::iter([out(&content), Ok(err)]);
-        let pump = tokio::spawn(async move { pump(frames, &sink, &Pulse::default()).await });
+        let pump =
+            tokio::spawn(
+                async move { pump(frames, &sink, &Pulse::default(), &Tap::new(true)).await },
+            );
         let (mut got, mut chunks) = (Vec::new(), 0);
         while let Some(chunk) = log.recv().await {
             assert!(chunk.bytes.len() <= MAX_CHUNK_BYTES);
@@ -97,19 +254,94 @@ mod tests {
         assert_eq!(pump.await.unwrap().unwrap(), [b'e'; HEAD_BYTES]);
     }
 
+    /// The source's frames while it flows; it ends after `count`.
+    fn source(tap: &Tap, count: usize) -> impl Stream<Item = Result<LogOutput, Error>> + Unpin {
+        let flowing = tap.flowing.subscribe();
+        Box::pin(stream::unfold(
+            (flowing, 0),
+            move |(mut flowing, number)| async move {
+                flowing.wait_for(|flowing| *flowing).await.ok()?;
+                (number < count).then(|| (out(&[number as u8; 32 << 10]), (flowing, number + 1)))
+            },
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_source_is_frozen_for_a_slow_reader_and_all_arrives() {
+        let tap = Tap::new(true);
+        let (sink, mut log) = mpsc::channel(1);
+        let pulse = Pulse::default();
+        let frames = source(&tap, 100);
+        let pump = async {
+            let result = pump(frames, &sink, &pulse, &tap).await;
+            drop(sink);
+            result
+        };
+        let read = async {
+            // Nothing is read until the source has been frozen.
+            tap.flowing
+                .subscribe()
+                .wait_for(|flowing| !flowing)
+                .await
+                .unwrap();
+            let mut next = 0_usize;
+            while let Some(chunk) = log.recv().await {
+                assert_eq!(chunk.bytes, [next as u8; 32 << 10]);
+                next += 1;
+            }
+            next
+        };
+        let (result, count) = tokio::join!(pump, read);
+        result.unwrap();
+        assert_eq!(count, 100);
+        let turns = tap.turns.lock().unwrap();
+        assert_eq!(turns[..2], ["freeze", "thaw"]);
+        assert!(turns.chunks(2).all(|pair| pair[0] == "freeze"), "{turns:?}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_cannot_be_frozen_is_not_read_without_end() {
+        let tap = Tap::new(false);
+        let (sink, mut log) = mpsc::channel(1);
+        let pulse = Pulse::default();
+        let mut frames = source(&tap, 100);
+        {
+            let mut pump = pin!(pump(&mut frames, &sink, &pulse, &tap));
+            assert!((&mut pump).now_or_never().is_none());
+            assert!((&mut pump).now_or_never().is_none());
+            assert!(
+                pulse.stirred() && pulse.stirred(),
+                "it waits for its reader"
+            );
+            assert_eq!(*tap.turns.lock().unwrap(), ["freeze"]);
+        }
+        // What is kept is bounded: the next frame of the source tells how many were read.
+        let Some(Ok(LogOutput::StdOut { message })) = frames.next().await else {
+            panic!("no frame");
+        };
+        assert!(
+            usize::from(message[0]) <= FULL_BYTES / (32 << 10) + 2,
+            "{}",
+            message[0]
+        );
+        assert!(log.recv().await.is_some());
+    }
+
     #[tokio::test]
     async fn a_reader_that_left_stops_nothing() {
         let (sink, log) = mpsc::channel(1);
         drop(log);
         let frames = stream::iter((0..100).map(|_| out(b"x")));
-        assert_eq!(pump(frames, &sink, &Pulse::default()).await.unwrap(), b"");
+        let result = pump(frames, &sink, &Pulse::default(), &Tap::new(true)).await;
+        assert_eq!(result.unwrap(), b"");
     }
 
     #[tokio::test]
-    async fn a_broken_stream_is_told() {
-        let (sink, _log) = mpsc::channel(8);
-        let broken = Err(Error::RequestTimeoutError);
-        let frames = stream::iter([out(b"x"), broken]);
-        assert!(pump(frames, &sink, &Pulse::default()).await.is_err());
+    async fn a_broken_stream_is_told_after_what_came_before() {
+        let (sink, mut log) = mpsc::channel(8);
+        let frames = stream::iter([out(b"x"), Err(Error::RequestTimeoutError)]);
+        let result = pump(frames, &sink, &Pulse::default(), &Tap::new(true)).await;
+        assert!(result.is_err());
+        assert_eq!(log.recv().await.unwrap().bytes, b"x");
     }
 }

@@ -29,10 +29,11 @@ use super::ending::{self, Exit};
 use super::engine::{Connected, Engine};
 use super::image::Image;
 use super::meter::Meter;
+use super::output::{self, Freezer};
 use super::reaper::Reaper;
+use super::remove;
 use super::watch::{self, Limits, Pulse};
 use super::workdir::{self, Measure};
-use super::{output, remove};
 use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
 
@@ -111,7 +112,7 @@ pub(super) async fn run(
         pulse: Pulse::default(),
     };
     let name = run.name.clone();
-    match shared.tracker.spawn(run.to_the_end(log)).await {
+    match shared.tracker.spawn(run.into_end(log)).await {
         Ok(end) => end,
         Err(error) => {
             // A fault of ours, or the async runtime is going down.
@@ -138,7 +139,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_the_end(self, log: LogSink) -> TaskEnd {
+    async fn into_end(self, log: LogSink) -> TaskEnd {
         let mut wall = Duration::ZERO;
         let result = self.contained(&log, &mut wall).await;
         if let Err(failure) = &result {
@@ -275,7 +276,10 @@ impl Run {
         log: &LogSink,
     ) -> Result<(), Failure> {
         let meter = Meter::new(docker.clone(), self.shared.mounts.clone(), id.clone());
-        let mut pump = pin!(output::pump(attached.output, log, &self.pulse));
+        let AttachContainerResults { output, input } = attached;
+        drop(input);
+        let valve = Freezer { docker, id: &id };
+        let mut pump = Box::pin(output::pump(output, log, &self.pulse, &valve));
         let mut exit = pin!(wait(docker, &id));
         let mut watch = pin!(watch::watch(limits, meter, &self.pulse));
         let mut pumped = None;
@@ -290,10 +294,16 @@ impl Run {
         let code = match exited {
             Ok(code) => code,
             Err(failure) => {
-                remove::remove(docker, &self.name).await;
-                if pumped.is_none() && failure.kind != FailureKind::Cancelled {
-                    let _ = timeout(LAST_WORDS, pump).await;
-                }
+                let last_words = async move {
+                    if pumped.is_none() && failure.kind != FailureKind::Cancelled {
+                        let _ = timeout(LAST_WORDS, &mut pump).await;
+                    }
+                    // An engine can't end a container whose output nobody reads, unless it sees that
+                    // nobody will.
+                    drop(pump);
+                    failure
+                };
+                let (_gone, failure) = tokio::join!(remove::remove(docker, &self.name), last_words);
                 return Err(failure);
             }
         };

@@ -44,23 +44,22 @@ pub(super) struct Pulse {
     sample: Mutex<Option<Sample>>,
 }
 
-/// Says for as long as it lives that the task's output waits for its reader.
-pub(super) struct Waiting<'a>(&'a Pulse);
-
 impl Pulse {
     /// The task wrote something.
     pub(super) fn wrote(&self) {
         self.wrote.store(true, Ordering::Relaxed);
     }
 
-    /// The task's output waits for its reader: it is not the task that stands still.
-    pub(super) fn waiting(&self) -> Waiting<'_> {
-        self.waiting.store(true, Ordering::Relaxed);
-        Waiting(self)
+    /// Whether the task's output waits for its reader now: then it is not the task that stands still.
+    pub(super) fn set_waiting(&self, waiting: bool) {
+        if self.waiting.swap(waiting, Ordering::Relaxed) && !waiting {
+            // Whoever waited was at it until now.
+            self.wrote();
+        }
     }
 
     /// Whether there was output, or a wait for its reader, since this was last asked.
-    fn stirred(&self) -> bool {
+    pub(super) fn stirred(&self) -> bool {
         self.wrote.swap(false, Ordering::Relaxed) | self.waiting.load(Ordering::Relaxed)
     }
 
@@ -82,14 +81,6 @@ impl Pulse {
             cpu_us: sample.map_or(0, |sample| sample.cpu_us),
             memory_peak: sample.map_or(0, |sample| sample.memory_peak),
         }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        // Whoever waited was at it until now.
-        self.0.wrote();
-        self.0.waiting.store(false, Ordering::Relaxed);
     }
 }
 
@@ -297,9 +288,9 @@ mod tests {
     fn waiting_for_the_reader_is_life_until_it_ends_and_once_more() {
         let pulse = Pulse::default();
         assert!(!pulse.stirred());
-        let waiting = pulse.waiting();
+        pulse.set_waiting(true);
         assert!(pulse.stirred() && pulse.stirred());
-        drop(waiting);
+        pulse.set_waiting(false);
         assert!(pulse.stirred());
         assert!(!pulse.stirred());
     }

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Makes the images that the executor's Docker tests run, without any registry: p2pnode-test:1, a
+# static busybox and nothing else, and p2pnode-test-odd:1, the same with what an image can ask for
+# against our will. Does nothing when the engine has them already.
+# Needs a Docker engine that answers (.ci/engine starts one), and on Debian apt-get, or a static
+# busybox named by P2PNODE_BUSYBOX.
+set -eu
+
+image=p2pnode-test:1
+odd=p2pnode-test-odd:1
+
+if docker image inspect "$image" "$odd" >/dev/null 2>&1; then
+    exit 0
+fi
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT INT TERM
+root=$dir/root
+mkdir -p "$root/bin" "$root/tmp" "$root/work" "$root/etc" "$root/proc" "$root/sys" "$root/dev"
+chmod 1777 "$root/tmp"
+
+if [ -n "${P2PNODE_BUSYBOX:-}" ]; then
+    cp "$P2PNODE_BUSYBOX" "$root/bin/busybox"
+else
+    # `apt-get download` drops its rights to _apt, who must be able to write here.
+    mkdir "$dir/deb"
+    chmod 755 "$dir"
+    chmod 777 "$dir/deb"
+    (cd "$dir/deb" && { apt-get download -qq busybox-static || { apt-get update -qq && apt-get download -qq busybox-static; }; }) >"$dir/log" 2>&1 || {
+        cat "$dir/log" >&2
+        echo "test-image: cannot download busybox-static: name a static busybox in P2PNODE_BUSYBOX" >&2
+        exit 1
+    }
+    dpkg-deb -x "$dir"/deb/*.deb "$dir/deb/out"
+    # /bin, or /usr/bin where the two are one; the package has other files of that name.
+    cp "$(find "$dir/deb/out" -type f -path '*/bin/busybox')" "$root/bin/busybox"
+fi
+chmod 755 "$root/bin/busybox"
+"$root/bin/busybox" --list | while read -r applet; do
+    [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+done
+
+printf 'root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' >"$root/etc/passwd"
+printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
+
+# Name of the image, then what `docker import --change` takes.
+import() {
+    name=$1
+    shift
+    tar -C "$root" --numeric-owner --owner=0 --group=0 -c . |
+        docker import --change 'ENV PATH=/bin' "$@" - "$name" >/dev/null
+    docker image inspect --format '{{.RepoTags}} {{.Size}} bytes' "$name"
+}
+import "$image" --change 'CMD ["/bin/sh"]'
+import "$odd" --change 'USER 0:0' --change 'WORKDIR /etc' --change 'VOLUME ["/data","/work"]' \
+    --change 'ENTRYPOINT ["/bin/false"]' --change 'CMD ["no"]' --change 'EXPOSE 80'

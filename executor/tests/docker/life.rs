@@ -1,0 +1,221 @@
+//! Containers must not outlive their node, however it ends.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum};
+use bollard::query_parameters::CreateContainerOptions;
+use p2pnode_executor::Runtime;
+use p2pnode_executor::docker::{labels, reaper};
+use p2pnode_protocol::PeerId;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::contract::{Act, PATIENCE, Subject, Trial, clean};
+use crate::subject::{DockerSubject, IMAGE, containers, fresh_incarnation, reaper_command};
+
+/// What issue and design promise for a node that was killed.
+const REAPED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Not a test: the process that [`reaper_command`] starts. Without its arguments it does nothing.
+#[test]
+#[ignore = "a process that other tests start"]
+fn reaper_process() {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if let [.., flag, address, label] = &args[..]
+        && flag == "--include-ignored"
+    {
+        let _status = reaper::run([address.clone(), label.clone()]);
+    }
+}
+
+const OWNER: &str = "P2PNODE_TEST_OWNER";
+
+/// Not a test: a node's process, to be killed. It starts containers without end.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that other tests start"]
+async fn owner_process() {
+    let Ok(owner) = std::env::var(OWNER) else {
+        return;
+    };
+    let (node, incarnation) = owner.split_once(':').unwrap();
+    let subject = DockerSubject::named(node.parse().unwrap(), incarnation).await;
+    let trials: Vec<_> = (0..4).map(|_| Trial::new(&subject, Act::Spin)).collect();
+    let mut running = Vec::new();
+    for trial in &trials {
+        running.push(trial.start().await);
+    }
+    for task in running {
+        task.finish().await;
+    }
+}
+
+fn start_owner(node: PeerId, incarnation: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["life::owner_process", "--exact", "--include-ignored"])
+        .env(OWNER, format!("{node}:{incarnation}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until `done`, asked every 50 ms; returns how long it took.
+async fn until(limit: Duration, mut done: impl AsyncFnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done().await {
+        assert!(start.elapsed() < limit, "did not happen within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    start.elapsed()
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn a_killed_nodes_containers_are_gone_within_30_s() {
+    let subject = DockerSubject::new().await;
+    let incarnation = fresh_incarnation();
+    let mut owner = start_owner(subject.node, &incarnation);
+    let of_owner = async || containers(&subject.engine, subject.node, &incarnation).await;
+    until(PATIENCE, async || {
+        let running = Some(ContainerSummaryStateEnum::RUNNING);
+        of_owner()
+            .await
+            .iter()
+            .filter(|one| one.state == running)
+            .count()
+            == 4
+    })
+    .await;
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    until(REAPED_WITHIN, async || of_owner().await.is_empty()).await;
+    clean(&subject).await;
+}
+
+/// Killed at any moment while containers are being made: what appears late is removed too.
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn a_node_killed_while_it_makes_containers_leaves_none() {
+    let subject = DockerSubject::new().await;
+    for delay_ms in [0, 30, 60, 120, 250] {
+        let incarnation = fresh_incarnation();
+        let mut owner = start_owner(subject.node, &incarnation);
+        let of_owner = async || containers(&subject.engine, subject.node, &incarnation).await;
+        until(PATIENCE, async || !of_owner().await.is_empty()).await;
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        until(REAPED_WITHIN, async || of_owner().await.is_empty()).await;
+        // Nothing appears afterwards either: watched for longer than a start takes.
+        let watched = Instant::now();
+        while watched.elapsed() < Duration::from_secs(2) {
+            assert!(of_owner().await.is_empty());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn the_reaper_outlives_the_signals_that_end_its_node() {
+    let subject = DockerSubject::new().await;
+    let command = reaper_command();
+    let label = format!("{}:{}", subject.node, subject.incarnation);
+    let trial = Trial::new(&subject, Act::Idle);
+    let mut running = trial.start().await;
+    running.until_stdout("started\n").await;
+    let mut process = Command::new(&command.program)
+        .args(&command.args)
+        .args(["/var/run/docker.sock", &label])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_child(&process);
+    // It is ready for signals once it reads its standard input, sleeping in a pipe.
+    let wchan = format!("/proc/{}/task", process.id());
+    until(PATIENCE, async || {
+        std::fs::read_dir(&wchan).unwrap().flatten().any(|thread| {
+            let call = std::fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+            call.starts_with("0 0x0 ")
+        })
+    })
+    .await;
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        kill_process(pid, signal).unwrap();
+    }
+    assert_eq!(subject.leftovers().await.len(), 1);
+    drop(process.stdin.take());
+    until(REAPED_WITHIN, async || subject.leftovers().await.is_empty()).await;
+    until(REAPED_WITHIN, async || {
+        process.try_wait().unwrap().is_some()
+    })
+    .await;
+    assert!(process.wait().unwrap().success());
+    assert!(running.finish().await.end.result.is_err());
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn only_an_earlier_lifes_containers_are_leftovers() {
+    let subject = DockerSubject::new().await;
+    let other = PeerId::random();
+    let lives = [
+        (subject.node, "earlier"),
+        (subject.node, subject.incarnation.as_str()),
+        (other, "earlier"),
+    ];
+    for (node, incarnation) in lives {
+        let body = ContainerCreateBody {
+            image: Some(IMAGE.to_owned()),
+            labels: Some(HashMap::from([(
+                labels::NODE.to_owned(),
+                format!("{node}:{incarnation}"),
+            )])),
+            ..ContainerCreateBody::default()
+        };
+        let created = subject
+            .engine
+            .create_container(None::<CreateContainerOptions>, body)
+            .await;
+        created.unwrap();
+    }
+    subject.runtime.remove_leftovers().await;
+    let mut left = Vec::new();
+    for (node, incarnation) in lives {
+        let found = containers(&subject.engine, node, incarnation).await;
+        left.push(found.len());
+        for container in found {
+            let id = container.id.unwrap();
+            subject.engine.remove_container(&id, None).await.unwrap();
+        }
+    }
+    assert_eq!(left, [0, 1, 1]);
+}
+
+/// The node's process ends cleanly: nothing of it is left, the reaper included.
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn shutdown_leaves_no_reaper() {
+    let subject = DockerSubject::new().await;
+    Trial::new(&subject, Act::Exit(0))
+        .run()
+        .await
+        .expect_success();
+    let label = format!("{}:{}", subject.node, subject.incarnation);
+    let reapers = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|one| std::fs::read(one.path().join("cmdline")).ok());
+        lines
+            .filter(|line| {
+                line.split(|byte| *byte == 0)
+                    .any(|arg| arg == label.as_bytes())
+            })
+            .count()
+    };
+    assert_eq!(reapers(), 1);
+    subject.runtime.shutdown().await;
+    assert_eq!(reapers(), 0);
+}

@@ -1,0 +1,17 @@
+//! The Docker runtime against a real engine: the contract that all runtimes share, what a task sees
+//! from inside its sandbox, and what becomes of containers when the node does not end as it should.
+//!
+//! Everything here is ignored unless asked for:
+//! `.ci/engine && docker/test-image.sh && cargo test -p p2pnode-executor --test docker -- --ignored`
+#![allow(clippy::unwrap_used)]
+
+#[path = "../contract/mod.rs"]
+mod contract;
+mod life;
+mod output;
+mod sandbox;
+mod subject;
+
+use subject::DockerSubject;
+
+contract_tests!(DockerSubject::new, #[ignore = "needs docker"]);
