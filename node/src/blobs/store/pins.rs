@@ -1,0 +1,119 @@
+//! Who needs which digests.
+//!
+//! Owns the lists of digests by owner, and their union by scope, which is what a peer may read. Pins
+//! name digests, not chunks: what is pinned before it arrives is safe from the moment it does. They
+//! live in memory only; the driver, whose records say what is needed, makes them again at each start.
+//!
+//! Used by [`super::BlobStore`] alone, which tells the index what became pinned or free.
+
+use std::collections::{BTreeMap, HashMap};
+
+use p2pnode_protocol::{AttemptKey, Digest, JobId, PeerId};
+
+/// The job that a pin serves, which is also what permits a peer to read what is pinned for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PinScope {
+    /// A job of this node's own.
+    Own(JobId),
+    /// A job of this peer's, hosted here. Job ids are the submitter's own, so both are needed.
+    Hosted(PeerId, JobId),
+}
+
+/// Whoever needs digests kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PinOwner {
+    /// For which job.
+    pub scope: PinScope,
+    /// For one attempt's outputs, or for the job as a whole.
+    pub attempt: Option<AttemptKey>,
+}
+
+impl PinOwner {
+    /// The job as a whole: its inputs and program.
+    #[must_use]
+    pub const fn job(scope: PinScope) -> Self {
+        Self {
+            scope,
+            attempt: None,
+        }
+    }
+
+    /// The outputs of one attempt.
+    #[must_use]
+    pub const fn attempt(scope: PinScope, attempt: AttemptKey) -> Self {
+        Self {
+            scope,
+            attempt: Some(attempt),
+        }
+    }
+}
+
+/// All pins.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    owners: BTreeMap<PinOwner, Vec<Digest>>,
+    /// How many times the owners of a scope name each digest.
+    scopes: HashMap<PinScope, HashMap<Digest, u32>>,
+}
+
+impl Pins {
+    /// Whether anyone of this scope has pinned `digest`.
+    pub(super) fn permits(&self, scope: PinScope, digest: &Digest) -> bool {
+        self.scopes
+            .get(&scope)
+            .is_some_and(|digests| digests.contains_key(digest))
+    }
+
+    /// Adds a pin; returns whether the digest is new to its scope.
+    pub(super) fn add(&mut self, owner: PinOwner, digest: Digest) -> bool {
+        self.owners.entry(owner).or_default().push(digest);
+        let count = self
+            .scopes
+            .entry(owner.scope)
+            .or_default()
+            .entry(digest)
+            .or_insert(0);
+        *count += 1;
+        *count == 1
+    }
+
+    /// Removes all pins of an owner; returns the digests that its scope no longer holds.
+    pub(super) fn remove(&mut self, owner: PinOwner) -> Vec<Digest> {
+        let mut freed = self.owners.remove(&owner).unwrap_or_default();
+        let Some(scope) = self.scopes.get_mut(&owner.scope) else {
+            return freed;
+        };
+        freed.retain(|digest| {
+            let Some(count) = scope.get_mut(digest) else {
+                return false;
+            };
+            *count -= 1;
+            if *count == 0 {
+                scope.remove(digest);
+                return true;
+            }
+            false
+        });
+        if scope.is_empty() {
+            self.scopes.remove(&owner.scope);
+        }
+        freed
+    }
+
+    /// Removes all pins of a scope; returns its digests.
+    pub(super) fn remove_scope(&mut self, scope: PinScope) -> Vec<Digest> {
+        let owners: Vec<PinOwner> = self
+            .owners
+            .range(PinOwner::job(scope)..)
+            .take_while(|(owner, _)| owner.scope == scope)
+            .map(|(owner, _)| *owner)
+            .collect();
+        for owner in owners {
+            self.owners.remove(&owner);
+        }
+        self.scopes
+            .remove(&scope)
+            .map(|digests| digests.into_keys().collect())
+            .unwrap_or_default()
+    }
+}
