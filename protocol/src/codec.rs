@@ -1,9 +1,15 @@
 //! Bytes of the wire: bincode 2 with a limit on every decode.
 //!
-//! Safe on hostile bytes because the limit is checked before anything is allocated, no wire type is
-//! recursive, no collection holds zero-sized items, and trailing bytes are refused.
+//! Called by whoever sends, receives or stores a value of this crate. It must never read before it
+//! has bounded: safe on hostile bytes because what a decode may allocate is in proportion to the bytes
+//! that really came, no wire type is recursive (a deep nesting would overflow the stack), no collection
+//! holds zero-sized items (a length of 4e9 would cost no bytes but much time), and trailing bytes are
+//! refused.
 
 use bincode::config::{self, Config};
+use bincode::de::read::Reader;
+use bincode::de::{Decoder, DecoderImpl};
+use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 
 /// Bytes that are not what they should be.
@@ -19,7 +25,7 @@ pub enum CodecError {
     },
     /// Not a value of the type.
     #[error("not a valid message")]
-    Malformed(#[from] bincode::error::DecodeError),
+    Malformed(#[from] DecodeError),
     /// Bytes after the value.
     #[error("{0} bytes follow the message")]
     Trailing(usize),
@@ -28,18 +34,38 @@ pub enum CodecError {
     Encode(#[from] bincode::error::EncodeError),
 }
 
-/// The largest limit that any caller uses, in bytes: a manifest.
-const LARGEST: usize = crate::manifest::MAX_MANIFEST_BYTES as usize;
+/// How many bytes of memory a decode may claim for each byte that came.
+///
+/// bincode claims `length * size_of::<Item>()` before it allocates a collection and gives the claim
+/// back item by item, so this must be no less than the largest `size_of` of any item divided by the
+/// fewest bytes that such an item takes: a [`ReportEvent`](crate::message::ReportEvent) is the worst,
+/// 152 bytes in memory and 4 on the wire when it says `Started` (the tests of this module measure it).
+const CLAIM_FACTOR: usize = 40;
 
-/// bincode counts claimed container lengths against this limit before it allocates. In-memory items
-/// can be larger than their bytes, so each decode of `n` bytes may claim up to [`CLAIM_FACTOR`] `n`.
+/// Claimed on top, in bytes, so that the shortest messages need no thought.
+const CLAIM_BASE: usize = 4 << 10;
+
+/// The most that one decode may claim, in bytes (256 MiB), however long its input: a manifest of
+/// [`MAX_ENTRIES`](crate::manifest::MAX_ENTRIES) entries and 64 MiB claims half of it.
+const CLAIM_MAX: usize = 256 << 20;
+
+/// bincode's own limit is a constant of the type. [`decode`] claims the part of it that its input
+/// does not deserve beforehand, which leaves the limit that it wants.
 fn limited() -> impl Config {
-    config::standard().with_limit::<{ LARGEST * CLAIM_FACTOR }>()
+    config::standard().with_limit::<CLAIM_MAX>()
 }
 
-/// How much larger than its bytes a decoded value may be. A `TaskRef` of 3 bytes takes 12; an entry
-/// of a manifest of 3 bytes takes 56.
-const CLAIM_FACTOR: usize = 24;
+/// What a decode of `bytes` bytes may claim, in bytes.
+const fn budget(bytes: usize) -> usize {
+    let wanted = bytes
+        .saturating_mul(CLAIM_FACTOR)
+        .saturating_add(CLAIM_BASE);
+    if wanted < CLAIM_MAX {
+        wanted
+    } else {
+        CLAIM_MAX
+    }
+}
 
 /// Encodes `value` into at most `limit` bytes.
 ///
@@ -58,6 +84,9 @@ pub fn encode<T: Encode>(value: &T, limit: usize) -> Result<Vec<u8>, CodecError>
 
 /// Decodes exactly one value from all of `bytes`, which may be at most `limit` long.
 ///
+/// At no time are more than some 40 times the length of `bytes` allocated for each level of nested
+/// collections, and never more than 256 MiB for one.
+///
 /// # Errors
 /// [`CodecError::TooLarge`], [`CodecError::Malformed`] or [`CodecError::Trailing`].
 pub fn decode<T: Decode<()>>(bytes: &[u8], limit: usize) -> Result<T, CodecError> {
@@ -67,9 +96,34 @@ pub fn decode<T: Decode<()>>(bytes: &[u8], limit: usize) -> Result<T, CodecError
             limit,
         });
     }
-    let (value, used) = bincode::decode_from_slice(bytes, limited())?;
-    if used != bytes.len() {
-        return Err(CodecError::Trailing(bytes.len() - used));
+    let mut decoder = DecoderImpl::new(Rest(bytes), limited(), ());
+    decoder.claim_bytes_read(CLAIM_MAX - budget(bytes.len()))?;
+    let value = T::decode(&mut decoder)?;
+    match decoder.reader().0.len() {
+        0 => Ok(value),
+        left => Err(CodecError::Trailing(left)),
     }
-    Ok(value)
+}
+
+/// The bytes that are not read yet. bincode's own reader does not tell how many are left.
+struct Rest<'a>(&'a [u8]);
+
+impl Reader for Rest<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), DecodeError> {
+        let Some((head, rest)) = self.0.split_at_checked(bytes.len()) else {
+            let additional = bytes.len() - self.0.len();
+            return Err(DecodeError::UnexpectedEnd { additional });
+        };
+        bytes.copy_from_slice(head);
+        self.0 = rest;
+        Ok(())
+    }
+
+    fn peek_read(&mut self, count: usize) -> Option<&[u8]> {
+        self.0.get(..count)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0 = self.0.get(count..).unwrap_or_default();
+    }
 }
