@@ -1,0 +1,4 @@
+//! x
+pub struct Fault;
+pub struct JobFile;
+pub struct JobFileErrors;
