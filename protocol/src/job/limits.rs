@@ -39,9 +39,13 @@ pub const MAX_PATTERNS: usize = 256;
 /// The longest pattern, in bytes: as long as a path.
 pub const MAX_PATTERN_BYTES: usize = crate::manifest::MAX_PATH_BYTES;
 
-/// The most patterns of one task after a chunk's values were filled in: each of a large chunk's
-/// values in a few patterns.
-pub const MAX_FILLED_PATTERNS: usize = 16_384;
+/// The most patterns of one task after a chunk's values were filled in: a matcher of so many takes a
+/// provider some 50 ms to make.
+pub const MAX_FILLED_PATTERNS: usize = 4_096;
+
+/// The longest patterns of one task together after they were filled in, in bytes (4 MiB): the
+/// matcher that is made of them takes some ten times as much.
+pub const MAX_FILLED_PATTERN_BYTES: usize = 4 << 20;
 
 /// The longest template of a step, in bytes of text (1 MiB): a quarter of the largest message, so
 /// that tasks fit beside it.

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use super::filling::{FillError, Filling};
 use super::form::{FormError, RESERVED_ENV, TaskForm, shown};
 use super::limits::{
-    MAX_ARGUMENT_BYTES, MAX_COMMAND_BYTES, MAX_FILLED_PATTERNS, MAX_INPUTS, MAX_TASK_VALUES_BYTES,
+    MAX_ARGUMENT_BYTES, MAX_COMMAND_BYTES, MAX_FILLED_PATTERN_BYTES, MAX_FILLED_PATTERNS,
+    MAX_INPUTS, MAX_TASK_VALUES_BYTES,
 };
 use super::pattern::{self, OutputPattern, PatternFault};
 use super::template::Template;
@@ -48,7 +49,9 @@ pub enum RenderError {
     #[error("{0}")]
     Pattern(#[from] PatternFault),
     /// Too many output patterns.
-    #[error("the task has more than {MAX_FILLED_PATTERNS} output patterns: use a wildcard")]
+    #[error(
+        "the task has more than {MAX_FILLED_PATTERNS} output patterns, or they are too long: use a wildcard"
+    )]
     TooManyPatterns,
 }
 
@@ -113,31 +116,45 @@ impl TaskForm {
             job: Some(&job_text),
             pick: None,
         };
+        let mut left = MAX_COMMAND_BYTES;
         let command = self
             .command
             .iter()
-            .map(|argument| fill(argument, &filling, MAX_ARGUMENT_BYTES))
-            .collect::<Result<Vec<_>, _>>()?;
-        let env = self.env(assignment, job, &filling)?;
-        let bytes = command.iter().map(|argument| argument.len() + 1);
-        let bytes = bytes.chain(env.iter().map(|(name, value)| name.len() + value.len() + 2));
-        if bytes.sum::<usize>() > MAX_COMMAND_BYTES {
-            return Err(RenderError::CommandTooLong);
-        }
+            .map(|argument| fill_counted(argument, &filling, &mut left))
+            .collect::<Result<_, _>>()?;
         Ok(RenderedTask {
             command,
-            env,
+            env: self.env(assignment, job, &filling, &mut left)?,
             inputs: self.inputs(assignment, &filling)?,
             outputs: self.outputs(&filling)?,
         })
     }
 
-    /// The output patterns of a task with these values.
+    /// The paths that a task writes as far as its patterns name them, after all its patterns and its
+    /// inputs' paths were checked.
     ///
     /// # Errors
-    /// When a pattern cannot be filled in.
-    pub(super) fn outputs(&self, filling: &Filling<'_>) -> Result<Vec<OutputPattern>, RenderError> {
+    /// See [`TaskForm::render`].
+    pub(super) fn paths(&self, assignment: &Assignment) -> Result<Vec<String>, RenderError> {
+        self.check(assignment)?;
+        // Stands for the id, which has this form.
+        let filling = Filling {
+            values: &assignment.values,
+            index: assignment.index,
+            job: Some("0000000000000000"),
+            pick: None,
+        };
+        self.inputs(assignment, &filling)?;
+        let outputs = self.outputs(&filling)?;
+        Ok(outputs
+            .into_iter()
+            .filter_map(|output| output.path)
+            .collect())
+    }
+
+    fn outputs(&self, filling: &Filling<'_>) -> Result<Vec<OutputPattern>, RenderError> {
         let mut outputs = Vec::with_capacity(self.outputs.len());
+        let mut bytes = 0;
         for template in &self.outputs {
             let spread = pattern::spread_over(template, filling.values);
             if outputs.len() + spread > MAX_FILLED_PATTERNS {
@@ -145,10 +162,12 @@ impl TaskForm {
             }
             for pick in 0..spread {
                 let pick = Some(pick);
-                outputs.push(OutputPattern::fill(
-                    template,
-                    &Filling { pick, ..*filling },
-                )?);
+                let output = OutputPattern::fill(template, &Filling { pick, ..*filling })?;
+                bytes += output.glob.len();
+                if bytes > MAX_FILLED_PATTERN_BYTES {
+                    return Err(RenderError::TooManyPatterns);
+                }
+                outputs.push(output);
             }
         }
         Ok(outputs)
@@ -182,10 +201,11 @@ impl TaskForm {
         assignment: &Assignment,
         job: JobId,
         filling: &Filling<'_>,
+        left: &mut usize,
     ) -> Result<Vec<(String, String)>, RenderError> {
         let mut env = Vec::with_capacity(self.env.len() + self.key_env.len() + 3);
         for (name, value) in &self.env {
-            env.push((name.clone(), fill(value, filling, MAX_ARGUMENT_BYTES)?));
+            env.push((name.clone(), fill_counted(value, filling, left)?));
         }
         for (name, values) in self.key_env.iter().zip(&assignment.values) {
             env.push((name.clone(), values.join(",")));
@@ -243,6 +263,19 @@ pub(super) fn twice<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Option<
             .any(|(slash, _)| all.contains(&path[..slash]))
     };
     paths.into_iter().find(has_parent)
+}
+
+/// Fills in an argument or a variable, and takes its length off what is `left` for all of them.
+fn fill_counted(
+    template: &Template,
+    filling: &Filling<'_>,
+    left: &mut usize,
+) -> Result<String, RenderError> {
+    let text = fill(template, filling, MAX_ARGUMENT_BYTES)?;
+    *left = left
+        .checked_sub(text.len() + 1)
+        .ok_or(RenderError::CommandTooLong)?;
+    Ok(text)
 }
 
 fn fill(template: &Template, filling: &Filling<'_>, limit: usize) -> Result<String, RenderError> {
