@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::{JobId, TaskKey};
 use crate::message::{Phase, Refusal};
 use crate::resources::Capacity;
+use crate::stream::LogFrame;
 use crate::task::{Failure, RuntimeKind, Stream, Usage};
 
 /// Who this node is and what it does. `GET /api/v1/status`.
@@ -177,6 +179,8 @@ pub struct JobInfo {
     pub usage: JobUsage,
     /// Why it failed, or why it waits: one line for each peer or failed task, at most 20.
     pub notes: Vec<String>,
+    /// Whether it failed because no peer fitted.
+    pub no_peer: bool,
 }
 
 /// Where a job is.
@@ -453,4 +457,81 @@ pub enum Event {
         /// How many.
         events: u64,
     },
+}
+
+/// Whether a peer could run a job. `POST /api/v1/fit`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PeerFit {
+    /// The peer.
+    pub peer: String,
+    /// Its name.
+    pub name: String,
+    /// How many tasks it could run at the same time, as its last advert says.
+    pub slots: u32,
+    /// Why none.
+    pub reason: Option<String>,
+}
+
+/// Part of a log. `GET /api/v1/jobs/{job}/logs?task=&from=`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogEntries {
+    /// In order of arrival.
+    pub entries: Vec<LogEntry>,
+    /// Where to go on reading; the same as `from` when nothing new is there.
+    pub next: u64,
+}
+
+/// Something a task wrote. Bytes that are not UTF-8 are replaced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogEntry {
+    /// The task, `JOB/INDEX`.
+    pub task: String,
+    /// The try.
+    pub attempt: u32,
+    /// Which stream.
+    pub stream: Stream,
+    /// What.
+    pub text: String,
+}
+
+impl LogEntry {
+    /// A frame as the API shows it.
+    #[must_use]
+    pub fn of(job: JobId, frame: &LogFrame) -> Self {
+        let task = TaskKey {
+            job,
+            step: frame.step,
+            index: frame.index,
+        };
+        Self {
+            task: task.to_string(),
+            attempt: frame.attempt,
+            stream: frame.stream,
+            text: String::from_utf8_lossy(&frame.bytes).into_owned(),
+        }
+    }
+}
+
+impl Event {
+    /// The job it belongs to.
+    #[must_use]
+    pub fn job(&self) -> Option<&str> {
+        match self {
+            Self::JobCreated { job, .. }
+            | Self::PeerAnswered { job, .. }
+            | Self::Preparing { job, .. }
+            | Self::TaskStarted { job, .. }
+            | Self::TaskFinished { job, .. }
+            | Self::TaskMoved { job, .. }
+            | Self::Log { job, .. }
+            | Self::PeerLost { job, .. }
+            | Self::JobWaiting { job, .. }
+            | Self::JobFinished { job, .. } => Some(job),
+            Self::JobProgress { info } => Some(&info.job),
+            Self::PeerFound { .. } | Self::Missed { .. } => None,
+        }
+    }
 }

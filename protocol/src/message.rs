@@ -27,8 +27,8 @@ pub enum TaskRequest {
     /// Submitter to provider: I am alive and still want these jobs; also sent when there is nothing
     /// else to say, at the heartbeat's interval.
     Heartbeat {
-        /// Jobs whose lease is renewed.
-        jobs: Vec<JobId>,
+        /// Jobs whose lease is renewed, at most [`MAX_BATCH`].
+        jobs: Vec<Renewal>,
     },
     /// Submitter to provider: stop these attempts, or the whole job.
     Cancel {
@@ -51,8 +51,19 @@ pub enum TaskRequest {
     },
     /// Provider to submitter: what happened.
     Report(Report),
-    /// Provider to submitters: this node stops; its unfinished tasks have to go elsewhere.
+    /// This node stops. To its submitters: its unfinished tasks have to go elsewhere. To its
+    /// providers: unless it is back soon, its jobs need not be run on.
     Goodbye,
+}
+
+/// A job whose lease is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Renewal {
+    /// The job.
+    pub job: JobId,
+    /// The [`OfferReply::epoch`] under which its tasks were taken there; 0 when the submitter
+    /// believes none of its tasks there.
+    pub epoch: u64,
 }
 
 /// One attempt of a task within a job that the message names.
@@ -79,12 +90,14 @@ pub struct Offer {
     pub tasks: Vec<Assignment>,
 }
 
-/// Events of one job, numbered so that a repeated report is recognised.
+/// Events of one job. The numbers serve the acknowledgement; which task and attempt an event is about
+/// stands in the event, so that a repeated one is recognised whatever its number.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Report {
     /// The job.
     pub job: JobId,
-    /// Number of the first event. Events of a job and provider are numbered from 1 without gaps.
+    /// Number of the first event, from 1; the others follow without gaps. A number that was not
+    /// acknowledged may stand for another event after the provider was restarted.
     pub first: u64,
     /// The events in order, at most [`MAX_BATCH`].
     pub events: Vec<ReportEvent>,
@@ -146,7 +159,8 @@ pub enum TaskResponse {
     Offer(OfferReply),
     /// To a heartbeat.
     Heartbeat {
-        /// Those of the jobs that this provider does not know (it was restarted, or gave them up).
+        /// Those of the jobs that this provider does not know, or holds under another epoch: it was
+        /// restarted or gave them up, and no task is there but what was reported.
         unknown: Vec<JobId>,
     },
     /// To a report: everything up to this event is stored here.
@@ -171,6 +185,10 @@ pub struct OfferReply {
     pub refusal: Option<Refusal>,
     /// How many tasks of this job can run there at the same time now.
     pub slots: u32,
+    /// Names the stretch of time through which this provider has kept every task of this job that
+    /// it took, above 0. Another epoch than before tells that earlier tasks are gone unless they
+    /// were reported.
+    pub epoch: u64,
 }
 
 /// Why a provider does not take a task, said so that a person can act on it.

@@ -48,6 +48,14 @@ pub struct LogWelcome {
     pub accepted: bool,
 }
 
+/// From submitter to provider, now and then: so many frames of this stream are stored. What was not
+/// acknowledged is sent again on the next stream; the receiver knows repeats by their offset.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct LogAck {
+    /// Frames since the hello.
+    pub frames: u64,
+}
+
 /// Bytes that a task wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct LogFrame {

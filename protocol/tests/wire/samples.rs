@@ -10,11 +10,11 @@ use p2pnode_protocol::codec::{self, CodecError};
 use p2pnode_protocol::job::{Array, ArrayKey, JobPlan, Placement, Policy, StepPlan, Values};
 use p2pnode_protocol::manifest::{BlobRef, ChunkRef, Entry, EntryKind, Manifest};
 use p2pnode_protocol::message::{
-    MAX_MESSAGE_BYTES, Offer, OfferReply, Phase, Refusal, Report, ReportEvent, TaskRef,
+    MAX_MESSAGE_BYTES, Offer, OfferReply, Phase, Refusal, Renewal, Report, ReportEvent, TaskRef,
     TaskRequest, TaskResponse,
 };
 use p2pnode_protocol::stream::{
-    BlobReply, BlobWant, LogFrame, LogHello, LogWelcome, MAX_FRAME_BYTES,
+    BlobReply, BlobWant, LogAck, LogFrame, LogHello, LogWelcome, MAX_FRAME_BYTES,
 };
 use p2pnode_protocol::task::{
     Assignment, Failure, FailureKind, InputBinding, InputSource, NetworkMode, Outcome, Program,
@@ -207,7 +207,12 @@ fn requests(samples: &mut Vec<Sample>) {
     add("request.offer.without_template", TaskRequest::Offer(bare));
     add(
         "request.heartbeat",
-        TaskRequest::Heartbeat { jobs: vec![JOB] },
+        TaskRequest::Heartbeat {
+            jobs: vec![Renewal {
+                job: JOB,
+                epoch: 300,
+            }],
+        },
     );
     let (job, tasks) = (JOB, None);
     add("request.cancel.all", TaskRequest::Cancel { job, tasks });
@@ -325,6 +330,7 @@ fn responses(samples: &mut Vec<Sample>) {
             accepted: 300,
             refusal: None,
             slots: 8,
+            epoch: 300,
         }),
     );
     for (name, refusal) in refusals() {
@@ -334,6 +340,7 @@ fn responses(samples: &mut Vec<Sample>) {
                 accepted: 0,
                 refusal: Some(refusal),
                 slots: 0,
+                epoch: 1,
             }),
         );
     }
@@ -366,6 +373,8 @@ fn streams(samples: &mut Vec<Sample>) {
     samples.push(sample("stream.log_hello", &hello, MAX_FRAME_BYTES));
     let welcome = LogWelcome { accepted: true };
     samples.push(sample("stream.log_welcome", &welcome, MAX_FRAME_BYTES));
+    let ack = LogAck { frames: 300 };
+    samples.push(sample("stream.log_ack", &ack, MAX_FRAME_BYTES));
     for (name, stream) in [
         ("stream.log_frame.stdout", Stream::Stdout),
         ("stream.log_frame.stderr", Stream::Stderr),
