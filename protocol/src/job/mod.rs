@@ -19,6 +19,6 @@ pub use array::{Array, ArrayKey, Values};
 pub use file::{Fault, JobFile, JobFileErrors};
 pub use form::{FormError, TaskForm};
 pub(crate) use nearest::nearest;
-pub use pattern::{OutputMatcher, OutputPattern};
+pub use pattern::OutputPattern;
 pub use plan::{JobPlan, Placement, Policy, StepPlan};
 pub use render::{RenderError, RenderedTask, render};

@@ -74,7 +74,7 @@ pub struct RenderedTask {
     pub env: Vec<(String, String)>,
     /// What stands in the work directory before it starts.
     pub inputs: Vec<RenderedInput>,
-    /// What goes back; see [`super::OutputMatcher`].
+    /// What goes back.
     pub outputs: Vec<OutputPattern>,
 }
 

@@ -19,9 +19,11 @@ impl Spot {
     pub const START: Self = Self { line: 1, column: 1 };
 }
 
-/// One thing that is wrong.
+/// One thing that is wrong. `Display` is one line: `job.toml:12: resources.memory: ...`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
+    /// The file's name, as the caller gave it.
+    pub file: String,
     /// Where.
     pub spot: Spot,
     /// The key, with the sections it is in: `resources.memory`. Empty: the file as such.
@@ -31,10 +33,11 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault at `spot`.
+    /// A fault at `spot` of a file that [`JobFileErrors::of`] names.
     #[must_use]
     pub fn new(spot: Spot, key: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
+            file: String::new(),
             spot,
             key: key.into(),
             message: message.into(),
@@ -42,8 +45,17 @@ impl Fault {
     }
 }
 
-/// Everything that is wrong with a job file, by line. `Display` is one line a fault:
-/// `job.toml:12: resources.memory: ...`.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file, self.spot.line)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Everything that is wrong with a job file, by line. `Display` is one line a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobFileErrors {
     /// The file's name, as the caller gave it.
@@ -62,6 +74,9 @@ impl JobFileErrors {
         faults.dedup();
         let more = faults.len().saturating_sub(MAX_FAULTS);
         faults.truncate(MAX_FAULTS);
+        for fault in &mut faults {
+            file.clone_into(&mut fault.file);
+        }
         Self {
             file: file.to_owned(),
             faults,
@@ -72,17 +87,9 @@ impl JobFileErrors {
     /// One line for each fault.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let file = &self.file;
-        let line = |fault: &Fault| {
-            let Fault { spot, key, message } = fault;
-            match key.as_str() {
-                "" => format!("{file}:{}: {message}", spot.line),
-                _ => format!("{file}:{}: {key}: {message}", spot.line),
-            }
-        };
-        let mut lines: Vec<_> = self.faults.iter().map(line).collect();
+        let mut lines: Vec<_> = self.faults.iter().map(Fault::to_string).collect();
         if self.more > 0 {
-            lines.push(format!("{file}: and {} more", self.more));
+            lines.push(format!("{}: and {} more", self.file, self.more));
         }
         lines
     }

@@ -1,0 +1,23 @@
+//! The job file: what is accepted, and the exact words for what is not.
+#![allow(clippy::unwrap_used)]
+
+mod bad;
+mod batch;
+mod documented;
+mod good;
+mod render;
+
+use p2pnode_protocol::job::JobFile;
+
+/// A job that is read without a fault.
+fn job(text: &str) -> JobFile {
+    JobFile::parse(text, "job.toml").unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+}
+
+/// What is said of a job that is wrong, without the file's name.
+fn faults(text: &str) -> Vec<String> {
+    let errors = JobFile::parse(text, "job.toml").expect_err(text);
+    let lines = errors.lines();
+    let lines = lines.iter().map(|line| line.strip_prefix("job.toml:"));
+    lines.map(|line| line.unwrap().to_owned()).collect()
+}

@@ -1,0 +1,441 @@
+//! One value of every wire type, each variant of each enum among them.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use bincode::{Decode, Encode};
+use libp2p_identity::Keypair;
+use p2pnode_protocol::advert::{Advert, MAX_ADVERT_BYTES, SignedAdvert};
+use p2pnode_protocol::codec::{self, CodecError};
+use p2pnode_protocol::job::{Array, ArrayKey, JobPlan, Placement, Policy, StepPlan, Values};
+use p2pnode_protocol::manifest::{BlobRef, ChunkRef, Entry, EntryKind, Manifest};
+use p2pnode_protocol::message::{
+    MAX_MESSAGE_BYTES, Offer, OfferReply, Phase, Refusal, Renewal, Report, ReportEvent, TaskRef,
+    TaskRequest, TaskResponse,
+};
+use p2pnode_protocol::stream::{
+    BlobReply, BlobWant, LogAck, LogFrame, LogHello, LogWelcome, MAX_FRAME_BYTES,
+};
+use p2pnode_protocol::task::{
+    Assignment, Failure, FailureKind, InputBinding, InputSource, NetworkMode, Outcome, Program,
+    RuntimeKind, Stream, TaskTemplate, Usage,
+};
+use p2pnode_protocol::{
+    Bytes, Capacity, Digest, Gpu, GpuRequest, JobId, MilliCpus, PeerId, Resources,
+};
+
+/// A value's name and bytes, and how to read bytes of its type.
+pub struct Sample {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+    pub limit: usize,
+    /// Decodes, and encodes what came out.
+    pub again: fn(&[u8], usize) -> Result<Vec<u8>, CodecError>,
+}
+
+fn again<T: Encode + Decode<()>>(bytes: &[u8], limit: usize) -> Result<Vec<u8>, CodecError> {
+    codec::encode(&codec::decode::<T>(bytes, limit)?, limit)
+}
+
+fn sample<T>(name: &'static str, value: &T, limit: usize) -> Sample
+where
+    T: Encode + Decode<()> + PartialEq + Debug,
+{
+    let bytes = codec::encode(value, limit).unwrap();
+    let decoded: T = codec::decode(&bytes, limit).unwrap();
+    assert_eq!(&decoded, value, "{name}");
+    Sample {
+        name,
+        bytes,
+        limit,
+        again: again::<T>,
+    }
+}
+
+pub const JOB: JobId = JobId([0x3f, 9, 0xa1, 0xc2, 0xd4, 0xe5, 0xf6, 7]);
+
+pub fn keypair() -> Keypair {
+    Keypair::ed25519_from_bytes([7; 32]).unwrap()
+}
+
+pub fn blob(content_bytes: u64) -> BlobRef {
+    BlobRef {
+        digest: Digest::of(b"blob"),
+        manifest_bytes: 300,
+        content_bytes,
+    }
+}
+
+const TASK: TaskRef = TaskRef {
+    step: 0,
+    index: 300,
+    attempt: 2,
+};
+
+pub fn template() -> TaskTemplate {
+    TaskTemplate {
+        name: "robot".into(),
+        step: 0,
+        program: Program::Image {
+            reference: "blender:4".into(),
+        },
+        command: vec!["blender".into(), "-f".into(), "{frame}".into()],
+        env: vec![("OMP_NUM_THREADS".into(), "8".into())],
+        keys: vec!["frame".into()],
+        resources: Resources {
+            cpus: MilliCpus(1_500),
+            memory: Bytes::gib(8),
+            disk: Bytes::gib(20),
+            gpus: GpuRequest {
+                count: 1,
+                memory: Some(Bytes::gib(12)),
+                model: Some("RTX*".into()),
+            },
+            pids: 512,
+        },
+        inputs: vec![
+            InputBinding {
+                path: "scene.blend".into(),
+                source: InputSource::Shared(blob(70_000)),
+            },
+            InputBinding {
+                path: "tiles/{frame}.png".into(),
+                source: InputSource::PerTask(0),
+            },
+        ],
+        outputs: vec!["out/{frame}.png".into()],
+        allow_empty_outputs: false,
+        timeout_ms: 1_800_000,
+        stall_ms: 600_000,
+        prepare_timeout_ms: 3_600_000,
+        keep_ms: 3_600_000,
+        network: NetworkMode::None,
+        root: false,
+    }
+}
+
+pub fn plan() -> JobPlan {
+    let keys = vec![
+        ArrayKey {
+            name: "scene".into(),
+            values: Values::List(vec!["a".into(), "b".into()]),
+        },
+        ArrayKey {
+            name: "frame".into(),
+            values: Values::Range {
+                first: -1,
+                last: 120,
+                step: 5,
+                width: 4,
+            },
+        },
+    ];
+    let step = StepPlan {
+        template: template(),
+        array: Array {
+            keys,
+            chunk: Some(40),
+        },
+        per_task_inputs: vec![vec![blob(1), blob(2)]],
+        needs: vec![],
+    };
+    JobPlan {
+        name: "robot".into(),
+        steps: vec![step],
+        placement: Placement {
+            peers: vec![keypair().public().to_peer_id()],
+            labels: BTreeMap::from([("site".into(), "lab".into())]),
+        },
+        policy: Policy {
+            retries: 3,
+            wait_for_peers_ms: 15_000,
+            hand_out: Some(40),
+        },
+    }
+}
+
+pub fn advert(issued_ms: u64) -> Advert {
+    let total = Capacity {
+        cpus: MilliCpus::whole(8),
+        memory: Bytes::gib(16),
+        disk: Bytes::gib(100),
+        gpus: vec![Gpu {
+            uuid: "GPU-1".into(),
+            model: "NVIDIA RTX 4090".into(),
+            memory: Bytes::gib(24),
+        }],
+    };
+    Advert {
+        network: "public".into(),
+        name: "kitchen".into(),
+        issued_ms,
+        ttl_ms: 60_000,
+        free: Capacity {
+            cpus: MilliCpus(2_500),
+            ..total.clone()
+        },
+        total,
+        runtimes: vec![RuntimeKind::Docker, RuntimeKind::Wasm],
+        labels: BTreeMap::from([("site".into(), "lab".into())]),
+        images: vec!["debian:12".into()],
+        running: 3,
+        queued: 1,
+    }
+}
+
+fn requests(samples: &mut Vec<Sample>) {
+    let assignment = Assignment {
+        index: 300,
+        attempt: 2,
+        values: vec![vec!["0300".into()]],
+        inputs: vec![blob(1)],
+    };
+    let offer = Offer {
+        job: JOB,
+        step: 0,
+        template: Some(Box::new(template())),
+        tasks: vec![assignment],
+    };
+    let bare = Offer {
+        template: None,
+        ..offer.clone()
+    };
+    let mut add = |name, request: TaskRequest| {
+        samples.push(sample(name, &request, MAX_MESSAGE_BYTES));
+    };
+    add("request.offer", TaskRequest::Offer(offer));
+    add("request.offer.without_template", TaskRequest::Offer(bare));
+    add(
+        "request.heartbeat",
+        TaskRequest::Heartbeat {
+            jobs: vec![Renewal {
+                job: JOB,
+                epoch: 300,
+            }],
+        },
+    );
+    let (job, tasks) = (JOB, None);
+    add("request.cancel.all", TaskRequest::Cancel { job, tasks });
+    let tasks = Some(vec![TASK]);
+    add("request.cancel.some", TaskRequest::Cancel { job, tasks });
+    let tasks = vec![TASK];
+    add("request.collected", TaskRequest::Collected { job, tasks });
+    add("request.release", TaskRequest::Release { job });
+    let report = Report {
+        job: JOB,
+        first: 1_000,
+        events: report_events(),
+        slots: 4,
+    };
+    add("request.report", TaskRequest::Report(report));
+    add("request.goodbye", TaskRequest::Goodbye);
+}
+
+fn report_events() -> Vec<ReportEvent> {
+    let usage = Usage {
+        wall_us: 2_300_000,
+        cpu_us: 1_900_000,
+        memory_peak: 34 << 20,
+    };
+    let phases = [Phase::Fetching, Phase::Environment, Phase::Ready];
+    let mut events: Vec<_> = phases
+        .into_iter()
+        .map(|phase| ReportEvent::Preparing {
+            step: 0,
+            phase,
+            done: 5,
+            total: 70_000,
+        })
+        .collect();
+    events.push(ReportEvent::Started(TASK));
+    events.push(ReportEvent::Finished {
+        task: TASK,
+        outcome: Outcome::Succeeded,
+        usage,
+        outputs: Some(blob(9)),
+        log_bytes: 12,
+    });
+    for kind in FAILURES {
+        events.push(ReportEvent::Finished {
+            task: TASK,
+            outcome: Outcome::Failed(Failure::new(kind, "why")),
+            usage: Usage::default(),
+            outputs: None,
+            log_bytes: 0,
+        });
+    }
+    events
+}
+
+pub const FAILURES: [FailureKind; 15] = [
+    FailureKind::Exit(139),
+    FailureKind::Timeout,
+    FailureKind::Stalled,
+    FailureKind::OutOfMemory,
+    FailureKind::DiskFull,
+    FailureKind::NoOutputs,
+    FailureKind::BadOutput,
+    FailureKind::BadProgram,
+    FailureKind::ImageUnavailable,
+    FailureKind::InputUnavailable,
+    FailureKind::KilledByOwner,
+    FailureKind::Cancelled,
+    FailureKind::ProviderStopping,
+    FailureKind::ProviderLost,
+    FailureKind::Host,
+];
+
+pub fn refusals() -> Vec<(&'static str, Refusal)> {
+    let message = || "why".to_owned();
+    vec![
+        (
+            "response.refusal.not_allowed",
+            Refusal::NotAllowed {
+                submitter: "12D3".into(),
+            },
+        ),
+        ("response.refusal.not_offering", Refusal::NotOffering),
+        (
+            "response.refusal.too_small",
+            Refusal::TooSmall { message: message() },
+        ),
+        ("response.refusal.full", Refusal::Full),
+        (
+            "response.refusal.no_runtime",
+            Refusal::NoRuntime {
+                runtime: "docker".into(),
+                message: message(),
+            },
+        ),
+        ("response.refusal.template_needed", Refusal::TemplateNeeded),
+        (
+            "response.refusal.not_permitted",
+            Refusal::NotPermitted { message: message() },
+        ),
+        (
+            "response.refusal.invalid",
+            Refusal::Invalid { message: message() },
+        ),
+        ("response.refusal.stopping", Refusal::Stopping),
+    ]
+}
+
+fn responses(samples: &mut Vec<Sample>) {
+    let mut add = |name, response: TaskResponse| {
+        samples.push(sample(name, &response, MAX_MESSAGE_BYTES));
+    };
+    add(
+        "response.offer",
+        TaskResponse::Offer(OfferReply {
+            accepted: 300,
+            refusal: None,
+            slots: 8,
+            epoch: 300,
+        }),
+    );
+    for (name, refusal) in refusals() {
+        add(
+            name,
+            TaskResponse::Offer(OfferReply {
+                accepted: 0,
+                refusal: Some(refusal),
+                slots: 0,
+                epoch: 1,
+            }),
+        );
+    }
+    add(
+        "response.heartbeat",
+        TaskResponse::Heartbeat { unknown: vec![JOB] },
+    );
+    add(
+        "response.reported",
+        TaskResponse::Reported { through: 1_018 },
+    );
+    add("response.unknown_job", TaskResponse::UnknownJob);
+    add("response.done", TaskResponse::Done);
+    add("response.busy", TaskResponse::Busy);
+}
+
+fn streams(samples: &mut Vec<Sample>) {
+    let want = BlobWant {
+        job: JOB,
+        digests: vec![Digest::of(b"a"), Digest::of(b"b")],
+    };
+    samples.push(sample("stream.blob_want", &want, MAX_FRAME_BYTES));
+    for (name, bytes) in [
+        ("stream.blob_reply.here", Some(70_000)),
+        ("stream.blob_reply.absent", None),
+    ] {
+        samples.push(sample(name, &BlobReply { bytes }, MAX_FRAME_BYTES));
+    }
+    let hello = LogHello { job: JOB };
+    samples.push(sample("stream.log_hello", &hello, MAX_FRAME_BYTES));
+    let welcome = LogWelcome { accepted: true };
+    samples.push(sample("stream.log_welcome", &welcome, MAX_FRAME_BYTES));
+    let ack = LogAck { frames: 300 };
+    samples.push(sample("stream.log_ack", &ack, MAX_FRAME_BYTES));
+    for (name, stream) in [
+        ("stream.log_frame.stdout", Stream::Stdout),
+        ("stream.log_frame.stderr", Stream::Stderr),
+    ] {
+        let frame = LogFrame {
+            step: 0,
+            index: 300,
+            attempt: 2,
+            stream,
+            offset: 65_536,
+            bytes: b"Fra:1 Mem:8M\n".to_vec(),
+        };
+        samples.push(sample(name, &frame, MAX_FRAME_BYTES));
+    }
+}
+
+fn manifest() -> Manifest {
+    let chunk = |text: &[u8]| ChunkRef {
+        digest: Digest::of(text),
+        bytes: text.len() as u32,
+    };
+    let entry = |path: &str, kind| Entry {
+        path: path.into(),
+        kind,
+    };
+    let file = EntryKind::File {
+        executable: true,
+        chunks: vec![chunk(b"one"), chunk(b"three")],
+    };
+    let target = b"run".to_vec();
+    Manifest {
+        entries: vec![
+            entry("bin", EntryKind::Folder),
+            entry("bin/go", EntryKind::Symlink { target }),
+            entry("bin/run", file),
+        ],
+    }
+}
+
+/// All samples. Their values never change: what they pin is the format.
+pub fn all() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    requests(&mut samples);
+    responses(&mut samples);
+    streams(&mut samples);
+    let manifest_limit = p2pnode_protocol::manifest::MAX_MANIFEST_BYTES as usize;
+    samples.push(sample("manifest", &manifest(), manifest_limit));
+    samples.push(sample(
+        "advert",
+        &advert(1_700_000_000_000),
+        MAX_ADVERT_BYTES,
+    ));
+    let signed: SignedAdvert = advert(1_700_000_000_000).sign(&keypair()).unwrap();
+    samples.push(sample("advert.signed", &signed, 2 * MAX_ADVERT_BYTES));
+    let wasm = Program::Wasm { module: blob(1) };
+    samples.push(sample("program.wasm", &wasm, MAX_MESSAGE_BYTES));
+    samples.push(sample("plan", &plan(), manifest_limit));
+    samples
+}
+
+/// The peer of [`keypair`].
+pub fn peer() -> PeerId {
+    keypair().public().to_peer_id()
+}
