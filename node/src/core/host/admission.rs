@@ -1,0 +1,216 @@
+//! Whether an offer is taken: the checks in order, each with a refusal that a person can act on.
+//!
+//! First what concerns the node, then the submitter, then the offer as a message, then what its tasks
+//! need, last how much is taken already. A refusal never depends on anything that the submitter could
+//! not be told.
+
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::message::{MAX_BATCH, Offer, Refusal, TaskRef};
+use p2pnode_protocol::task::{Assignment, InputSource, RuntimeKind, TaskTemplate};
+
+use super::Host;
+use super::job::{Phase, Queued};
+use crate::core::desk::Cx;
+use crate::core::io::HostedJob;
+use crate::core::peers::offers;
+use crate::core::sizes;
+
+/// Steps of one job, at most: templates are bounded in bytes too, this bounds empty ones.
+const MAX_STEPS: usize = 64;
+
+/// GPUs that one task may ask for, at most; beyond, no machine is meant.
+const MAX_GPUS: u16 = 64;
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::Invalid {
+        message: message.into(),
+    }
+}
+
+impl Host {
+    /// Whether `peer` may run tasks here.
+    pub(in crate::core) fn allows(&self, me: PeerId, peer: &PeerId) -> bool {
+        *peer == me
+            || self.terms.as_ref().is_some_and(|terms| terms.allow_any)
+            || self.allowed.contains(peer)
+    }
+
+    /// Whether any task of this offer can be taken, whatever else is going on here.
+    pub(super) fn admit(&self, cx: &Cx, hosted: HostedJob, offer: &Offer) -> Result<(), Refusal> {
+        if self.stopping {
+            return Err(Refusal::Stopping);
+        }
+        if self.terms.as_ref().is_none_or(|terms| !offers(&terms.total)) {
+            return Err(Refusal::NotOffering);
+        }
+        if !self.allows(cx.config.me, &hosted.submitter) {
+            return Err(Refusal::NotAllowed {
+                submitter: hosted.submitter.to_base58(),
+            });
+        }
+        if offer.tasks.is_empty() || offer.tasks.len() > MAX_BATCH {
+            let count = offer.tasks.len();
+            return Err(invalid(format!("{count} tasks; 1 to {MAX_BATCH} are allowed")));
+        }
+        let step = self
+            .jobs
+            .get(&hosted)
+            .and_then(|job| job.steps.get(&offer.step));
+        let template = match (step, offer.template.as_deref()) {
+            (Some(known), Some(sent)) if *known.template != *sent => {
+                return Err(invalid("another template than before for the same step"));
+            }
+            (Some(known), _) => known.template.as_ref(),
+            (None, Some(sent)) => {
+                self.admit_template(cx, hosted, offer, sent)?;
+                sent
+            }
+            (None, None) => return Err(Refusal::TemplateNeeded),
+        };
+        self.admit_needs(cx, hosted.submitter, template)?;
+        offer
+            .tasks
+            .iter()
+            .try_for_each(|task| admit_task(template, task))
+    }
+
+    /// Whether another job, or another step, is taken on.
+    fn admit_template(
+        &self,
+        cx: &Cx,
+        hosted: HostedJob,
+        offer: &Offer,
+        template: &TaskTemplate,
+    ) -> Result<(), Refusal> {
+        let config = &cx.config.host;
+        if template.step != offer.step {
+            return Err(invalid("the template is of another step"));
+        }
+        if template.resources.gpus.count > MAX_GPUS {
+            return Err(invalid(format!("{} GPUs for one task", template.resources.gpus.count)));
+        }
+        let known = self.jobs.get(&hosted);
+        let bytes: usize = known.map_or(0, |job| {
+            let steps = job.steps.values();
+            steps.map(|step| sizes::template(&step.template)).sum()
+        });
+        if bytes + sizes::template(template) > config.max_template_bytes {
+            let most = config.max_template_bytes;
+            return Err(invalid(format!("the job's templates are more than {most} bytes")));
+        }
+        match known {
+            Some(job) if job.steps.len() >= MAX_STEPS => {
+                Err(invalid(format!("more than {MAX_STEPS} steps")))
+            }
+            Some(_) => Ok(()),
+            None => {
+                let of_submitter = self.jobs_of(&hosted.submitter).count();
+                let full = of_submitter >= config.max_jobs_by_submitter
+                    || self.jobs.len() >= config.max_jobs;
+                if full { Err(Refusal::Full) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Whether this machine could ever run such a task.
+    fn admit_needs(&self, cx: &Cx, submitter: PeerId, template: &TaskTemplate) -> Result<(), Refusal> {
+        let runtime = template.program.runtime();
+        if let Err(message) = self.runtime(runtime) {
+            return Err(Refusal::NoRuntime {
+                runtime: runtime.to_string(),
+                message,
+            });
+        }
+        let total = self.ledger.total();
+        total.check(&template.resources).map_err(|short| Refusal::TooSmall {
+            message: short.to_string(),
+        })?;
+        if template.root && submitter != cx.config.me {
+            return Err(Refusal::NotPermitted {
+                message: "the job asks for root in its container, which only this node's own jobs get"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn runtime(&self, runtime: RuntimeKind) -> Result<(), String> {
+        match self.runtimes.as_ref().and_then(|known| known.get(&runtime)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(message)) => Err(message.clone()),
+            None => Err("this node was built without it".to_owned()),
+        }
+    }
+
+    /// Queues what there is room for, from the first task on; returns how many were taken. Those that
+    /// are here already count as taken.
+    pub(super) fn take_in(&mut self, cx: &Cx, hosted: HostedJob, offer: Offer) -> u32 {
+        let config = &cx.config.host;
+        let of_submitter = self.jobs_of(&hosted.submitter);
+        let (mut queued, mut bytes) = of_submitter.fold((0, 0), |(queued, bytes), job| {
+            (queued + job.queued, bytes + job.queued_bytes)
+        });
+        let Some(job) = self.jobs.get_mut(&hosted) else {
+            return 0;
+        };
+        let mut taken = 0;
+        for assignment in offer.tasks {
+            let task = TaskRef {
+                step: offer.step,
+                index: assignment.index,
+                attempt: assignment.attempt,
+            };
+            if !job.attempts.contains_key(&task) {
+                let size = sizes::assignment(&assignment);
+                let full = queued >= config.max_queued_by_submitter
+                    || self.queued >= config.max_queued
+                    || job.attempts.len() >= config.max_attempts
+                    || (bytes + size > config.max_queued_bytes && queued > 0);
+                if full {
+                    break;
+                }
+                queued += 1;
+                bytes += size;
+                self.queued += 1;
+                let waiting = Queued {
+                    task,
+                    assignment,
+                    bytes: size,
+                };
+                job.enqueue(offer.step, waiting);
+            }
+            taken += 1;
+        }
+        taken
+    }
+
+    /// How many tasks of a step can run here at the same time now.
+    pub(super) fn slots(&self, cx: &Cx, hosted: HostedJob, template: &TaskTemplate) -> u32 {
+        let running = self.jobs.get(&hosted).map_or(0, |job| match job.phase {
+            Phase::Live => job.running,
+            Phase::Orphaned { .. } | Phase::Leaving => 0,
+        });
+        let room = cx.config.host.max_running.saturating_sub(self.ledger.runs());
+        running + self.ledger.free().slots(&template.resources, room)
+    }
+}
+
+/// Whether an assignment fits its template.
+fn admit_task(template: &TaskTemplate, task: &Assignment) -> Result<(), Refusal> {
+    if task.attempt == 0 {
+        return Err(invalid("attempts are counted from 1"));
+    }
+    if task.values.len() != template.keys.len() {
+        let (values, keys) = (task.values.len(), template.keys.len());
+        return Err(invalid(format!("{values} values for {keys} keys")));
+    }
+    let has_inputs = template.inputs.iter().all(|input| match input.source {
+        InputSource::Shared(_) => true,
+        InputSource::PerTask(position) => usize::from(position) < task.inputs.len(),
+    });
+    if has_inputs {
+        Ok(())
+    } else {
+        Err(invalid("an input of the task is missing"))
+    }
+}

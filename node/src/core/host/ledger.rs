@@ -1,0 +1,72 @@
+//! What is offered, what is taken of it, what is left.
+//!
+//! The one place where capacity is given out. Whatever a run took it gives back exactly once, with the
+//! same needs; the owner may offer more or less at any time, also less than what runs.
+
+use p2pnode_protocol::resources::Shortage;
+use p2pnode_protocol::{Bytes, Capacity, Gpu, MilliCpus, Resources};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    total: Capacity,
+    free: Capacity,
+    cpus: u64,
+    memory: u64,
+    disk: u64,
+    gpus: Vec<Gpu>,
+    runs: u32,
+}
+
+impl Ledger {
+    /// Everything offered.
+    pub(super) const fn total(&self) -> &Capacity {
+        &self.total
+    }
+
+    /// What is left of it.
+    pub(super) const fn free(&self) -> &Capacity {
+        &self.free
+    }
+
+    /// How many runs have taken something.
+    pub(super) const fn runs(&self) -> u32 {
+        self.runs
+    }
+
+    /// The owner offers this from now on.
+    pub(super) fn set_total(&mut self, total: Capacity) {
+        self.total = total;
+        self.recount();
+    }
+
+    /// Takes what one run needs; returns its GPUs.
+    pub(super) fn take(&mut self, needs: &Resources) -> Result<Vec<Gpu>, Shortage> {
+        let gpus = self.free.take(needs)?;
+        self.cpus += u64::from(needs.cpus.0);
+        self.memory = self.memory.saturating_add(needs.memory.0);
+        self.disk = self.disk.saturating_add(needs.disk.0);
+        self.gpus.extend(gpus.iter().cloned());
+        self.runs += 1;
+        Ok(gpus)
+    }
+
+    /// Puts back what one run took.
+    pub(super) fn put_back(&mut self, needs: &Resources, gpus: &[Gpu]) {
+        self.cpus = self.cpus.saturating_sub(needs.cpus.0.into());
+        self.memory = self.memory.saturating_sub(needs.memory.0);
+        self.disk = self.disk.saturating_sub(needs.disk.0);
+        self.gpus.retain(|taken| gpus.iter().all(|gpu| gpu.uuid != taken.uuid));
+        self.runs = self.runs.saturating_sub(1);
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        let cpus = u64::from(self.total.cpus.0).saturating_sub(self.cpus);
+        self.free.cpus = MilliCpus(u32::try_from(cpus).unwrap_or(u32::MAX));
+        self.free.memory = Bytes(self.total.memory.0.saturating_sub(self.memory));
+        self.free.disk = Bytes(self.total.disk.0.saturating_sub(self.disk));
+        let is_free = |gpu: &&Gpu| self.gpus.iter().all(|taken| taken.uuid != gpu.uuid);
+        self.free.gpus = self.total.gpus.iter().filter(is_free).cloned().collect();
+    }
+}

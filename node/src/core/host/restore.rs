@@ -1,0 +1,79 @@
+//! Hosted jobs as a restart finds them.
+//!
+//! What waited or ran is gone with the old process; the new epoch says so to whoever asks. What had
+//! ended is reported again and kept. A job of which nothing is left is forgotten at once.
+
+use p2pnode_protocol::message::ReportEvent;
+
+use super::Host;
+use super::job::{Attempt, Environment, Hosted, HostedStep};
+use super::outbox::Outbox;
+use crate::core::desk::{Cx, Timer};
+use crate::core::io::{Effect, OfferTerms, Record, StoredHosted};
+
+impl Host {
+    /// Takes up where the last life ended.
+    pub(in crate::core) fn restore(
+        &mut self,
+        cx: &mut Cx,
+        terms: Option<OfferTerms>,
+        allowed: Vec<p2pnode_protocol::PeerId>,
+        stored: Vec<StoredHosted>,
+    ) {
+        self.allowed = allowed.into_iter().collect();
+        if let Some(terms) = &terms {
+            self.ledger.set_total(terms.total.clone());
+        }
+        self.terms = terms;
+        for stored in stored {
+            self.restore_job(cx, stored);
+        }
+    }
+
+    fn restore_job(&mut self, cx: &mut Cx, stored: StoredHosted) {
+        let hosted = stored.hosted;
+        let lease_ms = cx.now + cx.config.host.lease_ms;
+        let epoch = self.new_epoch(cx.now);
+        let mut job = Hosted::new(epoch, lease_ms);
+        for run in &stored.kept {
+            let done = Attempt::Done {
+                acknowledged: true,
+                keeps: true,
+            };
+            job.attempts.insert(run.task(), done);
+        }
+        for (_, event) in &stored.outbox {
+            if let ReportEvent::Finished {
+                task,
+                outputs,
+                log_bytes,
+                ..
+            } = event
+            {
+                let kept = stored.kept.iter().any(|run| run.task() == *task);
+                let done = Attempt::Done {
+                    acknowledged: false,
+                    keeps: kept || (outputs.is_none() && *log_bytes > 0),
+                };
+                job.attempts.insert(*task, done);
+            }
+        }
+        job.outbox = Outbox::restore(stored.acknowledged, stored.outbox);
+        if !job.is_worth_keeping() {
+            cx.persist(Record::Unhosted(hosted));
+            cx.out.push(Effect::Unhost(hosted));
+            return;
+        }
+        for template in stored.templates {
+            let held = HostedStep {
+                template,
+                environment: Environment::Absent,
+                queue: std::collections::VecDeque::new(),
+            };
+            job.steps.insert(held.template.step, held);
+        }
+        self.jobs.insert(hosted, job);
+        self.to_report.insert(hosted);
+        cx.set(Timer::Lease(hosted), lease_ms);
+    }
+}

@@ -1,0 +1,212 @@
+//! What the driver tells of environments and runs.
+
+use p2pnode_protocol::id::StepIndex;
+use p2pnode_protocol::message::{Phase as Progress, ReportEvent, TaskRef};
+use p2pnode_protocol::task::{Failure, FailureKind, Outcome, Usage};
+
+use super::Host;
+use super::job::{Attempt, Environment, Killed, Phase};
+use crate::core::desk::Cx;
+use crate::core::io::{Effect, HostedJob, Record, RunEnd, RunKey};
+
+impl Host {
+    /// An environment is being made.
+    pub(in crate::core) fn on_preparing(
+        &mut self,
+        hosted: HostedJob,
+        step: StepIndex,
+        phase: Progress,
+        done: u64,
+        total: u64,
+    ) {
+        if let Some(job) = self.jobs.get_mut(&hosted)
+            && job.phase == Phase::Live
+            && job.steps.contains_key(&step)
+        {
+            let event = ReportEvent::Preparing {
+                step,
+                phase,
+                done,
+                total,
+            };
+            job.outbox.push_preparing(step, event);
+            self.to_report.insert(hosted);
+        }
+    }
+
+    /// An environment is ready, or cannot be had. Then every task that waits for it ends that way; the
+    /// next offer tries again.
+    pub(in crate::core) fn on_prepared(
+        &mut self,
+        cx: &mut Cx,
+        hosted: HostedJob,
+        step: StepIndex,
+        result: Result<(), Failure>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&hosted) else {
+            return;
+        };
+        let Some(held) = job.steps.get_mut(&step) else {
+            return;
+        };
+        if held.environment != Environment::Preparing {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                held.environment = Environment::Ready;
+                self.wake_job(hosted);
+                self.schedule(cx);
+            }
+            Err(failure) => {
+                held.environment = Environment::Absent;
+                let dropped = job.drop_queued(|task| task.step != step);
+                self.queued -= dropped.len() as u32;
+                self.fail_all(cx, hosted, dropped, &failure);
+            }
+        }
+    }
+
+    /// Attempts end without having run.
+    pub(super) fn fail_all(
+        &mut self,
+        cx: &mut Cx,
+        hosted: HostedJob,
+        tasks: Vec<TaskRef>,
+        failure: &Failure,
+    ) {
+        for task in tasks {
+            let end = RunEnd {
+                outcome: Outcome::Failed(failure.clone()),
+                usage: Usage::default(),
+                outputs: None,
+                log_bytes: 0,
+            };
+            self.record_end(cx, hosted, task, end);
+        }
+    }
+
+    /// A run's process started.
+    pub(in crate::core) fn on_started(&mut self, run: RunKey) {
+        let (hosted, task) = (run.hosted(), run.task());
+        if let Some(job) = self.jobs.get_mut(&hosted)
+            && matches!(job.attempts.get(&task), Some(Attempt::Running { killed: Killed::No, .. }))
+        {
+            job.outbox.push_start(task);
+            self.to_report.insert(hosted);
+        }
+    }
+
+    /// A run ended: its slot is free, and its submitter has to know.
+    pub(in crate::core) fn on_ended(&mut self, cx: &mut Cx, run: RunKey, end: RunEnd) {
+        let (hosted, task) = (run.hosted(), run.task());
+        let Some(job) = self.jobs.get_mut(&hosted) else {
+            cx.counters().illegal_transitions += 1;
+            return;
+        };
+        let Some(Attempt::Running { .. }) = job.attempts.get(&task) else {
+            cx.counters().illegal_transitions += 1;
+            tracing::warn!(run = %run.attempt, "a run ended that was not running");
+            return;
+        };
+        let Some(Attempt::Running { gpus, killed }) = job.attempts.remove(&task) else {
+            return;
+        };
+        job.running -= 1;
+        if let Some(step) = job.steps.get(&task.step)
+            && !cx.config.faults.slot_given_twice
+        {
+            self.ledger.put_back(&step.template.resources, &gpus);
+        }
+        let wanted = match killed {
+            Killed::No => true,
+            Killed::Abandoned => end.outcome == Outcome::Succeeded,
+            Killed::Unwanted => false,
+        };
+        if wanted && job.phase != Phase::Leaving {
+            self.record_end(cx, hosted, task, end);
+        } else if end.outputs.is_some() {
+            cx.out.push(Effect::DropOutputs(run));
+        }
+        self.leave_if_done(cx, hosted);
+        self.schedule(cx);
+    }
+
+    /// Stores how an attempt ended, to be reported.
+    fn record_end(&mut self, cx: &mut Cx, hosted: HostedJob, task: TaskRef, end: RunEnd) {
+        let Some(job) = self.jobs.get_mut(&hosted) else {
+            return;
+        };
+        let outcome = match end.outcome {
+            Outcome::Succeeded => Outcome::Succeeded,
+            Outcome::Failed(failure) => Outcome::Failed(Failure::new(failure.kind, failure.message)),
+        };
+        let keeps = end.outputs.is_some() || end.log_bytes > 0;
+        let event = ReportEvent::Finished {
+            task,
+            outcome,
+            usage: end.usage,
+            outputs: end.outputs,
+            log_bytes: end.log_bytes,
+        };
+        let number = job.outbox.push_end(task, event.clone());
+        let done = Attempt::Done {
+            acknowledged: false,
+            keeps,
+        };
+        job.attempts.insert(task, done);
+        cx.persist(Record::Outbox {
+            hosted,
+            number,
+            event,
+        });
+        self.to_report.insert(hosted);
+    }
+
+    /// The submitter does not want these attempts.
+    pub(super) fn drop_attempts(&mut self, cx: &mut Cx, hosted: HostedJob, tasks: &[TaskRef]) {
+        let unwanted: std::collections::BTreeSet<TaskRef> = tasks.iter().copied().collect();
+        let Some(job) = self.jobs.get_mut(&hosted) else {
+            return;
+        };
+        let dropped = job.drop_queued(|task| !unwanted.contains(&task));
+        self.queued -= dropped.len() as u32;
+        let mut to_kill = Vec::new();
+        for task in &unwanted {
+            if let Some(Attempt::Running { killed, .. }) = job.attempts.get_mut(task) {
+                if *killed == Killed::No {
+                    to_kill.push(*task);
+                }
+                *killed = Killed::Unwanted;
+            }
+        }
+        let why = "its submitter gave this attempt up";
+        Self::kill(cx, hosted, to_kill, FailureKind::Cancelled, why);
+        self.release_outputs(cx, hosted, tasks);
+    }
+
+    /// The submitter needs nothing more of these attempts.
+    pub(super) fn release_outputs(&mut self, cx: &mut Cx, hosted: HostedJob, tasks: &[TaskRef]) {
+        let Some(job) = self.jobs.get_mut(&hosted) else {
+            return;
+        };
+        for task in tasks {
+            let Some(Attempt::Done {
+                acknowledged,
+                keeps,
+            }) = job.attempts.get_mut(task)
+            else {
+                continue;
+            };
+            if std::mem::take(keeps) {
+                let run = RunKey::of(hosted, *task);
+                cx.persist(Record::OutputsDropped(run));
+                cx.out.push(Effect::DropOutputs(run));
+            }
+            if *acknowledged {
+                job.attempts.remove(task);
+            }
+        }
+        self.leave_if_done(cx, hosted);
+    }
+}

@@ -1,0 +1,150 @@
+//! Providers that are lost, and those that come back.
+
+use std::collections::BTreeSet;
+
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::api::Event;
+use p2pnode_protocol::message::{MAX_BATCH, TaskRef};
+use p2pnode_protocol::task::{Failure, FailureKind, Outcome, Usage};
+
+use super::job::{Ending, Job};
+use super::link::At;
+use super::task::{Move, Stage};
+use crate::core::desk::Cx;
+
+/// What of a provider's tasks is still believed to be there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Keep<'a> {
+    /// Nothing.
+    Nothing,
+    /// The offer under way, whose answer will tell.
+    Offer,
+    /// These, which were taken just now.
+    Offered(&'a [TaskRef]),
+}
+
+impl Job {
+    /// What `peer` has of this job is gone; its tasks wait to be handed out again.
+    /// `may_return` tells that the tasks may turn out to be still there.
+    pub(super) fn lose(&mut self, cx: &mut Cx, peer: PeerId, keep: Keep, may_return: bool) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let under_way = link.offer.as_ref().map(|offer| offer.tasks.clone());
+        let kept: BTreeSet<At> = match keep {
+            Keep::Nothing => BTreeSet::new(),
+            Keep::Offer => under_way.iter().flatten().copied().map(At::from).collect(),
+            Keep::Offered(tasks) => tasks.iter().copied().map(At::from).collect(),
+        };
+        let gone: Vec<At> = link.held.difference(&kept).copied().collect();
+        if matches!(keep, Keep::Nothing) {
+            link.offer = None;
+        }
+        link.taught.clear();
+        link.epoch = 0;
+        self.all_slots -= u64::from(link.slots.take().unwrap_or(0));
+        let mut moved = 0;
+        for at in gone {
+            let task = self.last_attempt(at);
+            let unfinished = self
+                .cell(at)
+                .is_some_and(|cell| matches!(cell.stage, Stage::Queued | Stage::Running));
+            moved += u32::from(self.move_away(cx, &peer, at));
+            let link = self.link(peer);
+            if may_return && unfinished && link.stale.len() < 2 * MAX_BATCH {
+                link.stale.push(task);
+            }
+        }
+        self.arm(cx, peer);
+        if moved > 0 {
+            let position = self.known(peer);
+            cx.emit(Event::PeerLost {
+                job: self.text.clone(),
+                peer: self.peer_text(position).to_owned(),
+                tasks: moved,
+            });
+        }
+    }
+
+    /// Takes one task out of a provider's hands. When it moved too often it fails instead.
+    /// Returns whether it moved.
+    pub(super) fn move_away(&mut self, cx: &mut Cx, peer: &PeerId, at: At) -> bool {
+        let was_collecting = self
+            .cell(at)
+            .is_some_and(|cell| cell.stage == Stage::Collecting);
+        if !self.make(cx, at, Move::Lose) {
+            return false;
+        }
+        self.unhold(peer, at);
+        if was_collecting && let Some(link) = self.links.get_mut(peer) {
+            link.collecting -= 1;
+        }
+        self.count_move(cx, peer, at);
+        true
+    }
+
+    /// One more move of a task that waits again.
+    pub(super) fn count_move(&mut self, cx: &mut Cx, peer: &PeerId, at: At) {
+        let most = cx.config.submit.max_moves;
+        let Some(cell) = self.cell_mut(at) else {
+            return;
+        };
+        cell.moves = cell.moves.saturating_add(1);
+        let (moves, position) = (cell.moves, cell.peer);
+        self.counts.moved += 1;
+        cx.emit(Event::TaskMoved {
+            job: self.text.clone(),
+            task: self.task_key(at).to_string(),
+            peer: self.peer_text(position).to_owned(),
+        });
+        if moves > most {
+            let kind = FailureKind::ProviderLost;
+            let message = format!("it left {moves} providers without an end; given up");
+            let ending = Ending {
+                attempt: self.last_attempt(at).attempt,
+                outcome: Outcome::Failed(Failure::new(kind, message)),
+                usage: Usage::default(),
+                outputs: None,
+                log_bytes: 0,
+                asked: false,
+            };
+            self.fail_for_good(cx, *peer, at, &ending);
+        }
+    }
+
+    /// The provider is there again: attempts that nobody else has got since are offered to it again,
+    /// as the same attempts, so that work which went on meanwhile is not lost; others are cancelled.
+    pub(super) fn welcome_back(&mut self, cx: &mut Cx, peer: PeerId) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let position = link.peer;
+        for task in std::mem::take(&mut link.stale) {
+            let at = At::from(task);
+            let is_last = self.cell(at).is_some_and(|cell| {
+                cell.stage == Stage::Lost && cell.attempt == task.attempt && cell.peer == position
+            });
+            if is_last && self.make(cx, at, Move::Adopt) {
+                let link = self.link(peer);
+                link.held.insert(at);
+                link.resend.insert(at);
+                self.waiting.since_ms = None;
+            } else {
+                self.cancel_at(cx, &peer, task);
+            }
+        }
+        self.arm(cx, peer);
+    }
+
+    /// Tells `peer`, as soon as it can be told, that an attempt is not wanted any more.
+    pub(super) fn cancel_at(&mut self, cx: &mut Cx, peer: &PeerId, task: TaskRef) {
+        let now = cx.now;
+        if let Some(link) = self.links.get_mut(peer) {
+            if !link.cancels.is_due() && !link.collected.is_due() {
+                link.notices_ms = now;
+            }
+            link.cancels.add(task, 2 * MAX_BATCH);
+        }
+        self.arm(cx, *peer);
+    }
+}

@@ -1,0 +1,195 @@
+//! Which peers fit a job, in which order they are asked, and why the others do not fit.
+//!
+//! Pure questions; nothing here changes anything. Asked by [`super::pump`] before an offer, by
+//! [`super::waiting`] for people, and by the API's `fit`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use p2pnode_protocol::advert::Advert;
+use p2pnode_protocol::job::JobPlan;
+use p2pnode_protocol::message::{MAX_BATCH, Refusal};
+use p2pnode_protocol::resources::Shortage;
+use p2pnode_protocol::task::{Program, RuntimeKind};
+use p2pnode_protocol::{Capacity, PeerId};
+
+use super::job::Job;
+use super::link::Stand;
+use super::watch::Watch;
+use crate::core::peers::{Peers, offers};
+
+/// Why a peer is not asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unfit {
+    /// The job names others.
+    #[error("the job names other peers (placement.peers)")]
+    NotNamed,
+    /// Nothing is known of it.
+    #[error("nothing was heard of it in this network yet; check its id and that it runs")]
+    Unheard,
+    /// It offers nothing.
+    #[error("{}", Refusal::NotOffering)]
+    NotOffering,
+    /// A label is missing.
+    #[error("its label {key} is not \"{wanted}\" (placement.labels)")]
+    Label {
+        /// The label.
+        key: String,
+        /// What it should be.
+        wanted: String,
+    },
+    /// It has not got the runtime.
+    #[error("it cannot run {0} tasks")]
+    Runtime(RuntimeKind),
+    /// It is too small.
+    #[error("too small: {0}")]
+    TooSmall(#[from] Shortage),
+    /// It refused, or rests.
+    #[error("{0}")]
+    Stands(String),
+    /// No connection, or it does not answer.
+    #[error("it cannot be reached at the moment")]
+    Away,
+}
+
+/// Whether this node's plan could run at a peer with `advert`, `labels` being the peer's.
+fn fits_advert(
+    plan: &JobPlan,
+    advert: &Advert,
+    labels: &BTreeMap<String, String>,
+    mut wanted: impl FnMut(usize) -> bool,
+) -> Result<(), Unfit> {
+    if !offers(&advert.total) {
+        return Err(Unfit::NotOffering);
+    }
+    for (key, value) in &plan.placement.labels {
+        if labels.get(key) != Some(value) {
+            return Err(Unfit::Label {
+                key: key.clone(),
+                wanted: value.clone(),
+            });
+        }
+    }
+    let mut problem = None;
+    for (position, step) in plan.steps.iter().enumerate() {
+        if !wanted(position) {
+            continue;
+        }
+        match fits_step(&advert.total, &advert.runtimes, &step.template) {
+            Ok(()) => return Ok(()),
+            Err(unfit) => problem = problem.or(Some(unfit)),
+        }
+    }
+    problem.map_or(Ok(()), Err)
+}
+
+fn fits_step(
+    total: &Capacity,
+    runtimes: &[RuntimeKind],
+    template: &p2pnode_protocol::task::TaskTemplate,
+) -> Result<(), Unfit> {
+    let runtime = template.program.runtime();
+    if !runtimes.contains(&runtime) {
+        return Err(Unfit::Runtime(runtime));
+    }
+    Ok(total.check(&template.resources)?)
+}
+
+fn is_named(plan: &JobPlan, peer: &PeerId) -> bool {
+    plan.placement.peers.is_empty() || plan.placement.peers.contains(peer)
+}
+
+/// How many tasks of the first step fit into what is free at a peer, or why it does not fit.
+pub(super) fn fit(plan: &JobPlan, peers: &Peers, peer: &PeerId) -> Result<u32, Unfit> {
+    if !is_named(plan, peer) {
+        return Err(Unfit::NotNamed);
+    }
+    let advert = peers.advert(peer).ok_or(Unfit::Unheard)?;
+    fits_advert(plan, advert, &advert.labels, |_| true)?;
+    Ok(plan.steps.first().map_or(0, |step| {
+        advert.free.slots(&step.template.resources, MAX_BATCH as u32)
+    }))
+}
+
+/// What ranks a peer; smaller is better. A free slot counts most, then an image at hand, then being
+/// this node itself (nothing has to travel), then how much is free and how little waits.
+type Rank = (bool, bool, bool, Reverse<u32>, u32, PeerId);
+
+impl Job {
+    /// Whether tasks may be offered to `peer` now.
+    ///
+    /// A peer that the job names needs no advert: a lost advert must not cost the job.
+    pub(super) fn may_offer(&self, peers: &Peers, watch: &Watch, peer: &PeerId) -> Result<(), Unfit> {
+        if !is_named(&self.plan, peer) {
+            return Err(Unfit::NotNamed);
+        }
+        match peers.advert(peer) {
+            Some(advert) => fits_advert(&self.plan, advert, &advert.labels, |position| {
+                self.steps[position].waits_for.is_empty() && self.steps[position].tasks.open() > 0
+            })?,
+            None if *peer == peers.me => return Err(Unfit::NotOffering),
+            None if self.plan.placement.peers.is_empty() || !peers.is_connected(peer) => {
+                return Err(Unfit::Unheard);
+            }
+            None => {}
+        }
+        match self.links.get(peer).map(|link| &link.stand) {
+            Some(Stand::Refused { why, .. } | Stand::Resting { why, .. }) => {
+                return Err(Unfit::Stands(why.clone()));
+            }
+            _ => {}
+        }
+        if watch.is_usable(peers, peer) {
+            Ok(())
+        } else {
+            Err(Unfit::Away)
+        }
+    }
+
+    /// How many tasks the advert says can run at once there.
+    pub(super) fn advertised_slots(&self, peers: &Peers, peer: &PeerId, step: usize) -> u32 {
+        let needs = self.plan.steps.get(step).map(|step| &step.template.resources);
+        match (peers.advert(peer), needs) {
+            (Some(advert), Some(needs)) => advert.free.slots(needs, MAX_BATCH as u32),
+            _ => 0,
+        }
+    }
+
+    /// Peers that fit, best first. Those that are only not connected are among them, so that somebody
+    /// connects to them.
+    pub(super) fn ranked(&self, peers: &Peers, watch: &Watch) -> Vec<PeerId> {
+        let named = self.plan.placement.peers.iter().copied();
+        let offering: Vec<PeerId> = if self.plan.placement.peers.is_empty() {
+            peers.offering().map(|(peer, _)| peer).collect()
+        } else {
+            named.collect()
+        };
+        let mut ranks: Vec<Rank> = offering
+            .into_iter()
+            .filter(|peer| {
+                let may = self.may_offer(peers, watch, peer);
+                matches!(may, Ok(()) | Err(Unfit::Away | Unfit::Unheard))
+            })
+            .map(|peer| self.rank(peers, peer))
+            .collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        ranks.into_iter().map(|rank| rank.5).collect()
+    }
+
+    fn rank(&self, peers: &Peers, peer: PeerId) -> Rank {
+        let step = self.steps.iter().position(|step| {
+            step.waits_for.is_empty() && step.tasks.pending() > 0
+        });
+        let step = step.unwrap_or(0);
+        let free = self.advertised_slots(peers, &peer, step);
+        let advert = peers.advert(&peer);
+        let program = self.plan.steps.get(step).map(|step| &step.template.program);
+        let at_hand = match (program, advert) {
+            (Some(Program::Image { reference }), Some(advert)) => advert.images.contains(reference),
+            _ => true,
+        };
+        let load = advert.map_or(0, |advert| advert.running.saturating_add(advert.queued));
+        (free == 0, !at_hand, peer != peers.me, Reverse(free), load, peer)
+    }
+}
