@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad;
+mod bad_batch;
+mod bad_settings;
 mod batch;
 mod documented;
 mod good;
@@ -20,4 +22,17 @@ fn faults(text: &str) -> Vec<String> {
     let lines = errors.lines();
     let lines = lines.iter().map(|line| line.strip_prefix("job.toml:"));
     lines.map(|line| line.unwrap().to_owned()).collect()
+}
+
+/// A file that is right but for `text`, which begins on line 2.
+fn with(text: &str) -> Vec<String> {
+    faults(&format!("task.image = 'a'\n{text}"))
+}
+
+fn one(text: &str, expected: &str) {
+    assert_eq!(with(text), [expected], "{text}");
+}
+
+fn one_of_task(text: &str, expected: &str) {
+    assert_eq!(faults(&format!("[task]\n{text}")), [expected], "{text}");
 }

@@ -7,7 +7,7 @@ use p2pnode_protocol::advert::{
 use p2pnode_protocol::codec;
 use proptest::prelude::*;
 
-use crate::samples::{advert, keypair, peer};
+use crate::parts::{advert, keypair, peer};
 
 const NOW: u64 = 1_700_000_000_000;
 

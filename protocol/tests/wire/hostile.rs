@@ -8,7 +8,8 @@ use p2pnode_protocol::message::{
 use proptest::prelude::*;
 
 use crate::memory::peak_of;
-use crate::samples::{self, JOB, Sample};
+use crate::parts::JOB;
+use crate::samples::{self, Sample};
 
 /// What a decode of so many bytes may hold at one time: some 40 bytes for each that came, at each of
 /// at most three levels of nested collections, a fixed part, and what came out of it.
@@ -136,7 +137,7 @@ fn unknown_variants_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(crate::cases(64))]
+    #![proptest_config(crate::cases(256))]
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {

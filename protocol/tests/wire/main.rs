@@ -5,6 +5,7 @@ mod advert;
 mod golden;
 mod hostile;
 mod memory;
+mod parts;
 mod roundtrip;
 mod samples;
 

@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::samples::{FAILURES, template};
+use crate::parts::{FAILURES, template};
 
 /// Larger than any value these strategies make, in bytes.
 const LIMIT: usize = 1 << 20;

@@ -29,7 +29,7 @@ impl JobFile {
     }
 
     /// The same for a job file of which `faults` are known already, to which more are added: checks
-    /// as much as they let one.
+    /// as much as they let one. `None`: the tasks cannot be counted, or are too many to be looked at.
     pub fn check_batch(&self, lines: &[Vec<String>], faults: &mut Vec<Fault>) -> Option<Array> {
         let depends = |fault: &Fault| {
             ["array", "outputs"]
@@ -44,10 +44,11 @@ impl JobFile {
         if faults.len() == before {
             self.check_count(&array, faults);
         }
-        if faults.len() == before {
-            self.check_lists(&array, faults);
-            self.check_outputs(&array, faults);
+        if faults.len() > before {
+            return None;
         }
+        self.check_lists(&array, faults);
+        self.check_outputs(&array, faults);
         if faults.is_empty() {
             trial::try_tasks(self, &array, faults);
         }

@@ -128,15 +128,25 @@ pub(super) fn unknown(keys: &Keys, key: &str) -> String {
     }
 }
 
-/// Every key as a path, such as `resources.gpus.model`: what the documentation must mention.
-#[must_use]
-pub fn known_keys() -> Vec<String> {
+fn paths(choose: impl Fn(&Keys) -> Vec<&'static str>) -> Vec<String> {
     let path = |section: &str, key: &str| match section {
         "" => key.to_owned(),
         _ => format!("{section}.{key}"),
     };
     SECTIONS
         .iter()
-        .flat_map(|keys| keys.known.iter().map(|key| path(keys.section, key)))
+        .flat_map(|keys| choose(keys).into_iter().map(|key| path(keys.section, key)))
         .collect()
+}
+
+/// Every key as a path, such as `resources.gpus.model`: what the documentation must mention.
+#[must_use]
+pub fn known_keys() -> Vec<String> {
+    paths(|keys| keys.known.to_vec())
+}
+
+/// Every key that is reserved for a later version, as a path.
+#[must_use]
+pub fn reserved_keys() -> Vec<String> {
+    paths(|keys| keys.later.iter().map(|(key, _)| *key).collect())
 }

@@ -21,7 +21,7 @@ mod values;
 use toml::de::DeTable;
 
 pub use fault::{Fault, JobFileErrors, Spot, Written};
-pub use keys::known_keys;
+pub use keys::{known_keys, reserved_keys};
 pub use settings::FilePolicy;
 pub use task::{InputSpec, ProgramSpec};
 pub use values::{KeySpec, ValuesSpec};
