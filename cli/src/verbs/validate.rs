@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use p2pnode_node::jobfile::{self, ResolvedJob};
-use p2pnode_protocol::job::file::{JobFile, JobFileErrors};
+use p2pnode_protocol::job::file::JobFileErrors;
 use serde_json::json;
 
 use crate::args::Global;
@@ -42,8 +42,7 @@ pub fn check(file: &ReadFile) -> Result<ResolvedJob, Failure> {
         };
         Failure::usage(message).with_details(details)
     };
-    let job = JobFile::parse(&file.text, &file.name).map_err(wrong)?;
-    jobfile::resolve(&job, &file.folder).map_err(wrong)
+    jobfile::load(&file.text, &file.name, &file.folder).map_err(wrong)
 }
 
 pub fn validate(global: &Global, path: &Path) -> Result<ExitCode, Failure> {

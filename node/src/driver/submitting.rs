@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use p2pnode_protocol::api::{CreateJob, ErrorCode};
 use p2pnode_protocol::job::JobPlan;
-use p2pnode_protocol::job::file::JobFile;
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{InputSource, Program};
 use p2pnode_protocol::{Digest, JobId, PeerId};
@@ -76,8 +75,7 @@ fn resolve(job: &CreateJob) -> Result<ResolvedJob, CommandError> {
         };
         CommandError { code: ErrorCode::Invalid, message, details }
     };
-    let file = JobFile::parse(&job.toml, &job.file).map_err(wrong)?;
-    jobfile::resolve(&file, Path::new(&job.folder)).map_err(wrong)
+    jobfile::load(&job.toml, &job.file, Path::new(&job.folder)).map_err(wrong)
 }
 
 /// What the request says in place of the file.
