@@ -1,17 +1,16 @@
 //! Which modules a worker has, and giving it those that it lacks.
 //!
-//! A module is known by its file: the node keeps modules under names that it made and only it can
-//! write, so path, length and time of change say whether it is the same. A worker keeps what it
-//! compiled for the next job with the same module; when there are too many, the least recently used
-//! one that nobody runs is forgotten. A new worker gets a module again when a task first needs it.
+//! A module is known by its digest: each job has its own copy in a file, and the second job with the
+//! same module finds it compiled. A worker keeps what it compiled; when there are too many, the least
+//! recently used one that nobody runs is forgotten. A new worker gets a module again when a task first
+//! needs it, from the file that the environment was prepared from, if that still has the same content.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
-use p2pnode_protocol::Bytes;
+use p2pnode_protocol::{Bytes, Digest};
 use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OnceCell, mpsc};
@@ -27,11 +26,10 @@ use crate::PrepareProgress;
 const MAX_KEPT: usize = 32;
 
 /// A module as it stands on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct ModuleFile {
     path: PathBuf,
-    bytes: u64,
-    modified: Option<SystemTime>,
+    digest: Digest,
 }
 
 /// A module that a worker has, or is being given.
@@ -44,7 +42,7 @@ pub struct Module {
 /// The modules of one worker.
 #[derive(Debug, Default)]
 pub struct Modules {
-    kept: Mutex<HashMap<ModuleFile, Arc<Module>>>,
+    kept: Mutex<HashMap<Digest, Arc<Module>>>,
     uses: AtomicU64,
 }
 
@@ -58,31 +56,57 @@ pub enum LoadError {
 }
 
 impl ModuleFile {
-    /// Looks at the module in `path`.
+    /// Reads the module in `path`.
     ///
     /// # Errors
-    /// When it cannot be read, or is longer than any module may be.
+    /// When it cannot be read, is empty, or is longer than any module may be.
     pub async fn open(path: &Path) -> Result<Self, Failure> {
-        let metadata = tokio::fs::metadata(path)
-            .await
-            .map_err(|error| unreadable(path, &error))?;
-        if metadata.len() > MAX_MODULE_BYTES {
-            return Err(Failure::new(
-                FailureKind::BadProgram,
-                format!(
-                    "the WASM module has {}, more than the limit of {}: leave out debug information \
-                     (wasm-strip) and move data into inputs",
-                    Bytes(metadata.len()),
-                    Bytes(MAX_MODULE_BYTES)
-                ),
-            ));
-        }
+        let content = read(path).await?;
         Ok(Self {
             path: path.to_owned(),
-            bytes: metadata.len(),
-            modified: metadata.modified().ok(),
+            digest: Digest::of(&content),
         })
     }
+
+    /// Its content, which must still be what it was.
+    async fn read(&self) -> Result<Vec<u8>, Failure> {
+        let content = read(&self.path).await?;
+        if Digest::of(&content) == self.digest {
+            Ok(content)
+        } else {
+            Err(host(format!(
+                "the WASM module {} has changed since it was prepared",
+                self.path.display()
+            )))
+        }
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let unreadable = |error| {
+        host(format!(
+            "the WASM module {} cannot be read: {error}",
+            path.display()
+        ))
+    };
+    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+    let mut content = Vec::new();
+    file.take(MAX_MODULE_BYTES + 1)
+        .read_to_end(&mut content)
+        .await
+        .map_err(unreadable)?;
+    let problem = if content.is_empty() {
+        "the WASM module is empty".to_owned()
+    } else if content.len() as u64 > MAX_MODULE_BYTES {
+        format!(
+            "the WASM module has more than the limit of {}: leave out debug information \
+             (wasm-strip) and move data into inputs",
+            Bytes(MAX_MODULE_BYTES)
+        )
+    } else {
+        return Ok(content);
+    };
+    Err(Failure::new(FailureKind::BadProgram, problem))
 }
 
 impl Module {
@@ -121,7 +145,7 @@ impl Modules {
     fn entry(&self, worker: &Worker, file: &ModuleFile) -> Arc<Module> {
         let now = self.uses.fetch_add(1, Ordering::Relaxed);
         let mut kept = lock(&self.kept);
-        if let Some(module) = kept.get(file) {
+        if let Some(module) = kept.get(&file.digest) {
             module.last_use.store(now, Ordering::Relaxed);
             return Arc::clone(module);
         }
@@ -131,8 +155,8 @@ impl Modules {
                 .iter()
                 .filter(|(_, module)| Arc::strong_count(module) == 1)
                 .min_by_key(|(_, module)| module.last_use.load(Ordering::Relaxed))
-                .map(|(file, _)| file.clone());
-            if let Some(module) = unused.and_then(|file| kept.remove(&file))
+                .map(|(digest, _)| *digest);
+            if let Some(module) = unused.and_then(|digest| kept.remove(&digest))
                 && let Some(module) = module.id()
             {
                 worker.outbox.push([ToWorker::Forget { module }]);
@@ -140,17 +164,17 @@ impl Modules {
         }
         let module = Arc::new(Module::default());
         module.last_use.store(now, Ordering::Relaxed);
-        kept.insert(file.clone(), Arc::clone(&module));
+        kept.insert(file.digest, Arc::clone(&module));
         module
     }
 
     /// Removes a module that could not be loaded, unless somebody else is trying.
     fn remove_unused(&self, file: &ModuleFile, module: &Arc<Module>) {
         let mut kept = lock(&self.kept);
-        let same = kept.get(file).is_some_and(|kept| Arc::ptr_eq(kept, module));
+        let same = kept.get(&file.digest).is_some_and(|kept| Arc::ptr_eq(kept, module));
         // Held by the map and by the caller.
         if same && Arc::strong_count(module) <= 2 && module.id().is_none() {
-            kept.remove(file);
+            kept.remove(&file.digest);
         }
     }
 }
@@ -178,25 +202,8 @@ async fn load(
     file: &ModuleFile,
     progress: Option<&mpsc::Sender<PrepareProgress>>,
 ) -> Result<ModuleId, LoadError> {
-    let failed = |error: &std::io::Error| LoadError::Failed(unreadable(&file.path, error));
-    let mut content = Vec::new();
-    let open = tokio::fs::File::open(&file.path).await;
-    open.map_err(|error| failed(&error))?
-        .take(MAX_MODULE_BYTES)
-        .read_to_end(&mut content)
-        .await
-        .map_err(|error| failed(&error))?;
+    let content = file.read().await.map_err(LoadError::Failed)?;
     let total = content.len() as u64;
-    if total != file.bytes || total == 0 {
-        return Err(LoadError::Failed(Failure::new(
-            FailureKind::BadProgram,
-            if total == 0 {
-                "the WASM module is empty".to_owned()
-            } else {
-                format!("the WASM module {} has changed", file.path.display())
-            },
-        )));
-    }
     let added = lock(&worker.table).add_compilation();
     let (module, compiled) = added.map_err(|Gone| LoadError::Gone)?;
     let mut loading = Loading {
@@ -234,11 +241,4 @@ async fn load(
         ))),
         Err(_) => Err(LoadError::Failed(worker.verdict())),
     }
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    host(format!(
-        "the WASM module {} cannot be read: {error}",
-        path.display()
-    ))
 }

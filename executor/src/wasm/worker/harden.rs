@@ -47,13 +47,16 @@ mod linux {
             .filter(|fd| *fd > 2)
             .collect();
         for fd in inherited {
+            // The listing saw itself, and is closed by now.
+            if !Path::new(&format!("/proc/self/fd/{fd}")).is_symlink() {
+                continue;
+            }
             #[expect(
                 unsafe_code,
                 reason = "the only way to close a file that nothing in this process owns"
             )]
             // SAFETY: nothing has been opened yet, so no value in this process owns a descriptor
-            // above 2; the one of the directory listing itself is closed by now, and closing it
-            // again is only EBADF.
+            // above 2.
             unsafe {
                 rustix::io::close(fd);
             }
