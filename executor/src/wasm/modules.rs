@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use p2pnode_protocol::{Bytes, Digest};
 use p2pnode_protocol::task::{Failure, FailureKind};
+use p2pnode_protocol::{Bytes, Digest};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{OnceCell, mpsc};
 
@@ -171,7 +171,9 @@ impl Modules {
     /// Removes a module that could not be loaded, unless somebody else is trying.
     fn remove_unused(&self, file: &ModuleFile, module: &Arc<Module>) {
         let mut kept = lock(&self.kept);
-        let same = kept.get(&file.digest).is_some_and(|kept| Arc::ptr_eq(kept, module));
+        let same = kept
+            .get(&file.digest)
+            .is_some_and(|kept| Arc::ptr_eq(kept, module));
         // Held by the map and by the caller.
         if same && Arc::strong_count(module) <= 2 && module.id().is_none() {
             kept.remove(&file.digest);

@@ -46,7 +46,9 @@ impl Pool {
     /// No process is started yet.
     pub fn new(config: WasmConfig) -> Self {
         Self {
-            places: (0..config.workers.max(1)).map(|_| Place::default()).collect(),
+            places: (0..config.workers.max(1))
+                .map(|_| Place::default())
+                .collect(),
             config,
             next: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),

@@ -221,7 +221,13 @@ impl Worker {
             tracing::debug!(pid = self.pid, "WASM worker stopped: {ended}");
         } else {
             let running = lock(&self.table).running();
-            tracing::warn!(pid = self.pid, status, running, "WASM worker lost: {ended} {words}");
+            tracing::warn!(
+                pid = self.pid,
+                status,
+                running,
+                words,
+                "WASM worker lost: {ended}"
+            );
         }
         let crashed = format!(
             "the worker crashed: the process that ran this task and others was lost ({ended}; \
@@ -296,7 +302,7 @@ async fn greet(
     match messages.as_slice() {
         [FromWorker::Ready { protocol, notes }] if *protocol == PROTOCOL => {
             for note in notes.iter().take(MAX_NOTES) {
-                tracing::warn!("WASM worker: {note}");
+                tracing::warn!(note, "WASM worker");
             }
             Ok(stdin)
         }

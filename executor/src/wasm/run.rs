@@ -88,9 +88,9 @@ impl Run {
     ) -> Result<Self, Gone> {
         let window = Arc::clone(&worker.window);
         let room = window.acquire_many_owned(cost).await.map_err(|_| Gone)?;
+        spec.module = module.id().ok_or(Gone)?;
         let events = lock(&worker.table).add_run(spec.memory)?;
         spec.run = events.run;
-        spec.module = module.id().ok_or(Gone)?;
         worker.outbox.push([ToWorker::Run(spec)]);
         Ok(Self {
             worker,

@@ -48,7 +48,11 @@ pub const MODULE_PIECE_BYTES: usize = 128 << 10;
 
 /// What a piece of output counts against the window.
 pub const fn chunk_cost(bytes: usize) -> usize {
-    if bytes < CHUNK_COST { CHUNK_COST } else { bytes }
+    if bytes < CHUNK_COST {
+        CHUNK_COST
+    } else {
+        bytes
+    }
 }
 
 /// The first message to a worker.

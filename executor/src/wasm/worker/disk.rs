@@ -144,11 +144,7 @@ mod tests {
     use super::*;
 
     fn limit(folder: &Path, limit: u64) -> DiskLimit {
-        DiskLimit::new(
-            folder.to_owned(),
-            Bytes(limit),
-            Arc::new(Gauge::default()),
-        )
+        DiskLimit::new(folder.to_owned(), Bytes(limit), Arc::new(Gauge::default()))
     }
 
     #[tokio::test]

@@ -68,7 +68,10 @@ impl Engines {
         let pooled = EngineSet::new(Some(pool()));
         let (pooled, note) = match pooled {
             Ok(set) => (Some(set), None),
-            Err(error) => (None, Some(format!("tasks start slower, without a pool: {error}"))),
+            Err(error) => (
+                None,
+                Some(format!("tasks start slower, without a pool: {error}")),
+            ),
         };
         let engines = Self {
             pooled,
@@ -93,9 +96,11 @@ impl Engines {
     /// What is wrong with the module and how to mend it, for whoever made it.
     pub fn compile(&self, bytes: &[u8]) -> Result<Program, String> {
         if bytes.starts_with(&COMPONENT_PREAMBLE) {
-            return Err("it is a WASM component; build it as a core module with WASI preview 1 \
+            return Err(
+                "it is a WASM component; build it as a core module with WASI preview 1 \
                  (target wasm32-wasip1)"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         if let Some(set) = &self.pooled
             && let Ok(module) = Module::new(&set.engine, bytes)
@@ -126,9 +131,11 @@ impl EngineSet {
                 if start.params().len() == 0 && start.results().len() == 0 => {}
             Some(_) => return Err("its `_start` is not a function without arguments".to_owned()),
             None => {
-                return Err("it has no `_start`: build it as a program and not as a library \
+                return Err(
+                    "it has no `_start`: build it as a program and not as a library \
                      (for example Rust's target wasm32-wasip1, or clang without -mexec-model)"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         }
         let foreign = module
@@ -203,7 +210,10 @@ mod tests {
         assert_eq!(note, None);
         for (text, expected) in [
             ("(module)", "has no `_start`"),
-            ("(module (func (export \"_start\") (param i32)))", "without arguments"),
+            (
+                "(module (func (export \"_start\") (param i32)))",
+                "without arguments",
+            ),
             (
                 "(module (import \"env\" \"f\" (func)) (func (export \"_start\")))",
                 "imports `f` from `env`",

@@ -49,6 +49,10 @@ const READ_BYTES: usize = 64 << 10;
 /// Threads that compile: one module after another, since each uses all CPUs by itself.
 const COMPILE_THREADS: usize = 1;
 
+/// Turns of guests on one thread before it looks at the clock for timeouts. Each may take a tick of
+/// 2 ms: with the default of 61, a timeout could come an eighth of a second late.
+const TURNS_PER_LOOK: u32 = 7;
+
 /// Why a worker could not start or go on.
 #[derive(Debug, thiserror::Error)]
 enum WorkerError {
@@ -109,6 +113,7 @@ fn work() -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::from(threads.max(1)))
         .max_blocking_threads(COMPILE_THREADS)
+        .event_interval(TURNS_PER_LOOK)
         .thread_name("wasm")
         .enable_time()
         .build()?;
@@ -143,17 +148,12 @@ fn serve(reader: &mut Reader, worker: &Arc<Worker>) -> Result<(), WorkerError> {
 }
 
 /// Writes what tasks have to say, for as long as the node listens.
-fn write_all(
-    mut stdout: File,
-    outbox: &Outbox<FromWorker>,
-    runtime: &tokio::runtime::Handle,
-) {
+fn write_all(mut stdout: File, outbox: &Outbox<FromWorker>, runtime: &tokio::runtime::Handle) {
     let mut bytes = Vec::new();
     while let Some(messages) = runtime.block_on(outbox.take()) {
         bytes.clear();
-        let written = frame::encode(&messages, &mut bytes).is_ok() && {
-            stdout.write_all(&bytes).is_ok()
-        };
+        let written =
+            frame::encode(&messages, &mut bytes).is_ok() && { stdout.write_all(&bytes).is_ok() };
         if !written {
             // The node is gone, or a message of ours is beyond its limits, which is a bug.
             std::process::exit(1);

@@ -1,18 +1,18 @@
-//! WASI preview 1 as guests get it: wasmtime's own, with eight calls replaced.
+//! WASI preview 1 as guests get it: wasmtime's own, with some calls replaced.
 //!
 //! - Calls that can make a folder grow ask [`super::disk`] first.
 //! - `path_open` and `fd_close` count open files, since all tasks share one process's.
 //! - `poll_oneoff` on a single timer sleeps on the runtime's clock: wasmtime's blocks the thread when
 //!   file calls may, and could not be cancelled.
 //! - `proc_exit` takes every exit code: wasmtime's makes a trap of 126 and more.
-//! - `fd_read` and `fd_write` have no limit on one buffer: they work in the guest's own memory, and
-//!   wasmtime's limit of 128 MiB makes a large file fail with "out of memory".
+//! - Reads and writes of files have other limits on one buffer than calls that make the host copy:
+//!   large files would fail with "out of memory".
 //!
 //! Nothing here may hold more of the host's memory than the guest has of its own.
 
 use std::time::Duration;
 
-use wasmtime::{Caller, Extern, Linker, Result};
+use wasmtime::{AsContextMut, Caller, Extern, Linker, Result};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as preview1, WasiSnapshotPreview1};
 use wiggle::GuestMemory;
@@ -38,6 +38,12 @@ const EVENT_CLOCK: u8 = 0;
 
 /// Clocks that a guest may sleep on: realtime and monotonic.
 const SLEEP_CLOCKS: std::ops::RangeInclusive<u32> = 0..=1;
+
+/// Largest buffer of calls that work in the guest's own memory.
+const IN_PLACE_BYTES: usize = usize::MAX;
+
+/// Largest buffer of `fd_pread`, for which wasmtime makes a copy: wasmtime's own limit.
+const PREAD_BYTES: usize = 128 << 20;
 
 /// Bytes of a `subscription` and of an `event`.
 const SUBSCRIPTION_BYTES: usize = 48;
@@ -108,8 +114,6 @@ fn guest<'a>(
     Ok((state, GuestMemory::Unshared(bytes)))
 }
 
-use wasmtime::AsContextMut;
-
 fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
     linker.func_wrap_async(
         MODULE,
@@ -118,7 +122,7 @@ fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
                 admit_write(state, &memory, fd, iovs, count).await?;
-                state.wasi.set_hostcall_fuel(usize::MAX);
+                state.wasi.set_hostcall_fuel(IN_PLACE_BYTES);
                 preview1::fd_write(&mut state.wasi, &mut memory, fd, iovs, count, out).await
             })
         },
@@ -131,7 +135,7 @@ fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
                 admit_write(state, &memory, fd, iovs, count).await?;
-                state.wasi.set_hostcall_fuel(usize::MAX);
+                state.wasi.set_hostcall_fuel(IN_PLACE_BYTES);
                 let wasi = &mut state.wasi;
                 preview1::fd_pwrite(wasi, &mut memory, fd, iovs, count, offset, out).await
             })
@@ -143,8 +147,21 @@ fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
         |mut caller: Caller<'_, TaskState>, (fd, iovs, count, out): (i32, i32, i32, i32)| {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
-                state.wasi.set_hostcall_fuel(usize::MAX);
+                state.wasi.set_hostcall_fuel(IN_PLACE_BYTES);
                 preview1::fd_read(&mut state.wasi, &mut memory, fd, iovs, count, out).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_pread",
+        |mut caller: Caller<'_, TaskState>,
+         (fd, iovs, count, offset, out): (i32, i32, i32, i64, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                state.wasi.set_hostcall_fuel(PREAD_BYTES);
+                let wasi = &mut state.wasi;
+                preview1::fd_pread(wasi, &mut memory, fd, iovs, count, offset, out).await
             })
         },
     )?;
@@ -228,7 +245,17 @@ fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
                 }
                 let wasi = &mut state.wasi;
                 let errno = preview1::path_open(
-                    wasi, &mut memory, fd, look, path, length, oflags, base, inherit, flags, out,
+                    wasi,
+                    &mut memory,
+                    fd,
+                    look,
+                    path,
+                    length,
+                    oflags,
+                    base,
+                    inherit,
+                    flags,
+                    out,
                 )
                 .await?;
                 if errno == 0 {
@@ -276,7 +303,15 @@ fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
                 state.disk.admit(ENTRY_BYTES).await?;
                 let wasi = &mut state.wasi;
                 preview1::path_link(
-                    wasi, &mut memory, old_fd, flags, old, old_length, new_fd, new, new_length,
+                    wasi,
+                    &mut memory,
+                    old_fd,
+                    flags,
+                    old,
+                    old_length,
+                    new_fd,
+                    new,
+                    new_length,
                 )
                 .await
             })
