@@ -2,7 +2,7 @@
 //! life of its workers, and load.
 //!
 //! `cargo test -p p2pnode-executor --test wasm -- --ignored --nocapture` prints how fast it is.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod bench;
 #[path = "../contract/mod.rs"]
