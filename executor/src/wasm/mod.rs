@@ -254,3 +254,19 @@ impl WasmEnvironment {
 fn unsteady() -> Failure {
     host("WASM workers end as soon as they have started; see the node's log")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::WASMTIME;
+
+    #[test]
+    fn the_version_is_the_one_that_is_built_in() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
+        let lock = std::fs::read_to_string(path).unwrap();
+        let (name, version) = WASMTIME.split_once(' ').unwrap();
+        let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+        assert!(lock.contains(&entry), "Cargo.lock has another {name}");
+    }
+}
