@@ -32,6 +32,7 @@
 mod frame;
 mod modules;
 mod outbox;
+mod pipe;
 mod pool;
 mod process;
 mod run;
@@ -56,7 +57,6 @@ use modules::{LoadError, ModuleFile};
 use pool::Pool;
 use process::host;
 use run::Run;
-use table::Gone;
 
 /// The version of wasmtime in this program. The engine is asked nothing, since it must not be
 /// touched in the node; a test compares this with the lock file.
@@ -243,9 +243,8 @@ impl WasmEnvironment {
                 Err(LoadError::Failed(failure)) => return Err(failure),
                 Err(LoadError::Gone) => continue,
             };
-            match Run::start(worker, module, spec.clone(), cost).await {
-                Ok(run) => return Ok(run),
-                Err(Gone) => {}
+            if let Ok(run) = Run::start(worker, module, spec.clone(), cost).await {
+                return Ok(run);
             }
         }
         Err(unsteady())
@@ -254,4 +253,20 @@ impl WasmEnvironment {
 
 fn unsteady() -> Failure {
     host("WASM workers end as soon as they have started; see the node's log")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::WASMTIME;
+
+    #[test]
+    fn the_version_is_the_one_that_is_built_in() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
+        let lock = std::fs::read_to_string(path).unwrap();
+        let (name, version) = WASMTIME.split_once(' ').unwrap();
+        let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+        assert!(lock.contains(&entry), "Cargo.lock has another {name}");
+    }
 }

@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use p2pnode_protocol::task::{Failure, FailureKind};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::WasmConfig;
-use super::frame::{self, FrameBuffer, FrameError};
+use super::frame;
 use super::modules::Modules;
 use super::outbox::{Outbox, lock};
+use super::pipe::{Pipe, PipeError, keep_last_words};
 use super::table::{Table, Violation};
 use super::wire::{FromWorker, Hello, PROTOCOL, ToWorker, path_to_bytes};
 
@@ -33,12 +34,6 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 /// How long a busy worker may be silent before it is ended. A host call that blocks all its threads
 /// (a write of gigabytes to a slow disk) must fit in.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-
-/// Bytes read from a worker at a time: what a pipe holds.
-const READ_BYTES: usize = 64 << 10;
-
-/// How much of a worker's stderr is kept, in bytes: the report of a panic.
-const LAST_WORDS_BYTES: usize = 4 << 10;
 
 /// Runs that one worker may have been given and not answered, in units of [`run_cost`]: far more
 /// than it runs at a time, so that it never waits for the node, and at most 5 MiB of descriptions.
@@ -72,18 +67,14 @@ pub struct Worker {
 /// Why a worker's pipe was not read any further.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("it ended by itself")]
-    Eof,
+    #[error("{0}")]
+    Pipe(#[from] PipeError),
     #[error("it had nothing to do")]
     Idle,
     #[error("it was told to")]
     Condemned,
     #[error("it was silent for {} s", SILENCE_LIMIT.as_secs())]
     Silent,
-    #[error("its pipe failed")]
-    Pipe(#[from] std::io::Error),
-    #[error("it wrote {0}")]
-    Frame(#[from] FrameError),
     #[error("{0}")]
     Violation(#[from] Violation),
 }
@@ -245,7 +236,7 @@ impl Worker {
         loop {
             match tokio::time::timeout(look_every, pipe.read(&mut messages)).await {
                 Ok(Ok(())) => heard = Instant::now(),
-                Ok(Err(ended)) => return ended,
+                Ok(Err(error)) => return error.into(),
                 Err(_) => match self.look(heard) {
                     Some(ended) => return ended,
                     None => continue,
@@ -298,7 +289,7 @@ async fn greet(
     let mut messages = Vec::new();
     pipe.read(&mut messages)
         .await
-        .map_err(|ended| ended.to_string())?;
+        .map_err(|error| error.to_string())?;
     match messages.as_slice() {
         [FromWorker::Ready { protocol, notes }] if *protocol == PROTOCOL => {
             for note in notes.iter().take(MAX_NOTES) {
@@ -312,53 +303,6 @@ async fn greet(
 
 /// Notes of one worker that are logged: more than there are protections.
 const MAX_NOTES: usize = 16;
-
-/// Reads frames from a worker.
-#[derive(Debug)]
-struct Pipe<R> {
-    stdout: R,
-    frames: FrameBuffer,
-    bytes: Vec<u8>,
-}
-
-impl<R: AsyncRead + Unpin> Pipe<R> {
-    fn new(stdout: R) -> Self {
-        Self {
-            stdout,
-            frames: FrameBuffer::default(),
-            bytes: vec![0; READ_BYTES],
-        }
-    }
-
-    /// Appends the messages of at least one frame. May be dropped at any time without loss.
-    async fn read(&mut self, messages: &mut Vec<FromWorker>) -> Result<(), Ended> {
-        loop {
-            let mut any = false;
-            while self.frames.next(messages)? {
-                any = true;
-            }
-            if any {
-                return Ok(());
-            }
-            match self.stdout.read(&mut self.bytes).await? {
-                0 => return Err(Ended::Eof),
-                read => self.frames.extend(&self.bytes[..read]),
-            }
-        }
-    }
-}
-
-/// Reads `stderr` to its end and returns the last of it.
-async fn keep_last_words(mut stderr: impl AsyncRead + Unpin) -> String {
-    let mut kept = Vec::new();
-    let mut bytes = [0; 1 << 10];
-    while let Ok(read @ 1..) = stderr.read(&mut bytes).await {
-        kept.extend_from_slice(&bytes[..read]);
-        let excess = kept.len().saturating_sub(LAST_WORDS_BYTES);
-        kept.drain(..excess);
-    }
-    String::from_utf8_lossy(&kept).trim().to_owned()
-}
 
 /// A failure of this machine and not of the task.
 pub fn host(message: impl Into<String>) -> Failure {

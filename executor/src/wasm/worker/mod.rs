@@ -20,6 +20,7 @@ mod output;
 #[cfg(target_os = "linux")]
 mod seccomp;
 mod serve;
+mod sleep;
 mod task;
 mod ticker;
 mod wasi;

@@ -143,24 +143,21 @@ pub fn apply() -> Result<(), SeccompError> {
         .iter()
         .chain(FILES)
         .chain(OLDER)
-        .map(|call| (i64::from(*call), Vec::new()))
+        .map(|call| (*call, Vec::new()))
         .collect();
     // Threads yes, processes no. `clone3` hides its flags behind a pointer, so it is not in the list:
     // libc falls back to `clone`.
     let thread = libc::CLONE_THREAD as u64;
     rules.insert(
-        i64::from(libc::SYS_clone),
+        libc::SYS_clone,
         vec![only(0, SeccompCmpOp::MaskedEq(thread), thread)?],
     );
     // `abort` raises a signal in the process itself.
     let own = u64::from(std::process::id());
-    rules.insert(
-        i64::from(libc::SYS_tgkill),
-        vec![only(0, SeccompCmpOp::Eq, own)?],
-    );
+    rules.insert(libc::SYS_tgkill, vec![only(0, SeccompCmpOp::Eq, own)?]);
     // Its own limits only.
     rules.insert(
-        i64::from(libc::SYS_prlimit64),
+        libc::SYS_prlimit64,
         vec![
             only(0, SeccompCmpOp::Eq, 0)?,
             only(0, SeccompCmpOp::Eq, own)?,

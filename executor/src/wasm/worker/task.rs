@@ -28,6 +28,11 @@ const TRAP_EXIT_CODE: i32 = 134;
 /// Frames of a trap's backtrace in its message: enough to see where, few enough to read.
 const BACKTRACE_FRAMES: usize = 6;
 
+/// What one WASI call may make the host copy, in bytes. A `poll_oneoff` of as many bytes of
+/// subscriptions takes some four times that in the worker. Reads and writes of files are exempt
+/// ([`super::wasi`]).
+const HOSTCALL_BYTES: usize = 16 << 20;
+
 /// The command's name when the job gives none.
 const DEFAULT_NAME: &str = "main.wasm";
 
@@ -127,6 +132,7 @@ async fn call(
     let state = TaskState::new(spec, gauge, output)?;
     let mut store = Store::new(program.instance.module().engine(), state);
     store.limiter(|state| &mut state.memory);
+    store.set_hostcall_fuel(HOSTCALL_BYTES);
     store.set_epoch_deadline(1);
     store.epoch_deadline_async_yield_and_update(1);
     let instance = program.instance.instantiate_async(&mut store).await?;

@@ -1,24 +1,23 @@
-//! WASI preview 1 as guests get it: wasmtime's own, with eight calls replaced.
+//! WASI preview 1 as guests get it: wasmtime's own, with some calls replaced.
 //!
 //! - Calls that can make a folder grow ask [`super::disk`] first.
 //! - `path_open` and `fd_close` count open files, since all tasks share one process's.
 //! - `poll_oneoff` on a single timer sleeps on the runtime's clock: wasmtime's blocks the thread when
 //!   file calls may, and could not be cancelled.
 //! - `proc_exit` takes every exit code: wasmtime's makes a trap of 126 and more.
-//! - `fd_read` and `fd_write` have no limit on one buffer: they work in the guest's own memory, and
-//!   wasmtime's limit of 128 MiB makes a large file fail with "out of memory".
+//! - Reads and writes of files have other limits on one buffer than calls that make the host copy:
+//!   large files would fail with "out of memory".
 //!
 //! Nothing here may hold more of the host's memory than the guest has of its own.
 
-use std::time::Duration;
-
-use wasmtime::{Caller, Extern, Linker, Result};
+use wasmtime::{AsContextMut, Caller, Extern, Linker, Result};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as preview1, WasiSnapshotPreview1};
 use wiggle::GuestMemory;
 
 use super::MAX_OPEN_FILES;
 use super::disk::ENTRY_BYTES;
+use super::sleep::{Sleep, read_u32};
 use super::task::TaskState;
 
 /// The name that modules import WASI preview 1 by.
@@ -30,18 +29,11 @@ const ERRNO_MFILE: i32 = 33;
 /// `oflags` "create the file if it does not exist".
 const OFLAGS_CREAT: i32 = 1;
 
-/// `subclockflags` "the timeout is a point in time".
-const CLOCK_ABSTIME: u16 = 1;
+/// Largest buffer of calls that work in the guest's own memory.
+const IN_PLACE_BYTES: usize = usize::MAX;
 
-/// `eventtype` of a timer.
-const EVENT_CLOCK: u8 = 0;
-
-/// Clocks that a guest may sleep on: realtime and monotonic.
-const SLEEP_CLOCKS: std::ops::RangeInclusive<u32> = 0..=1;
-
-/// Bytes of a `subscription` and of an `event`.
-const SUBSCRIPTION_BYTES: usize = 48;
-const EVENT_BYTES: usize = 32;
+/// Largest buffer of `fd_pread`, for which wasmtime makes a copy: wasmtime's own limit.
+const PREAD_BYTES: usize = 128 << 20;
 
 /// Descriptors that belong to stdin, stdout and stderr until the guest moves them.
 const STDIO: std::ops::Range<i32> = 0..3;
@@ -79,9 +71,11 @@ pub fn add_to_linker(linker: &mut Linker<TaskState>) -> Result<()> {
         "poll_oneoff",
         |mut caller: Caller<'_, TaskState>, (subs, events, count, out): (i32, i32, i32, i32)| {
             Box::new(async move {
-                if let Some(sleep) = single_timer(&mut caller, subs, count)? {
+                let (_, memory) = guest(&mut caller)?;
+                if let Some(sleep) = Sleep::asked_for(&memory, subs, count) {
                     tokio::time::sleep(sleep.duration).await;
-                    return sleep.report(&mut caller, events, out);
+                    let (_, mut memory) = guest(&mut caller)?;
+                    return sleep.report(&mut memory, events, out);
                 }
                 let (state, mut memory) = guest(&mut caller)?;
                 preview1::poll_oneoff(&mut state.wasi, &mut memory, subs, events, count, out).await
@@ -108,8 +102,6 @@ fn guest<'a>(
     Ok((state, GuestMemory::Unshared(bytes)))
 }
 
-use wasmtime::AsContextMut;
-
 fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
     linker.func_wrap_async(
         MODULE,
@@ -118,7 +110,7 @@ fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
                 admit_write(state, &memory, fd, iovs, count).await?;
-                state.wasi.set_hostcall_fuel(usize::MAX);
+                state.wasi.set_hostcall_fuel(IN_PLACE_BYTES);
                 preview1::fd_write(&mut state.wasi, &mut memory, fd, iovs, count, out).await
             })
         },
@@ -131,7 +123,7 @@ fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
                 admit_write(state, &memory, fd, iovs, count).await?;
-                state.wasi.set_hostcall_fuel(usize::MAX);
+                state.wasi.set_hostcall_fuel(IN_PLACE_BYTES);
                 let wasi = &mut state.wasi;
                 preview1::fd_pwrite(wasi, &mut memory, fd, iovs, count, offset, out).await
             })
@@ -143,8 +135,21 @@ fn add_io(linker: &mut Linker<TaskState>) -> Result<()> {
         |mut caller: Caller<'_, TaskState>, (fd, iovs, count, out): (i32, i32, i32, i32)| {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
-                state.wasi.set_hostcall_fuel(usize::MAX);
+                state.wasi.set_hostcall_fuel(IN_PLACE_BYTES);
                 preview1::fd_read(&mut state.wasi, &mut memory, fd, iovs, count, out).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_pread",
+        |mut caller: Caller<'_, TaskState>,
+         (fd, iovs, count, offset, out): (i32, i32, i32, i64, i32)| {
+            Box::new(async move {
+                let (state, mut memory) = guest(&mut caller)?;
+                state.wasi.set_hostcall_fuel(PREAD_BYTES);
+                let wasi = &mut state.wasi;
+                preview1::fd_pread(wasi, &mut memory, fd, iovs, count, offset, out).await
             })
         },
     )?;
@@ -305,68 +310,3 @@ fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
 
 type OpenArguments = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 type LinkArguments = (i32, i32, i32, i32, i32, i32, i32);
-
-/// A `poll_oneoff` that only sleeps.
-struct Sleep {
-    userdata: [u8; 8],
-    duration: Duration,
-}
-
-/// The sleep that a `poll_oneoff` asks for, when it asks for nothing else. What cannot be read is
-/// left to wasmtime to refuse.
-fn single_timer(
-    caller: &mut Caller<'_, TaskState>,
-    subs: i32,
-    count: i32,
-) -> Result<Option<Sleep>> {
-    let (_, GuestMemory::Unshared(memory)) = guest(caller)? else {
-        return Ok(None);
-    };
-    let start = subs as u32 as usize;
-    let bytes = memory.get(start..start.saturating_add(SUBSCRIPTION_BYTES));
-    let Some(bytes) = bytes.filter(|_| count == 1) else {
-        return Ok(None);
-    };
-    // userdata u64, tag u8; then for a timer: id u32, timeout u64, precision u64, flags u16.
-    let flags = u16::from_le_bytes([bytes[40], bytes[41]]);
-    let clock = read_u32(bytes, 16).filter(|id| SLEEP_CLOCKS.contains(id));
-    if bytes[8] != EVENT_CLOCK || clock.is_none() || flags & CLOCK_ABSTIME != 0 {
-        return Ok(None);
-    }
-    Ok(bytes[24..]
-        .first_chunk()
-        .zip(bytes.first_chunk())
-        .map(|(timeout, userdata)| Sleep {
-            userdata: *userdata,
-            duration: Duration::from_nanos(u64::from_le_bytes(*timeout)),
-        }))
-}
-
-impl Sleep {
-    /// Writes the event of the timer that fired.
-    fn report(&self, caller: &mut Caller<'_, TaskState>, events: i32, out: i32) -> Result<i32> {
-        let (_, GuestMemory::Unshared(memory)) = guest(caller)? else {
-            return Ok(0);
-        };
-        // userdata u64, errno u16, type u8, then what only files have: all zero but the first.
-        let mut event = [0; EVENT_BYTES];
-        event[..8].copy_from_slice(&self.userdata);
-        write(memory, events, &event)?;
-        write(memory, out, &1_u32.to_le_bytes())?;
-        Ok(0)
-    }
-}
-
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    let chunk = bytes.get(at..)?.first_chunk()?;
-    Some(u32::from_le_bytes(*chunk))
-}
-
-fn write(memory: &mut [u8], at: i32, bytes: &[u8]) -> Result<()> {
-    let at = at as u32 as usize;
-    let Some(target) = memory.get_mut(at..at.saturating_add(bytes.len())) else {
-        wiggle::error::bail!("a pointer outside the memory was passed to poll_oneoff");
-    };
-    target.copy_from_slice(bytes);
-    Ok(())
-}
