@@ -15,8 +15,8 @@ use p2pnode_protocol::{Digest, JobId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::frame::{self, StreamError};
-use super::{FetchError, off_thread};
+use super::frame::{self, Patient, StreamError};
+use super::{FetchError, STALL, off_thread};
 use crate::blobs::store::BlobStore;
 
 /// Bytes asked for and not arrived, at most (8 MiB): 1 Gbit/s over a way of 64 ms.
@@ -70,7 +70,7 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     let window = Semaphore::new(WINDOW_BYTES as usize);
     let asking = send_wants(writer, job, objects, &window);
     let mut receiver = Receiver {
-        reader: BufReader::with_capacity(READ_BUFFER, reader),
+        reader: Patient::new(BufReader::with_capacity(READ_BUFFER, reader), STALL),
         window: &window,
         arrived,
         lots: Lots::new(store),
@@ -136,7 +136,7 @@ async fn send_wants<W: AsyncWrite + Unpin>(
 }
 
 struct Receiver<'a, R> {
-    reader: BufReader<R>,
+    reader: Patient<BufReader<R>>,
     window: &'a Semaphore,
     arrived: &'a (dyn Fn(u64) + Sync),
     lots: Lots<'a>,
@@ -165,7 +165,9 @@ impl<R: AsyncRead + Unpin> Receiver<'_, R> {
     }
 
     async fn receive(&mut self, object: &ChunkRef) -> Result<Option<Vec<u8>>, FetchError> {
-        let reply: BlobReply = frame::read(&mut self.reader, MAX_REPLY_BYTES)
+        let reply: BlobReply = self
+            .reader
+            .read_frame(MAX_REPLY_BYTES)
             .await?
             .ok_or_else(|| FetchError::Cut(io::ErrorKind::UnexpectedEof.into()))?;
         let Some(found) = reply.bytes else {
@@ -179,7 +181,7 @@ impl<R: AsyncRead + Unpin> Receiver<'_, R> {
             });
         }
         let mut bytes = vec![0; found as usize];
-        frame::read_full(&mut self.reader, &mut bytes).await?;
+        self.reader.read_full(&mut bytes).await?;
         Ok(Some(bytes))
     }
 }

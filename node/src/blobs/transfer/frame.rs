@@ -1,16 +1,15 @@
 //! Frames of a blob stream: 4 bytes of length, big endian, then the encoded frame.
 //!
 //! Owns the limits that hold before anything is allocated, and the patience with a stream that does not
-//! move: each single read and write may take [`STALL`], so a slow peer is waited for and a silent one is
+//! move: each single read and write may take so long, so a slow peer is waited for and a silent one is
 //! not. Used by both sides of a transfer.
 
 use std::io;
+use std::time::Duration;
 
 use bincode::{Decode, Encode};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use p2pnode_protocol::codec::{self, CodecError};
-
-use super::STALL;
 
 /// Length of a frame's length, in bytes.
 const LENGTH_BYTES: usize = 4;
@@ -20,77 +19,96 @@ const LENGTH_BYTES: usize = 4;
 pub(super) enum StreamError {
     /// It ended within something, or broke.
     Io(io::Error),
-    /// It did not move for [`STALL`].
+    /// It did not move.
     Stalled,
     /// What came is no frame.
     Codec(CodecError),
 }
 
-async fn patiently<T>(step: impl Future<Output = io::Result<T>>) -> Result<T, StreamError> {
-    match tokio::time::timeout(STALL, step).await {
+/// A stream that must move.
+pub(super) struct Patient<S> {
+    stream: S,
+    patience: Duration,
+}
+
+impl<S> Patient<S> {
+    /// Waits no longer than `patience` for each step.
+    pub(super) const fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience }
+    }
+
+    /// The stream itself.
+    pub(super) const fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+}
+
+async fn within<T>(
+    patience: Duration,
+    step: impl Future<Output = io::Result<T>>,
+) -> Result<T, StreamError> {
+    match tokio::time::timeout(patience, step).await {
         Ok(done) => done.map_err(StreamError::Io),
         Err(_) => Err(StreamError::Stalled),
     }
 }
 
-/// Reads a frame of at most `limit` bytes. `None` when the stream ended before it.
-pub(super) async fn read<T: Decode<()>>(
-    stream: &mut (impl AsyncRead + Unpin),
-    limit: usize,
-) -> Result<Option<T>, StreamError> {
-    let mut length = [0; LENGTH_BYTES];
-    let first = patiently(stream.read(&mut length)).await?;
-    if first == 0 {
-        return Ok(None);
-    }
-    read_full(stream, &mut length[first..]).await?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > limit {
-        return Err(StreamError::Codec(CodecError::TooLarge {
-            bytes: length,
-            limit,
-        }));
-    }
-    let mut bytes = vec![0; length];
-    read_full(stream, &mut bytes).await?;
-    codec::decode(&bytes, limit)
-        .map(Some)
-        .map_err(StreamError::Codec)
-}
-
-/// Fills `into`.
-pub(super) async fn read_full(
-    stream: &mut (impl AsyncRead + Unpin),
-    into: &mut [u8],
-) -> Result<(), StreamError> {
-    let mut filled = 0;
-    while filled < into.len() {
-        match patiently(stream.read(&mut into[filled..])).await? {
-            0 => return Err(StreamError::Io(io::ErrorKind::UnexpectedEof.into())),
-            more => filled += more,
+impl<S: AsyncRead + Unpin> Patient<S> {
+    /// Reads a frame of at most `limit` bytes. `None` when the stream ended before it.
+    pub(super) async fn read_frame<T: Decode<()>>(
+        &mut self,
+        limit: usize,
+    ) -> Result<Option<T>, StreamError> {
+        let mut length = [0; LENGTH_BYTES];
+        let first = within(self.patience, self.stream.read(&mut length)).await?;
+        if first == 0 {
+            return Ok(None);
         }
-    }
-    Ok(())
-}
-
-/// Writes all of `bytes`.
-pub(super) async fn write_full(
-    stream: &mut (impl AsyncWrite + Unpin),
-    bytes: &[u8],
-) -> Result<(), StreamError> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match patiently(stream.write(&bytes[written..])).await? {
-            0 => return Err(StreamError::Io(io::ErrorKind::WriteZero.into())),
-            more => written += more,
+        self.read_full(&mut length[first..]).await?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > limit {
+            return Err(StreamError::Codec(CodecError::TooLarge {
+                bytes: length,
+                limit,
+            }));
         }
+        let mut bytes = vec![0; length];
+        self.read_full(&mut bytes).await?;
+        codec::decode(&bytes, limit)
+            .map(Some)
+            .map_err(StreamError::Codec)
     }
-    Ok(())
+
+    /// Fills `into`.
+    pub(super) async fn read_full(&mut self, into: &mut [u8]) -> Result<(), StreamError> {
+        let mut filled = 0;
+        while filled < into.len() {
+            match within(self.patience, self.stream.read(&mut into[filled..])).await? {
+                0 => return Err(StreamError::Io(io::ErrorKind::UnexpectedEof.into())),
+                more => filled += more,
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Sends what the stream holds back.
-pub(super) async fn flush(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), StreamError> {
-    patiently(stream.flush()).await
+impl<S: AsyncWrite + Unpin> Patient<S> {
+    /// Writes all of `bytes`.
+    pub(super) async fn write_full(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match within(self.patience, self.stream.write(&bytes[written..])).await? {
+                0 => return Err(StreamError::Io(io::ErrorKind::WriteZero.into())),
+                more => written += more,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the stream holds back.
+    pub(super) async fn flush(&mut self) -> Result<(), StreamError> {
+        within(self.patience, self.stream.flush()).await
+    }
 }
 
 /// Appends a frame of at most `limit` bytes to `to`.
@@ -104,4 +122,48 @@ pub(super) fn append<T: Encode>(
     to.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
     to.extend_from_slice(&bytes);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_peer_is_given_up() {
+        let (ours, _theirs) = tokio::io::duplex(8);
+        let mut stream = Patient::new(ours.compat(), Duration::from_millis(20));
+        let read = stream.read_frame::<u32>(10).await;
+        assert!(matches!(read, Err(StreamError::Stalled)));
+        // Nobody reads what is written either.
+        let written = stream.write_full(&[0; 9]).await;
+        assert!(matches!(written, Err(StreamError::Stalled)));
+    }
+
+    #[tokio::test]
+    async fn frames_come_as_they_went_and_end_with_the_stream() {
+        let (ours, theirs) = tokio::io::duplex(3);
+        let sending = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            append(&mut bytes, &7u32, 10).unwrap();
+            append(&mut bytes, &"text".to_owned(), 10).unwrap();
+            bytes.extend_from_slice(&[0, 0, 0, 11]);
+            let mut stream = Patient::new(theirs.compat(), Duration::from_secs(30));
+            stream.write_full(&bytes).await.unwrap();
+        });
+        let mut stream = Patient::new(ours.compat(), Duration::from_secs(30));
+        assert_eq!(stream.read_frame::<u32>(10).await.unwrap(), Some(7));
+        let text = stream.read_frame::<String>(10).await.unwrap();
+        assert_eq!(text.as_deref(), Some("text"));
+        let long = stream.read_frame::<u32>(10).await;
+        assert!(matches!(
+            long,
+            Err(StreamError::Codec(CodecError::TooLarge { .. }))
+        ));
+        sending.await.unwrap();
+        assert!(matches!(stream.read_frame::<u32>(10).await, Ok(None)));
+    }
 }

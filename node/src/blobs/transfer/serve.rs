@@ -13,7 +13,7 @@ use p2pnode_protocol::stream::{BlobReply, BlobWant, MAX_FRAME_BYTES, MAX_WANT};
 use p2pnode_protocol::{Digest, JobId};
 
 use super::STALL;
-use super::frame::{self, StreamError};
+use super::frame::{self, Patient, StreamError};
 use crate::blobs::store::{BlobStore, StoreError};
 
 /// Objects are read in lots of some so many bytes (1 MiB): one is on its way out while the next is
@@ -92,21 +92,24 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     A: Fn(JobId, &Digest) -> bool,
 {
+    let mut stream = Patient::new(stream, STALL);
     let mut served = Served::default();
-    while let Some(want) = next_want(stream).await? {
+    while let Some(want) = next_want(&mut stream).await? {
         let allowed: Vec<Option<Digest>> = want
             .digests
             .into_iter()
             .map(|digest| authorize(want.job, &digest).then_some(digest))
             .collect();
-        answer(stream, store, allowed, &mut served).await?;
+        answer(&mut stream, store, allowed, &mut served).await?;
     }
-    stream.close().await?;
+    stream.stream().close().await?;
     Ok(served)
 }
 
-async fn next_want<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<BlobWant>, ServeError> {
-    match frame::read::<BlobWant>(stream, MAX_FRAME_BYTES).await? {
+async fn next_want<S: AsyncRead + Unpin>(
+    stream: &mut Patient<S>,
+) -> Result<Option<BlobWant>, ServeError> {
+    match stream.read_frame::<BlobWant>(MAX_FRAME_BYTES).await? {
         Some(want) if want.digests.len() > MAX_WANT => Err(ServeError::TooMany(want.digests.len())),
         want => Ok(want),
     }
@@ -143,7 +146,7 @@ fn read_lot(
 }
 
 async fn answer<S: AsyncWrite + Unpin>(
-    stream: &mut S,
+    stream: &mut Patient<S>,
     store: &Arc<BlobStore>,
     wanted: Vec<Option<Digest>>,
     served: &mut Served,
@@ -159,11 +162,11 @@ async fn answer<S: AsyncWrite + Unpin>(
         next = (rest.len() > 0).then(|| start(rest));
         send_lot(stream, lot, served).await?;
     }
-    Ok(frame::flush(stream).await?)
+    Ok(stream.flush().await?)
 }
 
 async fn send_lot<S: AsyncWrite + Unpin>(
-    stream: &mut S,
+    stream: &mut Patient<S>,
     lot: Vec<Answer>,
     served: &mut Served,
 ) -> Result<(), ServeError> {
@@ -193,14 +196,14 @@ async fn send_lot<S: AsyncWrite + Unpin>(
         if object.len() < JOINED_BYTES {
             joined.extend_from_slice(&object);
         } else {
-            frame::write_full(stream, &joined).await?;
+            stream.write_full(&joined).await?;
             joined.clear();
-            frame::write_full(stream, &object).await?;
+            stream.write_full(&object).await?;
         }
         if joined.len() >= JOINED_BYTES {
-            frame::write_full(stream, &joined).await?;
+            stream.write_full(&joined).await?;
             joined.clear();
         }
     }
-    Ok(frame::write_full(stream, &joined).await?)
+    Ok(stream.write_full(&joined).await?)
 }
