@@ -2,6 +2,7 @@
 //!
 //! Environment variables are named after keys: `offer.allow_any` is `P2PNODE_OFFER_ALLOW_ANY`.
 
+use p2pnode_protocol::job::nearest;
 use serde_json::{Value, json};
 
 use super::error::{Fault, Problem};
@@ -131,18 +132,6 @@ pub fn documentation() -> impl Iterator<Item = (&'static str, String, &'static s
 /// The key of this name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
-}
-
-/// The known word nearest to one that is not known, when at most a third of its letters differ.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
-    let word = plain(word);
-    known
-        .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(&word, &plain(known)), known))
-        .filter(|(distance, known)| *distance <= known.len().max(3) / 3)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, known)| known)
 }
 
 /// What follows a name's last dot.

@@ -2,7 +2,7 @@
 
 /// The nearest of `known` when it is near enough that it may be what was meant: at most a third of
 /// its letters differ. Case, and `-` for `_`, count as nothing.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let word = plain(word);
     known

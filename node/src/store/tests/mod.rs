@@ -1,6 +1,5 @@
 //! The store on real files.
 
-mod fold;
 mod formats;
 mod random;
 mod samples;
