@@ -8,7 +8,12 @@ use p2pnode_protocol::{Bytes, MilliCpus};
 
 /// A peer-to-peer compute network: offer idle machines, send work to others.
 #[derive(Parser)]
-#[command(name = "p2pnode", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "p2pnode",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 #[command(after_help = "Examples:\n  \
     p2pnode demo                                   see three peers render an animation\n  \
     p2pnode offer --cpus 8 --allow 12D3KooW...     let a peer use 8 CPUs of this machine\n  \
@@ -41,11 +46,15 @@ pub struct Global {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Run a node in the foreground
-    #[command(after_help = "Example:\n  p2pnode join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...")]
+    #[command(
+        after_help = "Example:\n  p2pnode join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
+    )]
     Join(NodeFlags),
     /// Offer this machine's capacity; starts a node unless one runs
-    #[command(after_help = "Examples:\n  p2pnode offer --cpus 8 --memory 16GiB --allow 12D3KooW...\n  p2pnode offer --gpus 1 --allow-any\n\n\
-        What is left out: all CPUs but one, three quarters of the memory, half of the free disk, no GPU.")]
+    #[command(
+        after_help = "Examples:\n  p2pnode offer --cpus 8 --memory 16GiB --allow 12D3KooW...\n  p2pnode offer --gpus 1 --allow-any\n\n\
+        What is left out: all CPUs but one, three quarters of the memory, half of the free disk, no GPU."
+    )]
     Offer(OfferArgs),
     /// Stop the running node
     #[command(after_help = "Example:\n  p2pnode stop")]
@@ -60,8 +69,10 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  p2pnode peers --watch\n  p2pnode peers --allowed")]
     Peers(PeersArgs),
     /// Run a job and wait for it
-    #[command(after_help = "Examples:\n  p2pnode submit job.toml\n  p2pnode submit job.toml --peers 12D3KooW...,12D3KooX... --out ./result\n  \
-        p2pnode submit job.toml --detach      # needs a running node: p2pnode join\n  p2pnode submit job.toml --dry-run")]
+    #[command(
+        after_help = "Examples:\n  p2pnode submit job.toml\n  p2pnode submit job.toml --peers 12D3KooW...,12D3KooX... --out ./result\n  \
+        p2pnode submit job.toml --detach      # needs a running node: p2pnode join\n  p2pnode submit job.toml --dry-run"
+    )]
     Submit(SubmitArgs),
     /// Check a job file
     #[command(after_help = "Example:\n  p2pnode validate job.toml")]
@@ -117,10 +128,14 @@ pub enum Verb {
     #[command(after_help = "Example:\n  p2pnode config show")]
     Config(ConfigVerb),
     /// Start three providers on this machine and render an animation with them
-    #[command(after_help = "Examples:\n  p2pnode demo\n  p2pnode demo --kill-one     # kill a provider in mid-render")]
+    #[command(
+        after_help = "Examples:\n  p2pnode demo\n  p2pnode demo --kill-one     # kill a provider in mid-render"
+    )]
     Demo(DemoArgs),
     /// Print completions for a shell
-    #[command(after_help = "Example:\n  p2pnode completions bash > ~/.local/share/bash-completion/completions/p2pnode")]
+    #[command(
+        after_help = "Example:\n  p2pnode completions bash > ~/.local/share/bash-completion/completions/p2pnode"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -246,5 +261,6 @@ pub struct HelperArgs {
 }
 
 fn humantime_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a time: write for example 30s or 5m"))
+    humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is not a time: write for example 30s or 5m"))
 }

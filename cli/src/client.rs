@@ -46,8 +46,11 @@ impl Client {
         let bytes = read_all(answer).await?;
         // An answer without content reads as `null`.
         let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
-        serde_json::from_slice(text)
-            .map_err(|error| Failure::internal(format!("the node's answer to {path} is not understood: {error}")))
+        serde_json::from_slice(text).map_err(|error| {
+            Failure::internal(format!(
+                "the node's answer to {path} is not understood: {error}"
+            ))
+        })
     }
 
     /// `method path`, answered with events.
@@ -57,8 +60,14 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<EventStream, Failure> {
-        let answer = self.request(method, path, body, "text/event-stream").await?;
-        Ok(EventStream { body: answer.into_body(), buffer: Vec::new(), read: 0 })
+        let answer = self
+            .request(method, path, body, "text/event-stream")
+            .await?;
+        Ok(EventStream {
+            body: answer.into_body(),
+            buffer: Vec::new(),
+            read: 0,
+        })
     }
 
     async fn request<B: Serialize>(
@@ -68,11 +77,16 @@ impl Client {
         body: &B,
         accept: &str,
     ) -> Result<Response<Incoming>, Failure> {
-        let gone = |error: &dyn std::fmt::Display| Failure::nobody(format!("the node does not answer: {error}"));
-        let stream = TcpStream::connect(self.endpoint.addr).await.map_err(|error| gone(&error))?;
+        let gone = |error: &dyn std::fmt::Display| {
+            Failure::nobody(format!("the node does not answer: {error}"))
+        };
+        let stream = TcpStream::connect(self.endpoint.addr)
+            .await
+            .map_err(|error| gone(&error))?;
         stream.set_nodelay(true).map_err(|error| gone(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| gone(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| gone(&error))?;
         tokio::spawn(connection);
         let content = match method {
             Method::GET => Vec::new(),
@@ -87,7 +101,10 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(content)))
             .map_err(|error| Failure::internal(error.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|error| gone(&error))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| gone(&error))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -145,7 +162,9 @@ impl EventStream {
             }
             return Ok(None);
         };
-        let text = waiting[..end].strip_prefix(b"data: ").unwrap_or(&waiting[..end]);
+        let text = waiting[..end]
+            .strip_prefix(b"data: ")
+            .unwrap_or(&waiting[..end]);
         let event = serde_json::from_slice(text)
             .map_err(|error| Failure::internal(format!("an event is not understood: {error}")))?;
         self.read += end + 2;

@@ -25,7 +25,11 @@ pub struct Failure {
 
 impl Failure {
     fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: Vec::new() }
+        Self {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+        }
     }
 
     /// Something that is not the user's doing.
@@ -77,6 +81,8 @@ pub fn of_job(state: JobState, no_peer: bool, interrupted: bool) -> ExitCode {
         _ if interrupted => INTERRUPTED,
         JobState::Succeeded => 0,
         JobState::Failed if no_peer => NOBODY,
-        JobState::Failed | JobState::Cancelled | JobState::Waiting | JobState::Running => JOB_FAILED,
+        JobState::Failed | JobState::Cancelled | JobState::Waiting | JobState::Running => {
+            JOB_FAILED
+        }
     })
 }

@@ -6,8 +6,8 @@ use p2pnode_executor::docker::reaper::ReaperCommand;
 use p2pnode_executor::wasm::WorkerCommand;
 use p2pnode_node::config::{Config, Overrides, Sources};
 use p2pnode_node::driver::{Helpers, Node, NodeError};
-use p2pnode_protocol::PeerId;
 use p2pnode_node::home::{ApiEndpoint, DataDir, Home, HomeError};
+use p2pnode_protocol::PeerId;
 
 use crate::args::{Global, NodeFlags};
 use crate::client::Client;
@@ -37,7 +37,8 @@ pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
         ..Overrides::default()
     };
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
-    Config::load(&Sources::of_process(&dir, overrides)).map_err(|error| Failure::usage(error.to_string()))
+    Config::load(&Sources::of_process(&dir, overrides))
+        .map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// The identity of the node that this data directory has or will have.
@@ -52,16 +53,25 @@ pub async fn start(global: &Global, flags: &NodeFlags) -> Result<Node, Failure> 
     let config = config(global, flags)?;
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     let home = Home::open(&dir).map_err(home_failure)?;
-    Node::start(home, config, helpers()?).await.map_err(node_failure)
+    Node::start(home, config, helpers()?)
+        .await
+        .map_err(node_failure)
 }
 
 /// This program itself, as the node's helper processes.
 fn helpers() -> Result<Helpers, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::internal(format!("this program's own file is not found: {error}")))?;
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::internal(format!("this program's own file is not found: {error}"))
+    })?;
     Ok(Helpers {
-        worker: WorkerCommand { program: program.clone(), args: vec![OsString::from("wasm-worker")] },
-        reaper: ReaperCommand { program, args: vec![OsString::from("reaper")] },
+        worker: WorkerCommand {
+            program: program.clone(),
+            args: vec![OsString::from("wasm-worker")],
+        },
+        reaper: ReaperCommand {
+            program,
+            args: vec![OsString::from("reaper")],
+        },
     })
 }
 

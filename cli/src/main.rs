@@ -31,10 +31,14 @@ fn main() -> ExitCode {
     let is_node = cli.verb.is_node();
     output::start_logging(is_node, cli.global.verbose, cli.global.json);
     let runtime = if is_node {
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
     } else {
         // A client that asks one question starts fastest without threads.
-        tokio::runtime::Builder::new_current_thread().enable_all().build()
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
     };
     let ended = match runtime {
         Ok(runtime) => {

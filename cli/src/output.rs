@@ -35,7 +35,11 @@ pub fn start_logging(is_node: bool, verbose: u8, json: bool) {
 pub fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be said when even this fails.
     let _unwritable = error.print();
-    if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+    if error.use_stderr() {
+        ExitCode::from(exit::USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Prints why the program ends.
@@ -51,7 +55,12 @@ pub fn failure(failure: &Failure, json: bool) {
     }
     eprintln!("p2pnode: {}", failure.message);
     // A single detail is the message itself.
-    if failure.details.len() > 1 || failure.details.first().is_some_and(|one| *one != failure.message) {
+    if failure.details.len() > 1
+        || failure
+            .details
+            .first()
+            .is_some_and(|one| *one != failure.message)
+    {
         for detail in &failure.details {
             eprintln!("  {detail}");
         }
@@ -68,7 +77,9 @@ pub fn line(text: impl AsRef<str>) {
 /// Bytes of result as they are.
 pub fn raw(text: &str) {
     let mut stdout = io::stdout().lock();
-    let _closed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _closed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
 }
 
 /// Something to be told beside the result.
@@ -79,7 +90,9 @@ pub fn note(text: impl AsRef<str>) {
 /// Bytes for stderr as they are.
 pub fn raw_note(text: &str) {
     let mut stderr = io::stderr().lock();
-    let _closed = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+    let _closed = stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.flush());
 }
 
 /// A value as one line of JSON.

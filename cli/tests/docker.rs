@@ -20,7 +20,13 @@ fn example() -> PathBuf {
 /// Ids of containers that belong to the node `peer`.
 fn containers_of(peer: &str) -> Vec<String> {
     let listed = Command::new("docker")
-        .args(["ps", "--all", "--quiet", "--filter", &format!("label=p2pnode.node={peer}")])
+        .args([
+            "ps",
+            "--all",
+            "--quiet",
+            "--filter",
+            &format!("label=p2pnode.node={peer}"),
+        ])
         .output()
         .unwrap();
     assert!(listed.status.success(), "{}", text(&listed.stderr));
@@ -47,16 +53,33 @@ fn the_example_runs_over_two_nodes() {
     lab.wait_until_known("me", &second);
 
     let ended = lab.submit("me", &example(), &[]);
-    assert_eq!(ended.status.code(), Some(0), "{} {:?}", ended.stderr, ended.events);
-    assert_eq!(ended.finished()["peers"].as_object().unwrap().len(), 2, "{}", ended.finished());
+    assert_eq!(
+        ended.status.code(),
+        Some(0),
+        "{} {:?}",
+        ended.stderr,
+        ended.events
+    );
+    assert_eq!(
+        ended.finished()["peers"].as_object().unwrap().len(),
+        2,
+        "{}",
+        ended.finished()
+    );
     for (index, language, words) in [(0, "de", 13), (1, "en", 5), (2, "fr", 7), (3, "it", 4)] {
-        let counted = std::fs::read_to_string(ended.out.join(format!("counts/{language}.txt"))).unwrap();
+        let counted =
+            std::fs::read_to_string(ended.out.join(format!("counts/{language}.txt"))).unwrap();
         assert_eq!(counted, format!("{language} {words}\n"));
         let log = ended.log_of(index);
-        assert!(log.contains(&format!("counting {language}")) && log.contains("done"), "{log}");
+        assert!(
+            log.contains(&format!("counting {language}")) && log.contains("done"),
+            "{log}"
+        );
     }
     for node in [&first, &second] {
-        eventually("no container is left", || containers_of(&node.id).is_empty().then_some(()));
+        eventually("no container is left", || {
+            containers_of(&node.id).is_empty().then_some(())
+        });
     }
 }
 
@@ -70,8 +93,16 @@ fn an_image_that_nobody_has_fails_the_job_and_says_so() {
     let toml = "[task]\nimage = \"no-such-image:7\"\ncommand = [\"true\"]\n[resources]\nmemory = \"64MiB\"\ndisk = \"64MiB\"\n";
     let job = lab.job("job", toml, &[]);
     let ended = lab.submit("me", &job, &["--wait-for-peers", "2s"]);
-    assert!(matches!(ended.status.code(), Some(1 | 3)), "{:?}", ended.events);
-    assert!(ended.finished().to_string().contains("no-such-image:7"), "{}", ended.finished());
+    assert!(
+        matches!(ended.status.code(), Some(1 | 3)),
+        "{:?}",
+        ended.events
+    );
+    assert!(
+        ended.finished().to_string().contains("no-such-image:7"),
+        "{}",
+        ended.finished()
+    );
 }
 
 #[test]
@@ -84,12 +115,25 @@ fn a_killed_provider_leaves_no_container() {
     lab.wait_until_known("me", &provider);
     let job = sleeping_job(&lab);
     let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-    assert_eq!(detached.status.code(), Some(0), "{}", text(&detached.stderr));
-    eventually("both containers run", || (containers_of(&provider.id).len() == 2).then_some(()));
+    assert_eq!(
+        detached.status.code(),
+        Some(0),
+        "{}",
+        text(&detached.stderr)
+    );
+    eventually("both containers run", || {
+        (containers_of(&provider.id).len() == 2).then_some(())
+    });
     provider.kill();
     let killed = Instant::now();
-    eventually("no container is left", || containers_of(&provider.id).is_empty().then_some(()));
-    assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
+    eventually("no container is left", || {
+        containers_of(&provider.id).is_empty().then_some(())
+    });
+    assert!(
+        killed.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        killed.elapsed()
+    );
 }
 
 #[test]
@@ -99,20 +143,36 @@ fn a_killed_submitter_leaves_no_container() {
     let me = lab.id("me");
     let provider = lab.provider("provider", &me, None);
     let mut submit = program()
-        .args(["submit", sleeping_job(&lab).to_str().unwrap(), "--json", "--no-mdns"])
-        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", &provider.address, "--data-dir"])
+        .args([
+            "submit",
+            sleeping_job(&lab).to_str().unwrap(),
+            "--json",
+            "--no-mdns",
+        ])
+        .args([
+            "--listen",
+            "/ip4/127.0.0.1/tcp/0",
+            "--bootstrap",
+            &provider.address,
+            "--data-dir",
+        ])
         .arg(lab.path("me"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    eventually("both containers run", || (containers_of(&provider.id).len() == 2).then_some(()));
+    eventually("both containers run", || {
+        (containers_of(&provider.id).len() == 2).then_some(())
+    });
     submit.kill().unwrap();
     submit.wait().unwrap();
     // The lease is 60 s.
     let killed = Instant::now();
     while !containers_of(&provider.id).is_empty() {
-        assert!(killed.elapsed() < Duration::from_secs(90), "containers outlive their submitter");
+        assert!(
+            killed.elapsed() < Duration::from_secs(90),
+            "containers outlive their submitter"
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
     let status = lab.json("provider", &["status"]);
@@ -129,10 +189,21 @@ fn stopping_a_provider_removes_its_containers_within_10_s() {
     lab.wait_until_known("me", &provider);
     let job = sleeping_job(&lab);
     let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-    assert_eq!(detached.status.code(), Some(0), "{}", text(&detached.stderr));
-    eventually("both containers run", || (containers_of(&provider.id).len() == 2).then_some(()));
+    assert_eq!(
+        detached.status.code(),
+        Some(0),
+        "{}",
+        text(&detached.stderr)
+    );
+    eventually("both containers run", || {
+        (containers_of(&provider.id).len() == 2).then_some(())
+    });
     let told = Instant::now();
     assert_eq!(provider.terminate().code(), Some(0));
-    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    assert!(
+        told.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        told.elapsed()
+    );
     assert_eq!(containers_of(&provider.id), Vec::<String>::new());
 }

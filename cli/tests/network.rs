@@ -40,14 +40,22 @@ fn peers_find_each_other_through_one_address_and_share_a_job() {
     lab.wait_until_known("me", &first);
     lab.wait_until_known("me", &second);
 
-    let job = lab.job("job", &simple_job("task.wasm", 40), &[("task.wasm", &modules::sleep(50))]);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 40),
+        &[("task.wasm", &modules::sleep(50))],
+    );
     let ended = lab.submit("me", &job, &[]);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
     let finished = ended.finished();
     assert_eq!(finished["state"], "succeeded");
     assert_eq!(finished["tasks"]["total"], 40);
     assert_eq!(finished["tasks"]["succeeded"], 40);
-    assert_eq!(finished["peers"].as_object().unwrap().len(), 2, "{finished}");
+    assert_eq!(
+        finished["peers"].as_object().unwrap().len(),
+        2,
+        "{finished}"
+    );
     for index in 0..40 {
         assert_eq!(ended.log_of(index), "done\n", "task {index}");
     }
@@ -63,36 +71,73 @@ fn inputs_go_there_and_outputs_come_back() {
     let job = lab.job("wrong", &toml, &[("copy.wasm", &modules::copy())]);
     let refused = lab.run("me", &["validate", job.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(2), "the inputs are missing");
-    assert!(text(&refused.stderr).contains("in-1.txt"), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("in-1.txt"),
+        "{}",
+        text(&refused.stderr)
+    );
 
     let toml = COPY_JOB.replace("n = \"1-6\"", "n = \"4\"");
     let files: [(&str, &[u8]); 2] = [("copy.wasm", &modules::copy()), ("in-4.txt", b"four\n")];
     let job = lab.job("job", &toml, &files);
     // No node runs for `me`: the job gets one of its own.
-    let args = ["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--bootstrap", &provider.address];
+    let args = [
+        "--listen",
+        "/ip4/127.0.0.1/tcp/0",
+        "--no-mdns",
+        "--bootstrap",
+        &provider.address,
+    ];
     let ended = lab.submit("me", &job, &args);
-    assert_eq!(ended.status.code(), Some(0), "{} {:?}", ended.stderr, ended.events);
-    assert_eq!(std::fs::read_to_string(ended.out.join("out/out.txt")).unwrap(), "four\n");
+    assert_eq!(
+        ended.status.code(),
+        Some(0),
+        "{} {:?}",
+        ended.stderr,
+        ended.events
+    );
+    assert_eq!(
+        std::fs::read_to_string(ended.out.join("out/out.txt")).unwrap(),
+        "four\n"
+    );
 }
 
 #[test]
 fn without_permission_the_refusal_says_which_command_gives_it() {
     let lab = Lab::new();
     let me = lab.id("me");
-    let stranger = lab.start("provider", "offer", &["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"], None);
+    let stranger = lab.start(
+        "provider",
+        "offer",
+        &["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"],
+        None,
+    );
     let _mine = lab.start("me", "join", &[], Some(&stranger));
     lab.wait_until_known("me", &stranger);
-    let job = lab.job("job", &simple_job("task.wasm", 1), &[("task.wasm", &modules::no_op())]);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 1),
+        &[("task.wasm", &modules::no_op())],
+    );
     let ended = lab.submit("me", &job, &["--wait-for-peers", "2s"]);
     assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
     let finished = ended.finished().to_string();
-    assert!(finished.contains(&format!("p2pnode allow {me}")), "{finished}");
+    assert!(
+        finished.contains(&format!("p2pnode allow {me}")),
+        "{finished}"
+    );
 
     // The owner allows it, and it runs.
     let allowed = lab.run("provider", &["allow", &me]);
     assert!(allowed.status.success());
     let ended = lab.submit("me", &job, &[]);
-    assert_eq!(ended.status.code(), Some(0), "{} {:?}", ended.stderr, ended.events);
+    assert_eq!(
+        ended.status.code(),
+        Some(0),
+        "{} {:?}",
+        ended.stderr,
+        ended.events
+    );
 }
 
 #[test]
@@ -105,7 +150,11 @@ fn a_killed_provider_loses_no_task() {
     lab.wait_until_known("me", &first);
     lab.wait_until_known("me", &second);
 
-    let job = lab.job("job", &simple_job("task.wasm", 12), &[("task.wasm", &modules::sleep(500))]);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 12),
+        &[("task.wasm", &modules::sleep(500))],
+    );
     let out = lab.path("out");
     let submit = program()
         .args(["submit", job.to_str().unwrap(), "--json", "--data-dir"])
@@ -118,9 +167,10 @@ fn a_killed_provider_loses_no_task() {
         .unwrap();
     eventually("the second provider runs a task", || {
         let job = lab.json("me", &["job", "last"]);
-        let running = job["tasks"].as_array()?.iter().any(|task| {
-            task["peer"] == second.id.as_str() && task["state"] == "running"
-        });
+        let running = job["tasks"]
+            .as_array()?
+            .iter()
+            .any(|task| task["peer"] == second.id.as_str() && task["state"] == "running");
         running.then_some(())
     });
     second.kill();
@@ -142,7 +192,11 @@ fn a_failing_task_fails_the_job_and_says_why() {
     let ended = lab.submit("me", &job, &[]);
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     assert_eq!(ended.finished()["tasks"]["failed"], 1);
-    assert_eq!(ended.of_kind("task_finished").count(), 2, "one try and one more");
+    assert_eq!(
+        ended.of_kind("task_finished").count(),
+        2,
+        "one try and one more"
+    );
     let failure = &ended.of_kind("task_finished").last().unwrap()["failure"];
     assert_eq!(failure["kind"]["exit"], 7, "{failure}");
 }
@@ -154,9 +208,18 @@ fn cancel_reaches_the_provider() {
     let provider = lab.provider("provider", &me, None);
     let _mine = lab.start("me", "join", &[], Some(&provider));
     lab.wait_until_known("me", &provider);
-    let job = lab.job("job", &simple_job("task.wasm", 3), &[("task.wasm", &modules::spin())]);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 3),
+        &[("task.wasm", &modules::spin())],
+    );
     let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-    assert_eq!(detached.status.code(), Some(0), "{}", text(&detached.stderr));
+    assert_eq!(
+        detached.status.code(),
+        Some(0),
+        "{}",
+        text(&detached.stderr)
+    );
     let id = text(&detached.stdout).trim().to_owned();
     let running = |count: u64| {
         let status = lab.json("provider", &["status"]);
@@ -164,9 +227,18 @@ fn cancel_reaches_the_provider() {
     };
     eventually("a task runs", || running(1));
     let cancelled = lab.run("me", &["cancel", &id[..6]]);
-    assert_eq!(cancelled.status.code(), Some(0), "{}", text(&cancelled.stderr));
+    assert_eq!(
+        cancelled.status.code(),
+        Some(0),
+        "{}",
+        text(&cancelled.stderr)
+    );
     let waited = lab.run("me", &["wait", "last"]);
-    assert_eq!(waited.status.code(), Some(1), "a cancelled job did not succeed");
+    assert_eq!(
+        waited.status.code(),
+        Some(1),
+        "a cancelled job did not succeed"
+    );
     eventually("the provider is idle", || running(0));
 }
 
@@ -175,10 +247,20 @@ fn interrupting_submit_cancels_the_job() {
     let lab = Lab::new();
     let me = lab.id("me");
     let provider = lab.provider("provider", &me, None);
-    let job = lab.job("job", &simple_job("task.wasm", 1), &[("task.wasm", &modules::spin())]);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 1),
+        &[("task.wasm", &modules::spin())],
+    );
     let submit = program()
         .args(["submit", job.to_str().unwrap(), "--json", "--no-mdns"])
-        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", &provider.address, "--data-dir"])
+        .args([
+            "--listen",
+            "/ip4/127.0.0.1/tcp/0",
+            "--bootstrap",
+            &provider.address,
+            "--data-dir",
+        ])
         .arg(lab.path("me"))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -201,9 +283,19 @@ fn a_node_runs_tasks_of_its_own() {
     let lab = Lab::new();
     let args = ["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"];
     let mut node = lab.start("me", "offer", &args, None);
-    let job = lab.job("job", &simple_job("task.wasm", 3), &[("task.wasm", &modules::say("hello\n"))]);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 3),
+        &[("task.wasm", &modules::say("hello\n"))],
+    );
     let ended = lab.submit("me", &job, &[]);
-    assert_eq!(ended.status.code(), Some(0), "{} {:?}", ended.stderr, ended.events);
+    assert_eq!(
+        ended.status.code(),
+        Some(0),
+        "{} {:?}",
+        ended.stderr,
+        ended.events
+    );
     assert_eq!(ended.log_of(2), "hello\n");
     let logs = lab.run("me", &["logs", "last/1"]);
     assert_eq!(text(&logs.stdout), "hello\n");
@@ -217,9 +309,18 @@ fn a_detached_job_survives_its_node() {
     let provider = lab.provider("provider", &me, None);
     let mut mine = lab.start("me", "join", &[], Some(&provider));
     lab.wait_until_known("me", &provider);
-    let job = lab.job("job", &simple_job("task.wasm", 8), &[("task.wasm", &modules::sleep(300))]);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 8),
+        &[("task.wasm", &modules::sleep(300))],
+    );
     let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-    assert_eq!(detached.status.code(), Some(0), "{}", text(&detached.stderr));
+    assert_eq!(
+        detached.status.code(),
+        Some(0),
+        "{}",
+        text(&detached.stderr)
+    );
     eventually("a first task is done", || {
         let job = lab.json("me", &["job", "last"]);
         (job["job"]["tasks"]["succeeded"].as_u64() >= Some(1)).then_some(())

@@ -21,7 +21,8 @@ fn pixels(path: &Path) -> (u32, u32, Vec<u8>) {
 #[ignore = "needs a native tracer in P2PNODE_NATIVE_TRACER and the demo's frames in P2PNODE_DEMO_FRAMES"]
 fn the_demos_frames_equal_those_of_a_native_build() {
     let tracer = std::env::var_os("P2PNODE_NATIVE_TRACER").expect("P2PNODE_NATIVE_TRACER");
-    let frames = PathBuf::from(std::env::var_os("P2PNODE_DEMO_FRAMES").expect("P2PNODE_DEMO_FRAMES"));
+    let frames =
+        PathBuf::from(std::env::var_os("P2PNODE_DEMO_FRAMES").expect("P2PNODE_DEMO_FRAMES"));
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/pathtracer");
     let native = tempfile::tempdir().unwrap();
     for frame in [1, 8, 17, 30] {
@@ -29,7 +30,15 @@ fn the_demos_frames_equal_those_of_a_native_build() {
             .arg("--scene")
             .arg(example.join("scene.txt"))
             .args(["--frame", &frame.to_string(), "--frames", "30"])
-            .args(["--width", "256", "--height", "144", "--samples", "16", "--out-dir"])
+            .args([
+                "--width",
+                "256",
+                "--height",
+                "144",
+                "--samples",
+                "16",
+                "--out-dir",
+            ])
             .arg(native.path())
             .status()
             .unwrap();
@@ -38,7 +47,14 @@ fn the_demos_frames_equal_those_of_a_native_build() {
         let (width, height, expected) = pixels(&native.path().join(&name));
         let (demo_width, demo_height, rendered) = pixels(&frames.join(&name));
         assert_eq!((width, height), (demo_width, demo_height));
-        let worst = expected.iter().zip(&rendered).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(worst <= Some(ROUNDING), "frame {frame} differs by {worst:?}");
+        let worst = expected
+            .iter()
+            .zip(&rendered)
+            .map(|(a, b)| a.abs_diff(*b))
+            .max();
+        assert!(
+            worst <= Some(ROUNDING),
+            "frame {frame} differs by {worst:?}"
+        );
     }
 }

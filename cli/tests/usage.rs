@@ -12,30 +12,65 @@ fn every_verb_has_help_with_an_example_where_it_takes_arguments() {
     assert_eq!(help.status.code(), Some(0));
     let verbs = "join offer stop status id peers submit validate jobs job logs cancel wait allow deny config demo completions";
     for verb in verbs.split(' ') {
-        assert!(text(&help.stdout).contains(&format!("\n  {verb}")), "{verb} is not in --help");
+        assert!(
+            text(&help.stdout).contains(&format!("\n  {verb}")),
+            "{verb} is not in --help"
+        );
         let help = program().args([verb, "--help"]).output().unwrap();
         assert_eq!(help.status.code(), Some(0), "{verb}");
-        assert!(text(&help.stdout).contains("Example"), "{verb} --help has no example");
+        assert!(
+            text(&help.stdout).contains("Example"),
+            "{verb} --help has no example"
+        );
     }
 }
 
 #[test]
 fn wrong_usage_is_2() {
-    assert_eq!(program().arg("no-such-verb").output().unwrap().status.code(), Some(2));
-    assert_eq!(program().args(["offer", "--memory", "8 apples"]).output().unwrap().status.code(), Some(2));
+    assert_eq!(
+        program()
+            .arg("no-such-verb")
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
+    assert_eq!(
+        program()
+            .args(["offer", "--memory", "8 apples"])
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
     let lab = Lab::new();
-    assert_eq!(lab.run("me", &["validate", "absent.toml"]).status.code(), Some(2));
+    assert_eq!(
+        lab.run("me", &["validate", "absent.toml"]).status.code(),
+        Some(2)
+    );
 }
 
 #[test]
 fn without_a_node_it_is_3_and_says_how_to_start_one() {
     let lab = Lab::new();
-    for args in [&["status"][..], &["peers"], &["jobs"], &["stop"], &["wait", "last"]] {
+    for args in [
+        &["status"][..],
+        &["peers"],
+        &["jobs"],
+        &["stop"],
+        &["wait", "last"],
+    ] {
         let output = lab.run("me", args);
         assert_eq!(output.status.code(), Some(3), "{args:?}");
         assert!(text(&output.stderr).contains("p2pnode join"), "{args:?}");
     }
-    let job = lab.job("job", "[task]\nwasm = \"a.wasm\"\n", &[("a.wasm", &modules::no_op())]);
+    let job = lab.job(
+        "job",
+        "[task]\nwasm = \"a.wasm\"\n",
+        &[("a.wasm", &modules::no_op())],
+    );
     let output = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
     assert_eq!(output.status.code(), Some(3));
 }
@@ -48,7 +83,14 @@ fn a_bad_job_file_names_every_fault_at_once() {
     let output = lab.run("me", &["validate", job.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
-    for part in ["job.toml:4", "comand", "command", "job.toml:6", "job.toml:8", "lots"] {
+    for part in [
+        "job.toml:4",
+        "comand",
+        "command",
+        "job.toml:6",
+        "job.toml:8",
+        "lots",
+    ] {
         assert!(said.contains(part), "`{part}` is not in: {said}");
     }
 }
@@ -56,8 +98,18 @@ fn a_bad_job_file_names_every_fault_at_once() {
 #[test]
 fn no_peer_is_3_and_says_so() {
     let lab = Lab::new();
-    let job = lab.job("job", "[task]\nwasm = \"a.wasm\"\n", &[("a.wasm", &modules::no_op())]);
-    let args = ["--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--wait-for-peers", "1s"];
+    let job = lab.job(
+        "job",
+        "[task]\nwasm = \"a.wasm\"\n",
+        &[("a.wasm", &modules::no_op())],
+    );
+    let args = [
+        "--no-mdns",
+        "--listen",
+        "/ip4/127.0.0.1/tcp/0",
+        "--wait-for-peers",
+        "1s",
+    ];
     let ended = lab.submit("me", &job, &args);
     assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
     assert_eq!(ended.finished()["no_peer"], true);
@@ -69,30 +121,58 @@ fn a_data_directory_serves_one_node_and_a_port_too() {
     let node = lab.start("me", "join", &[], None);
     let second = lab.run("me", &["join", "--no-mdns"]);
     assert_eq!(second.status.code(), Some(2));
-    assert!(text(&second.stderr).contains("already runs"), "{}", text(&second.stderr));
+    assert!(
+        text(&second.stderr).contains("already runs"),
+        "{}",
+        text(&second.stderr)
+    );
     let address = node.address.split("/p2p/").next().unwrap();
     let taken = lab.run("other", &["join", "--no-mdns", "--listen", address]);
     assert_eq!(taken.status.code(), Some(2), "{}", text(&taken.stderr));
-    assert!(text(&taken.stderr).contains("in use"), "{}", text(&taken.stderr));
+    assert!(
+        text(&taken.stderr).contains("in use"),
+        "{}",
+        text(&taken.stderr)
+    );
 }
 
 #[test]
 fn an_offer_larger_than_the_machine_is_refused_with_what_it_has() {
     let lab = Lab::new();
-    let output = lab.run("me", &["offer", "--cpus", "9999", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let output = lab.run(
+        "me",
+        &[
+            "offer",
+            "--cpus",
+            "9999",
+            "--no-mdns",
+            "--listen",
+            "/ip4/127.0.0.1/tcp/0",
+        ],
+    );
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("more than this machine's"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("more than this machine's"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
 fn stop_ends_the_node_and_offer_tells_a_running_one() {
     let lab = Lab::new();
     let mut node = lab.start("me", "join", &[], None);
-    let status = lab.json("me", &["offer", "--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"]);
+    let status = lab.json(
+        "me",
+        &["offer", "--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"],
+    );
     assert_eq!(status["offer"]["total"]["cpus_milli"], 1_000);
     let stopped = lab.run("me", &["stop"]);
     assert_eq!(stopped.status.code(), Some(0), "{}", text(&stopped.stderr));
-    assert_eq!(harness::eventually("the node ends", || node.child.try_wait().unwrap()).code(), Some(0));
+    assert_eq!(
+        harness::eventually("the node ends", || node.child.try_wait().unwrap()).code(),
+        Some(0)
+    );
 }
 
 #[test]

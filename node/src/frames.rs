@@ -41,7 +41,11 @@ pub(crate) async fn read<T: Decode<()>, R: AsyncRead + Unpin>(
     reader.read_exact(&mut length).await?;
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_FRAME_BYTES {
-        return Err(CodecError::TooLarge { bytes: length, limit: MAX_FRAME_BYTES }.into());
+        return Err(CodecError::TooLarge {
+            bytes: length,
+            limit: MAX_FRAME_BYTES,
+        }
+        .into());
     }
     let mut bytes = vec![0; length];
     reader.read_exact(&mut bytes).await?;

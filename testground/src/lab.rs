@@ -44,7 +44,10 @@ impl Node {
 impl Lab {
     /// A lab for `program`.
     pub fn new(program: PathBuf) -> Result<Self> {
-        Ok(Self { program, root: tempfile::tempdir()? })
+        Ok(Self {
+            program,
+            root: tempfile::tempdir()?,
+        })
     }
 
     /// A path in the lab's folder.
@@ -85,13 +88,28 @@ impl Lab {
 
     /// The peer id of the node called `name`.
     pub fn id(&self, name: &str) -> Result<String> {
-        Ok(String::from_utf8(self.run(name, &["id"])?.stdout)?.trim().to_owned())
+        Ok(String::from_utf8(self.run(name, &["id"])?.stdout)?
+            .trim()
+            .to_owned())
     }
 
     /// Starts a node and waits until it is ready.
-    pub fn start(&self, name: &str, verb: &str, args: &[&str], bootstrap: Option<&Node>) -> Result<Node> {
-        let mut command = self.command(name, &[verb, "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]);
-        command.args(args).args(["--name", name]).stdout(Stdio::piped()).stderr(Stdio::null());
+    pub fn start(
+        &self,
+        name: &str,
+        verb: &str,
+        args: &[&str],
+        bootstrap: Option<&Node>,
+    ) -> Result<Node> {
+        let mut command = self.command(
+            name,
+            &[verb, "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"],
+        );
+        command
+            .args(args)
+            .args(["--name", name])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         if let Some(node) = bootstrap {
             command.args(["--bootstrap", &node.address]);
         }
@@ -100,19 +118,26 @@ impl Lab {
         let stdout = child.stdout.take().context("no stdout")?;
         BufReader::new(stdout).read_line(&mut line)?;
         let mut words = line.split_whitespace();
-        let (Some("ready"), Some(id), Some(address)) = (words.next(), words.next(), words.next()) else {
+        let (Some("ready"), Some(id), Some(address)) = (words.next(), words.next(), words.next())
+        else {
             bail!("{name} said `{line}`");
         };
         let address = match address.contains("/p2p/") {
             true => address.to_owned(),
             false => format!("{address}/p2p/{id}"),
         };
-        Ok(Node { id: id.to_owned(), address, child })
+        Ok(Node {
+            id: id.to_owned(),
+            address,
+            child,
+        })
     }
 
     /// Starts a provider for `allowed`.
     pub fn provider(&self, name: &str, allowed: &str, bootstrap: Option<&Node>) -> Result<Node> {
-        let args = ["--cpus", "1", "--memory", "2GiB", "--disk", "4GiB", "--allow", allowed];
+        let args = [
+            "--cpus", "1", "--memory", "2GiB", "--disk", "4GiB", "--allow", allowed,
+        ];
         self.start(name, "offer", &args, bootstrap)
     }
 
@@ -154,7 +179,10 @@ impl Lab {
         let output = self.run(name, &["submit", job, "--json", "--out", out])?;
         let took = began.elapsed();
         let text = String::from_utf8(output.stdout)?;
-        let events = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let events = text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
         Ok((events, took))
     }
 }
@@ -165,7 +193,13 @@ pub fn spread(mut times: Vec<Duration>) -> String {
     let ms = |time: &Duration| time.as_secs_f64() * 1_000.0;
     match (times.first(), times.get(times.len() / 2), times.last()) {
         (Some(least), Some(median), Some(greatest)) => {
-            format!("median {:.1} ms ({:.1} to {:.1}, {} runs)", ms(median), ms(least), ms(greatest), times.len())
+            format!(
+                "median {:.1} ms ({:.1} to {:.1}, {} runs)",
+                ms(median),
+                ms(least),
+                ms(greatest),
+                times.len()
+            )
         }
         _ => "no runs".to_owned(),
     }

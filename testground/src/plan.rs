@@ -15,7 +15,9 @@ const TOPIC: &str = "p2pnode/addresses";
 
 /// Runs the test case that Testground named.
 pub async fn run() -> Result<()> {
-    let client = Client::new_and_init().await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let client = Client::new_and_init()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
     let result = discovery(&client).await;
     match &result {
         Ok(took) => {
@@ -40,12 +42,18 @@ async fn discovery(client: &Client) -> Result<Duration> {
     let position = client.signal("started").await?;
     if position > 1 {
         let mut announced = client.subscribe(TOPIC, 1).await;
-        let first = futures::StreamExt::next(&mut announced).await.context("nobody announced an address")??;
+        let first = futures::StreamExt::next(&mut announced)
+            .await
+            .context("nobody announced an address")??;
         config.bootstrap = vec![first.as_str().context("not text")?.parse()?];
     }
     let (handle, mut events) = net::start(config).await?;
     if position == 1 {
-        let address = handle.listen_addresses().into_iter().next().context("no address")?;
+        let address = handle
+            .listen_addresses()
+            .into_iter()
+            .next()
+            .context("no address")?;
         let full = format!("{address}/p2p/{}", handle.local_peer_id());
         client.publish(TOPIC, full).await?;
     }

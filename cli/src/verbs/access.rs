@@ -16,7 +16,11 @@ pub async fn set(global: &Global, peer: &str, allowed: bool) -> Result<ExitCode,
     if global.json {
         output::line_json(&json!({ "peer": peer, "allowed": allowed }));
     } else {
-        let word = if allowed { "may now run tasks here" } else { "may no longer run tasks here" };
+        let word = if allowed {
+            "may now run tasks here"
+        } else {
+            "may no longer run tasks here"
+        };
         output::line(format!("{peer} {word}"));
     }
     Ok(ExitCode::SUCCESS)

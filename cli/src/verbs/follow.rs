@@ -27,7 +27,11 @@ pub struct Follow {
 }
 
 /// Shows the events of a job up to its end; the exit code is the job's.
-pub async fn follow(client: Client, mut events: EventStream, how: Follow) -> Result<ExitCode, Failure> {
+pub async fn follow(
+    client: Client,
+    mut events: EventStream,
+    how: Follow,
+) -> Result<ExitCode, Failure> {
     let mut view = View::new(how);
     let mut interrupted = false;
     let mut terminated = terminate()?;
@@ -94,7 +98,13 @@ struct Bars {
 
 impl View {
     fn new(how: Follow) -> Self {
-        Self { how, job: None, cancelled: false, one_task: false, bars: None }
+        Self {
+            how,
+            job: None,
+            cancelled: false,
+            one_task: false,
+            bars: None,
+        }
     }
 
     /// Shows an event. Always true, for use in a guard.
@@ -140,23 +150,55 @@ impl View {
             bars.update(event);
         }
         match event {
-            Event::JobCreated { job, name, tasks, .. } => {
-                self.say(format!("job {job} ({name}): {tasks} {}", plural(*tasks, "task")));
+            Event::JobCreated {
+                job, name, tasks, ..
+            } => {
+                self.say(format!(
+                    "job {job} ({name}): {tasks} {}",
+                    plural(*tasks, "task")
+                ));
             }
-            Event::PeerAnswered { peer, message: Some(message), refusal: Some(refusal), .. }
-                if !refusal.is_passing() =>
-            {
+            Event::PeerAnswered {
+                peer,
+                message: Some(message),
+                refusal: Some(refusal),
+                ..
+            } if !refusal.is_passing() => {
                 self.say(format!("{} refused: {message}", short(peer)));
             }
-            Event::Preparing { peer, phase, done: 0, .. } if self.bars.is_none() => {
+            Event::Preparing {
+                peer,
+                phase,
+                done: 0,
+                ..
+            } if self.bars.is_none() => {
                 self.say(format!("{}: {}", short(peer), phase_word(*phase)));
             }
-            Event::TaskFinished { task, peer, state, failure: Some(failure), .. } => {
-                let again = if *state == TaskState::Pending { ", trying again" } else { "" };
-                self.say(format!("task {} failed on {}: {}{again}", index(task), short(peer), failure.message));
+            Event::TaskFinished {
+                task,
+                peer,
+                state,
+                failure: Some(failure),
+                ..
+            } => {
+                let again = if *state == TaskState::Pending {
+                    ", trying again"
+                } else {
+                    ""
+                };
+                self.say(format!(
+                    "task {} failed on {}: {}{again}",
+                    index(task),
+                    short(peer),
+                    failure.message
+                ));
             }
             Event::PeerLost { peer, tasks, .. } => {
-                self.say(format!("peer {} is lost; {tasks} {} go elsewhere", short(peer), plural(*tasks, "task")));
+                self.say(format!(
+                    "peer {} is lost; {tasks} {} go elsewhere",
+                    short(peer),
+                    plural(*tasks, "task")
+                ));
             }
             Event::JobWaiting { reasons, .. } => {
                 self.say("waiting for a peer that fits".to_owned());
@@ -167,7 +209,9 @@ impl View {
             Event::Missed { events } => {
                 self.say(format!("({events} events were too fast to be shown)"));
             }
-            Event::Log { task, stream, text, .. } => self.log(task, *stream, text),
+            Event::Log {
+                task, stream, text, ..
+            } => self.log(task, *stream, text),
             Event::JobFinished { .. } => self.show_end(event),
             _ => {}
         }
@@ -194,7 +238,17 @@ impl View {
     }
 
     fn show_end(&mut self, event: &Event) {
-        let Event::JobFinished { job, state, tasks, wall_ms, out, notes, peers, .. } = event else {
+        let Event::JobFinished {
+            job,
+            state,
+            tasks,
+            wall_ms,
+            out,
+            notes,
+            peers,
+            ..
+        } = event
+        else {
             return;
         };
         if let Some(bars) = self.bars.take() {
@@ -224,13 +278,20 @@ impl Bars {
         let bar = all.add(ProgressBar::new(tasks));
         bar.set_style(style("{bar:30} {pos}/{len} tasks  {msg}  ETA {eta}"));
         bar.enable_steady_tick(Duration::from_millis(250));
-        Self { all, tasks: bar, preparing: BTreeMap::new(), running: 0, failed: 0 }
+        Self {
+            all,
+            tasks: bar,
+            preparing: BTreeMap::new(),
+            running: 0,
+            failed: 0,
+        }
     }
 
     fn update(&mut self, event: &Event) {
         match event {
             Event::JobProgress { info } => {
-                self.tasks.set_position(info.tasks.succeeded + info.tasks.failed);
+                self.tasks
+                    .set_position(info.tasks.succeeded + info.tasks.failed);
                 self.running = info.tasks.running;
                 self.failed = info.tasks.failed;
             }
@@ -246,10 +307,17 @@ impl Bars {
                     _ => {}
                 }
             }
-            Event::Preparing { peer, phase, done, total, .. } => self.prepare(peer, *phase, *done, *total),
+            Event::Preparing {
+                peer,
+                phase,
+                done,
+                total,
+                ..
+            } => self.prepare(peer, *phase, *done, *total),
             _ => {}
         }
-        self.tasks.set_message(format!("{} running, {} failed", self.running, self.failed));
+        self.tasks
+            .set_message(format!("{} running, {} failed", self.running, self.failed));
     }
 
     /// A bar for each peer and phase, gone when the next phase begins.
@@ -269,12 +337,15 @@ impl Bars {
             return;
         }
         let all = &self.all;
-        let bar = self.preparing.entry((peer.to_owned(), phase)).or_insert_with(|| {
-            let bar = all.add(ProgressBar::new(total.max(1)));
-            bar.set_style(style("{bar:30} {bytes}/{total_bytes}  {msg}"));
-            bar.set_message(format!("{} {}", short(peer), phase_word(phase)));
-            bar
-        });
+        let bar = self
+            .preparing
+            .entry((peer.to_owned(), phase))
+            .or_insert_with(|| {
+                let bar = all.add(ProgressBar::new(total.max(1)));
+                bar.set_style(style("{bar:30} {bytes}/{total_bytes}  {msg}"));
+                bar.set_message(format!("{} {}", short(peer), phase_word(phase)));
+                bar
+            });
         bar.set_length(total.max(1));
         bar.set_position(done);
     }
@@ -301,7 +372,11 @@ fn index(task: &str) -> &str {
 }
 
 fn plural(count: impl Into<u64>, word: &str) -> String {
-    if count.into() == 1 { word.to_owned() } else { format!("{word}s") }
+    if count.into() == 1 {
+        word.to_owned()
+    } else {
+        format!("{word}s")
+    }
 }
 
 const fn phase_word(phase: Phase) -> &'static str {

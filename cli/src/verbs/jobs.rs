@@ -68,10 +68,18 @@ pub async fn show(global: &Global, job: &str) -> Result<ExitCode, Failure> {
     let client = here::must_run(global)?;
     let info: JobInfo = client.get(&format!("/jobs/{job}")).await?;
     let mut tasks: Vec<TaskInfo> = Vec::new();
-    let wanted = if global.json { info.tasks.total } else { SHOWN_TASKS as u64 };
+    let wanted = if global.json {
+        info.tasks.total
+    } else {
+        SHOWN_TASKS as u64
+    };
     while (tasks.len() as u64) < wanted {
         let count = (wanted - tasks.len() as u64).min(PAGE);
-        let path = format!("/jobs/{}/tasks?from={}&count={count}", info.job, tasks.len());
+        let path = format!(
+            "/jobs/{}/tasks?from={}&count={count}",
+            info.job,
+            tasks.len()
+        );
         let page: Vec<TaskInfo> = client.get(&path).await?;
         if page.is_empty() {
             break;
@@ -111,19 +119,28 @@ fn print(info: &JobInfo, tasks: &[TaskInfo]) {
     let rows: Vec<Vec<String>> = tasks
         .iter()
         .map(|task| {
-            let values: Vec<String> =
-                task.values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let values: Vec<String> = task
+                .values
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
             vec![
                 task.task.clone(),
                 task_word(task.state).to_owned(),
                 task.attempt.to_string(),
                 task.peer.clone().unwrap_or_default(),
                 values.join(" "),
-                task.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default(),
+                task.failure
+                    .as_ref()
+                    .map(|failure| failure.message.clone())
+                    .unwrap_or_default(),
             ]
         })
         .collect();
-    output::table(&["TASK", "STATE", "TRY", "PEER", "VALUES", "FAILURE"], &rows);
+    output::table(
+        &["TASK", "STATE", "TRY", "PEER", "VALUES", "FAILURE"],
+        &rows,
+    );
     let rest = counts.total.saturating_sub(tasks.len() as u64);
     if rest > 0 && tasks.len() == SHOWN_TASKS {
         output::line(format!("... and {rest} more; --json lists all"));
@@ -132,7 +149,9 @@ fn print(info: &JobInfo, tasks: &[TaskInfo]) {
 
 pub async fn cancel(global: &Global, job: &str) -> Result<ExitCode, Failure> {
     let client = here::must_run(global)?;
-    let info: JobInfo = client.ask(Method::POST, &format!("/jobs/{job}/cancel"), &()).await?;
+    let info: JobInfo = client
+        .ask(Method::POST, &format!("/jobs/{job}/cancel"), &())
+        .await?;
     if global.json {
         output::line_json(&info);
     } else {
@@ -143,6 +162,17 @@ pub async fn cancel(global: &Global, job: &str) -> Result<ExitCode, Failure> {
 
 pub async fn wait(global: &Global, job: &str) -> Result<ExitCode, Failure> {
     let client = here::must_run(global)?;
-    let events = client.events(Method::GET, &format!("/jobs/{job}/events"), &()).await?;
-    follow::follow(client, events, Follow { json: global.json, quiet: true, cancel_on_interrupt: false }).await
+    let events = client
+        .events(Method::GET, &format!("/jobs/{job}/events"), &())
+        .await?;
+    follow::follow(
+        client,
+        events,
+        Follow {
+            json: global.json,
+            quiet: true,
+            cancel_on_interrupt: false,
+        },
+    )
+    .await
 }

@@ -17,14 +17,22 @@ pub async fn logs(global: &Global, selector: &str, follow: bool) -> Result<ExitC
     let client = here::must_run(global)?;
     let info: JobInfo = client.get(&format!("/jobs/{selector}")).await?;
     let task = task_of(selector)?;
-    let of_task = task.map(|index| format!("&task={index}")).unwrap_or_default();
+    let of_task = task
+        .map(|index| format!("&task={index}"))
+        .unwrap_or_default();
     let one_task = task.is_some() || info.tasks.total == 1;
     let mut from = 0;
     loop {
         // Looked at before reading, so that nothing written in between is missed.
-        let over = is_over(client.get::<JobInfo>(&format!("/jobs/{}", info.job)).await?.state);
-        let page: LogEntries =
-            client.get(&format!("/jobs/{}/logs?from={from}{of_task}", info.job)).await?;
+        let over = is_over(
+            client
+                .get::<JobInfo>(&format!("/jobs/{}", info.job))
+                .await?
+                .state,
+        );
+        let page: LogEntries = client
+            .get(&format!("/jobs/{}/logs?from={from}{of_task}", info.job))
+            .await?;
         for entry in &page.entries {
             print(global.json, one_task, entry);
         }
@@ -45,15 +53,19 @@ pub async fn logs(global: &Global, selector: &str, follow: bool) -> Result<ExitC
 fn task_of(selector: &str) -> Result<Option<u32>, Failure> {
     match selector.split_once('/') {
         None => Ok(None),
-        Some((_, index)) => index
-            .parse()
-            .map(Some)
-            .map_err(|_| Failure::usage(format!("`{selector}` is not a task: write JOB/INDEX, such as last/3"))),
+        Some((_, index)) => index.parse().map(Some).map_err(|_| {
+            Failure::usage(format!(
+                "`{selector}` is not a task: write JOB/INDEX, such as last/3"
+            ))
+        }),
     }
 }
 
 const fn is_over(state: JobState) -> bool {
-    matches!(state, JobState::Succeeded | JobState::Failed | JobState::Cancelled)
+    matches!(
+        state,
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled
+    )
 }
 
 /// One task's output is printed as it is; of several, each line says whose it is.

@@ -19,7 +19,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(12);
 
 pub async fn join(global: &Global, flags: &NodeFlags) -> Result<ExitCode, Failure> {
     if here::running(global)?.is_some() {
-        return Err(Failure::usage("a node already runs here; `p2pnode status` shows it"));
+        return Err(Failure::usage(
+            "a node already runs here; `p2pnode status` shows it",
+        ));
     }
     let node = here::start(global, flags).await?;
     run_until_stopped(global, node, None).await
@@ -39,7 +41,10 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
         if global.json {
             output::line_json(&status);
         } else if let Some(offer) = status.offer {
-            output::line(format!("the running node now offers {}", describe(&offer.total)));
+            output::line(format!(
+                "the running node now offers {}",
+                describe(&offer.total)
+            ));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -63,7 +68,9 @@ async fn run_until_stopped(
     }
     let status: NodeStatus = client.get("/status").await?;
     if global.json {
-        output::line_json(&json!({ "event": "ready", "peer": status.peer, "listen": status.listen }));
+        output::line_json(
+            &json!({ "event": "ready", "peer": status.peer, "listen": status.listen }),
+        );
     } else {
         output::line(format!("ready {} {}", status.peer, status.listen.join(" ")));
     }
@@ -91,7 +98,9 @@ pub async fn stop(global: &Global) -> Result<ExitCode, Failure> {
     let told = Instant::now();
     while here::running(global)?.is_some() {
         if told.elapsed() > STOP_LIMIT {
-            return Err(Failure::internal("the node was told to stop but still runs"));
+            return Err(Failure::internal(
+                "the node was told to stop but still runs",
+            ));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -120,18 +129,26 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     for address in &status.external {
         output::line(format!("seen as    {address}"));
     }
-    output::line(format!("peers      {} connected, {} known", status.peers_connected, status.peers_known));
+    output::line(format!(
+        "peers      {} connected, {} known",
+        status.peers_connected, status.peers_known
+    ));
     output::line(format!("own tasks  {} open", status.own_tasks_open));
     match &status.offer {
         None => output::line("offers     nothing"),
         Some(offer) => {
             output::line(format!("offers     {}", describe(&offer.total)));
             output::line(format!("free       {}", describe(&offer.free)));
-            output::line(format!("tasks      {} running, {} waiting", offer.running, offer.queued));
+            output::line(format!(
+                "tasks      {} running, {} waiting",
+                offer.running, offer.queued
+            ));
             for runtime in &offer.runtimes {
                 let state = match (&runtime.version, &runtime.problem) {
                     (Some(version), _) => version.clone(),
-                    (None, problem) => format!("away: {}", problem.as_deref().unwrap_or("not probed yet")),
+                    (None, problem) => {
+                        format!("away: {}", problem.as_deref().unwrap_or("not probed yet"))
+                    }
                 };
                 output::line(format!("runtime    {} {state}", runtime.runtime));
             }

@@ -38,7 +38,9 @@ async fn list(client: &Client, allowed_only: bool) -> Result<Vec<PeerInfo>, Fail
     if allowed_only {
         let allowed: Vec<String> = client.get("/allowed").await?;
         peers.retain(|peer| allowed.contains(&peer.peer));
-        let unseen = allowed.into_iter().filter(|id| peers.iter().all(|peer| peer.peer != *id));
+        let unseen = allowed
+            .into_iter()
+            .filter(|id| peers.iter().all(|peer| peer.peer != *id));
         let unseen: Vec<PeerInfo> = unseen.map(never_seen).collect();
         peers.extend(unseen);
     }
@@ -68,11 +70,18 @@ fn print(global: &Global, peers: &[PeerInfo]) {
         return;
     }
     if peers.is_empty() {
-        output::note("no peers yet; give a node to begin with: --bootstrap /ip4/.../tcp/.../p2p/...");
+        output::note(
+            "no peers yet; give a node to begin with: --bootstrap /ip4/.../tcp/.../p2p/...",
+        );
         return;
     }
     let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
-    output::table(&["PEER", "NAME", "CPUS", "MEMORY", "GPUS", "RUNS", "RTT", "ALLOWED"], &rows);
+    output::table(
+        &[
+            "PEER", "NAME", "CPUS", "MEMORY", "GPUS", "RUNS", "RTT", "ALLOWED",
+        ],
+        &rows,
+    );
 }
 
 fn row(peer: &PeerInfo) -> Vec<String> {

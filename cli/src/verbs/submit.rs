@@ -62,13 +62,19 @@ async fn stop(node: Node) -> Result<(), Failure> {
 fn absolute(path: &std::path::Path) -> Result<String, Failure> {
     let whole = std::path::absolute(path)
         .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    whole
-        .into_os_string()
-        .into_string()
-        .map_err(|_| Failure::usage(format!("{} is not UTF-8; choose another folder with --out", path.display())))
+    whole.into_os_string().into_string().map_err(|_| {
+        Failure::usage(format!(
+            "{} is not UTF-8; choose another folder with --out",
+            path.display()
+        ))
+    })
 }
 
-async fn detach(global: &Global, client: &Client, request: &CreateJob) -> Result<ExitCode, Failure> {
+async fn detach(
+    global: &Global,
+    client: &Client,
+    request: &CreateJob,
+) -> Result<ExitCode, Failure> {
     let created: JobCreated = client.ask(Method::POST, "/jobs", request).await?;
     if global.json {
         output::line_json(&created);
@@ -78,9 +84,17 @@ async fn detach(global: &Global, client: &Client, request: &CreateJob) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
-async fn foreground(global: &Global, client: Client, request: &CreateJob) -> Result<ExitCode, Failure> {
+async fn foreground(
+    global: &Global,
+    client: Client,
+    request: &CreateJob,
+) -> Result<ExitCode, Failure> {
     let events = client.events(Method::POST, "/jobs", request).await?;
-    let how = Follow { json: global.json, quiet: false, cancel_on_interrupt: true };
+    let how = Follow {
+        json: global.json,
+        quiet: false,
+        cancel_on_interrupt: true,
+    };
     follow::follow(client, events, how).await
 }
 
@@ -108,7 +122,10 @@ async fn dry_run(
         let rows: Vec<Vec<String>> = fits
             .iter()
             .map(|fit| {
-                let verdict = fit.reason.clone().unwrap_or_else(|| format!("{} at a time", fit.slots));
+                let verdict = fit
+                    .reason
+                    .clone()
+                    .unwrap_or_else(|| format!("{} at a time", fit.slots));
                 vec![fit.peer.clone(), fit.name.clone(), verdict]
             })
             .collect();
@@ -117,5 +134,8 @@ async fn dry_run(
     if fits.iter().any(|fit| fit.slots > 0) {
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Failure::nobody(format!("no peer fits, of {} that are known", fits.len())))
+    Err(Failure::nobody(format!(
+        "no peer fits, of {} that are known",
+        fits.len()
+    )))
 }

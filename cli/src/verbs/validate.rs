@@ -28,8 +28,14 @@ pub fn read(file: &Path) -> Result<ReadFile, Failure> {
         .map_err(|error| Failure::usage(format!("cannot read the job file {shown}: {error}")))?;
     let whole = std::path::absolute(file)
         .map_err(|error| Failure::usage(format!("cannot find the folder of {shown}: {error}")))?;
-    let folder = whole.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
-    Ok(ReadFile { text, folder, name: shown.to_string() })
+    let folder = whole
+        .parent()
+        .map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
+    Ok(ReadFile {
+        text,
+        folder,
+        name: shown.to_string(),
+    })
 }
 
 /// Checks a job file and all that it names.
@@ -52,7 +58,11 @@ pub fn validate(global: &Global, path: &Path) -> Result<ExitCode, Failure> {
         output::line_json(&json!({ "valid": true, "name": resolved.name(), "tasks": tasks }));
     } else {
         let plural = if tasks == 1 { "task" } else { "tasks" };
-        output::line(format!("{} is valid: job `{}`, {tasks} {plural}", path.display(), resolved.name()));
+        output::line(format!(
+            "{} is valid: job `{}`, {tasks} {plural}",
+            path.display(),
+            resolved.name()
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -40,7 +40,9 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap() }
+        Self {
+            root: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -69,19 +71,35 @@ impl Lab {
     pub fn json(&self, name: &str, args: &[&str]) -> Value {
         let args = [args, &["--json"]].concat();
         let output = self.run(name, &args);
-        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Starts a node with `verb` and waits until it is ready.
-    pub fn start(&self, name: &str, verb: &str, args: &[&str], bootstrap: Option<&TestNode>) -> TestNode {
+    pub fn start(
+        &self,
+        name: &str,
+        verb: &str,
+        args: &[&str],
+        bootstrap: Option<&TestNode>,
+    ) -> TestNode {
         let log = std::fs::File::create(self.path(&format!("{name}.log"))).unwrap();
         let mut command = program();
         command
             .arg(verb)
             .arg("--data-dir")
             .arg(self.path(name))
-            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--name", name])
+            .args([
+                "--listen",
+                "/ip4/127.0.0.1/tcp/0",
+                "--no-mdns",
+                "--name",
+                name,
+            ])
             .args(args)
             .stdout(Stdio::piped())
             .stderr(log);
@@ -102,12 +120,19 @@ impl Lab {
         } else {
             format!("{address}/p2p/{id}")
         };
-        TestNode { id: (*id).to_owned(), address, child, log: self.path(&format!("{name}.log")) }
+        TestNode {
+            id: (*id).to_owned(),
+            address,
+            child,
+            log: self.path(&format!("{name}.log")),
+        }
     }
 
     /// Starts a provider that lets `allowed` run tasks.
     pub fn provider(&self, name: &str, allowed: &str, bootstrap: Option<&TestNode>) -> TestNode {
-        let args = ["--cpus", "1", "--memory", "2GiB", "--disk", "2GiB", "--allow", allowed];
+        let args = [
+            "--cpus", "1", "--memory", "2GiB", "--disk", "2GiB", "--allow", allowed,
+        ];
         self.start(name, "offer", &args, bootstrap)
     }
 
@@ -116,7 +141,8 @@ impl Lab {
         eventually("the peer's advert", || {
             let peers = self.json(name, &["peers"]);
             let known = peers.as_array().unwrap().iter().any(|known| {
-                known["peer"] == peer.id.as_str() && known["capacity"]["cpus_milli"].as_u64() > Some(0)
+                known["peer"] == peer.id.as_str()
+                    && known["capacity"]["cpus_milli"].as_u64() > Some(0)
             });
             known.then_some(())
         });
@@ -140,7 +166,11 @@ impl Lab {
     pub fn submit(&self, name: &str, job: &Path, args: &[&str]) -> Ended {
         let out = self.path(&format!("out-{name}"));
         let job = job.to_str().unwrap();
-        let all = [&["submit", job, "--json", "--out", out.to_str().unwrap()], args].concat();
+        let all = [
+            &["submit", job, "--json", "--out", out.to_str().unwrap()],
+            args,
+        ]
+        .concat();
         let output = self.run(name, &all);
         Ended::new(output, out)
     }
@@ -160,16 +190,26 @@ impl Ended {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
             .collect();
-        Self { status: output.status, events, stderr: text(&output.stderr), out }
+        Self {
+            status: output.status,
+            events,
+            stderr: text(&output.stderr),
+            out,
+        }
     }
 
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
-        self.events.iter().filter(move |event| event["event"] == kind)
+        self.events
+            .iter()
+            .filter(move |event| event["event"] == kind)
     }
 
     /// The last event, which must be `job_finished`.
     pub fn finished(&self) -> &Value {
-        let last = self.events.last().unwrap_or_else(|| panic!("no events: {}", self.stderr));
+        let last = self
+            .events
+            .last()
+            .unwrap_or_else(|| panic!("no events: {}", self.stderr));
         assert_eq!(last["event"], "job_finished", "{last} {}", self.stderr);
         last
     }
@@ -177,7 +217,12 @@ impl Ended {
     /// All log text of a task.
     pub fn log_of(&self, index: u64) -> String {
         self.of_kind("log")
-            .filter(|event| event["task"].as_str().unwrap().ends_with(&format!("/{index}")))
+            .filter(|event| {
+                event["task"]
+                    .as_str()
+                    .unwrap()
+                    .ends_with(&format!("/{index}"))
+            })
             .map(|event| event["text"].as_str().unwrap())
             .collect()
     }
@@ -210,7 +255,11 @@ impl Drop for TestNode {
         let _gone = self.child.kill();
         let _gone = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), std::fs::read_to_string(&self.log).unwrap_or_default());
+            eprintln!(
+                "--- {}\n{}",
+                self.log.display(),
+                std::fs::read_to_string(&self.log).unwrap_or_default()
+            );
         }
     }
 }

@@ -57,8 +57,10 @@ pub fn sleep(millis: u64) -> Vec<u8> {
 
 /// Spins for ever.
 pub fn spin() -> Vec<u8> {
-    wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))"#)
-        .unwrap()
+    wat::parse_str(
+        r#"(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))"#,
+    )
+    .unwrap()
 }
 
 /// Copies the file `in.txt` to `out/out.txt`.

@@ -149,7 +149,10 @@ impl Driver {
                 other => rest.push(other),
             }
         }
-        let batch = Batch { effects: rest, then: std::mem::take(&mut self.then) };
+        let batch = Batch {
+            effects: rest,
+            then: std::mem::take(&mut self.then),
+        };
         self.in_flight += 1;
         // Never full: the writer's queue is longer than what may be in flight.
         Ok(self.writer.try_commit(records, batch)?)
@@ -178,7 +181,10 @@ impl Driver {
                 }
                 inputs.push(input);
             }
-            Internal::Stored { inputs: stored, then } => {
+            Internal::Stored {
+                inputs: stored,
+                then,
+            } => {
                 inputs.extend(stored);
                 self.then.push(then);
             }
@@ -200,7 +206,11 @@ impl Driver {
             NetEvent::Advert { peer, advert } => inputs.push(Input::Advert { peer, advert }),
             NetEvent::Request { peer, id, request } => {
                 let token = self.calls.token_for(id);
-                inputs.push(Input::Request { peer, token, request });
+                inputs.push(Input::Request {
+                    peer,
+                    token,
+                    request,
+                });
             }
             NetEvent::Stream { peer, kind, stream } => self.inbound.on_stream(peer, kind, stream),
             NetEvent::ShutOut { peer, misdeed } => {
@@ -214,7 +224,11 @@ impl Driver {
         let wake = [self.core.next_deadline(), self.advertiser.next_deadline()];
         let now = self.clock.now();
         // Nothing planned: look again in an hour, which is as good as never.
-        let wait = wake.into_iter().flatten().min().map_or(3_600_000, |at| at.saturating_sub(now));
+        let wait = wake
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(3_600_000, |at| at.saturating_sub(now));
         Instant::now() + Duration::from_millis(wait)
     }
 
@@ -230,11 +244,19 @@ impl Driver {
         match effect {
             // Taken out before the batch went to the writer.
             Effect::Persist(_) => {}
-            Effect::Call { peer, call, request } => {
+            Effect::Call {
+                peer,
+                call,
+                request,
+            } => {
                 self.inbound.note_call(peer, &request);
                 if peer == self.me {
                     let token = self.calls.token_for_own(call);
-                    self.own.push_back(Input::Request { peer, token, request });
+                    self.own.push_back(Input::Request {
+                        peer,
+                        token,
+                        request,
+                    });
                 } else {
                     self.calls.call(peer, call, request);
                 }
@@ -242,21 +264,37 @@ impl Driver {
             Effect::Respond { token, response } => {
                 if let Some((call, response)) = self.calls.respond(token, response) {
                     let response = Ok(response);
-                    self.own.push_back(Input::Response { peer: self.me, call, response });
+                    self.own.push_back(Input::Response {
+                        peer: self.me,
+                        call,
+                        response,
+                    });
                 }
             }
             Effect::Connect(peer) => self.calls.connect(peer),
             Effect::FindProviders => self.calls.find_providers(),
             Effect::Advertise => self.advertiser.on_change(self.clock.now()),
             Effect::Prepare { hosted, template } => self.hosting.prepare(hosted, template),
-            Effect::Run { run, template, assignment, gpus } => {
+            Effect::Run {
+                run,
+                template,
+                assignment,
+                gpus,
+            } => {
                 self.hosting.run(run, template, assignment, gpus);
             }
             Effect::Kill { run, why } => self.hosting.kill(&run, why),
             Effect::DropOutputs(run) => self.hosting.drop_outputs(&run),
             Effect::Unhost(hosted) => self.hosting.unhost(&hosted),
-            Effect::Collect { peer, attempt, outputs, log_bytes, out } => {
-                self.collecting.collect(peer, attempt, outputs, log_bytes, out);
+            Effect::Collect {
+                peer,
+                attempt,
+                outputs,
+                log_bytes,
+                out,
+            } => {
+                self.collecting
+                    .collect(peer, attempt, outputs, log_bytes, out);
             }
             Effect::JobOver(job) => {
                 self.inbound.on_job_over(job);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use libp2p::identity::Keypair;
 use p2pnode_protocol::advert::Advert;
 
+use crate::config::Config;
 use crate::core::Core;
 use crate::core::io::Millis;
 use crate::net::NetHandle;
@@ -25,7 +27,7 @@ const MAX_IMAGES: usize = 64;
 /// Decides when to publish, and builds the advert.
 pub(super) struct Advertiser {
     net: NetHandle,
-    keypair: libp2p::identity::Keypair,
+    keypair: Keypair,
     network: String,
     name: String,
     labels: BTreeMap<String, String>,
@@ -35,16 +37,24 @@ pub(super) struct Advertiser {
 }
 
 impl Advertiser {
-    pub(super) const fn new(
-        net: NetHandle,
-        keypair: libp2p::identity::Keypair,
-        network: String,
-        name: String,
-        labels: BTreeMap<String, String>,
-        now: Millis,
-    ) -> Self {
+    pub(super) fn new(net: NetHandle, keypair: Keypair, config: Config, now: Millis) -> Self {
+        let Config {
+            network,
+            name,
+            labels,
+            ..
+        } = config;
         let images = Vec::new();
-        Self { net, keypair, network, name, labels, images, next: now, last_issued: 0 }
+        Self {
+            net,
+            keypair,
+            network,
+            name,
+            labels,
+            images,
+            next: now,
+            last_issued: 0,
+        }
     }
 
     /// What is free changed.

@@ -28,7 +28,12 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn new(net: NetHandle, internal: mpsc::Sender<Internal>) -> Self {
-        Self { net, internal, waiting: HashMap::new(), next_token: 0 }
+        Self {
+            net,
+            internal,
+            waiting: HashMap::new(),
+            next_token: 0,
+        }
     }
 
     /// A token for a request of a peer.
@@ -52,7 +57,11 @@ impl Calls {
         let (net, internal) = (self.net.clone(), self.internal.clone());
         tokio::spawn(async move {
             let response = net.request(peer, &request).await.map_err(call_failure);
-            let input = Input::Response { peer, call, response };
+            let input = Input::Response {
+                peer,
+                call,
+                response,
+            };
             // The driver is gone only when the node stops.
             let _stopping = internal.send(Internal::Input(input)).await;
         });
@@ -96,7 +105,9 @@ impl Calls {
 /// What the core needs to know of it.
 const fn call_failure(error: CallError) -> CallFailure {
     match error {
-        CallError::Unreachable | CallError::TooMany | CallError::Stopped => CallFailure::Unreachable,
+        CallError::Unreachable | CallError::TooMany | CallError::Stopped => {
+            CallFailure::Unreachable
+        }
         CallError::TimedOut => CallFailure::TimedOut,
         CallError::Protocol | CallError::TooLarge => CallFailure::Protocol,
     }

@@ -14,7 +14,10 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Self {
-        Self { started_ms: wall_ms(), started: Instant::now() }
+        Self {
+            started_ms: wall_ms(),
+            started: Instant::now(),
+        }
     }
 
     pub(super) fn now(&self) -> Millis {
@@ -28,6 +31,8 @@ impl Clock {
 
 /// The system's time now.
 pub(super) fn wall_ms() -> Millis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     since_epoch.as_millis() as Millis
 }

@@ -34,7 +34,12 @@ impl Collecting {
         hub: LogHub,
         internal: mpsc::Sender<Internal>,
     ) -> Self {
-        Self { blobs, fetcher, hub, internal }
+        Self {
+            blobs,
+            fetcher,
+            hub,
+            internal,
+        }
     }
 
     pub(super) fn collect(
@@ -72,7 +77,9 @@ impl Collecting {
             .fetch(peer, job, blob, owner, None)
             .await
             .map_err(|error| CollectFailure::Lost(error.to_string()))?;
-        let Some(out) = out.map(PathBuf::from) else { return Ok(blob.content_bytes) };
+        let Some(out) = out.map(PathBuf::from) else {
+            return Ok(blob.content_bytes);
+        };
         let store = self.blobs.clone();
         let writing = tokio::task::spawn_blocking(move || {
             blobs::write_outputs(&store, &manifest, &out, Durability::Each)
@@ -84,7 +91,9 @@ impl Collecting {
         match written {
             Ok(Ok(_)) => Ok(blob.content_bytes),
             Ok(Err(message)) => Err(CollectFailure::Local(message)),
-            Err(_) => Err(CollectFailure::Local("writing the outputs was interrupted".into())),
+            Err(_) => Err(CollectFailure::Local(
+                "writing the outputs was interrupted".into(),
+            )),
         }
     }
 

@@ -51,7 +51,6 @@ const RETRY: Duration = Duration::from_millis(500);
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Fetcher {
-    me: PeerId,
     net: NetHandle,
     store: Arc<BlobStore>,
     idle: Arc<Mutex<HashMap<PeerId, Vec<WireStream>>>>,
@@ -59,9 +58,14 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    pub(super) fn new(me: PeerId, net: NetHandle, store: Arc<BlobStore>) -> Self {
+    pub(super) fn new(net: NetHandle, store: Arc<BlobStore>) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_FETCHES));
-        Self { me, net, store, idle: Arc::default(), slots }
+        Self {
+            net,
+            store,
+            idle: Arc::default(),
+            slots,
+        }
     }
 
     /// Brings `blob` here and pins it for `owner`.
@@ -73,7 +77,7 @@ impl Fetcher {
         owner: PinOwner,
         progress: Option<mpsc::Sender<Progress>>,
     ) -> Result<Manifest, FetchError> {
-        if peer == self.me {
+        if peer == self.net.local_peer_id() {
             return self.own(&blob, owner);
         }
         // Never closed, so a permit always comes.
@@ -81,7 +85,10 @@ impl Fetcher {
         let mut tried = 0;
         loop {
             tried += 1;
-            match self.try_fetch(peer, job, &blob, owner, progress.as_ref()).await {
+            match self
+                .try_fetch(peer, job, &blob, owner, progress.as_ref())
+                .await
+            {
                 Ok(manifest) => return Ok(manifest),
                 Err(error) if tried < TRIES && error.may_resume() => {
                     tracing::debug!(%peer, %error, "blob stream broke, asking again");
@@ -89,7 +96,9 @@ impl Fetcher {
                 }
                 Err(error) => {
                     if matches!(&error, FetchError::Transfer(error) if error.is_misbehaviour()) {
-                        self.net.report_misbehaviour(peer, Misdeed::WrongChunk).await;
+                        self.net
+                            .report_misbehaviour(peer, Misdeed::WrongChunk)
+                            .await;
                     }
                     return Err(error);
                 }
@@ -107,11 +116,7 @@ impl Fetcher {
     ) -> Result<Manifest, FetchError> {
         let mut stream = match self.take_idle(peer) {
             Some(stream) => stream,
-            None => self
-                .net
-                .open_stream(peer, StreamKind::Blob)
-                .await?
-                .compat(),
+            None => self.net.open_stream(peer, StreamKind::Blob).await?.compat(),
         };
         let item = FetchItem { blob: *blob, owner };
         let tell = |at: Progress| {
@@ -148,6 +153,9 @@ impl Fetcher {
 
     /// Drops idle streams to a peer that is gone.
     pub(super) fn on_disconnected(&self, peer: PeerId) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&peer);
     }
 }

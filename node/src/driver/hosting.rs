@@ -9,7 +9,7 @@ use std::sync::Arc;
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::ReportEvent;
 use p2pnode_protocol::task::{Assignment, Failure, TaskTemplate};
-use p2pnode_protocol::{AttemptKey, Gpu, PeerId, TaskKey};
+use p2pnode_protocol::{AttemptKey, Gpu, TaskKey};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,6 @@ use crate::exec::{Exec, Runs, WorkDirs};
 /// What tasks of the hosting side share.
 #[derive(Clone)]
 pub(super) struct HostContext {
-    pub(super) me: PeerId,
     pub(super) exec: Exec,
     pub(super) dirs: WorkDirs,
     pub(super) blobs: Arc<BlobStore>,
@@ -58,7 +57,11 @@ struct Hosted {
 
 impl Hosting {
     pub(super) fn new(context: HostContext) -> Self {
-        Self { context, jobs: HashMap::new(), runs: Runs::default() }
+        Self {
+            context,
+            jobs: HashMap::new(),
+            runs: Runs::default(),
+        }
     }
 
     pub(super) fn prepare(&mut self, hosted: HostedJob, template: Arc<TaskTemplate>) {
@@ -66,7 +69,11 @@ impl Hosting {
         let entry = self.jobs.entry(hosted).or_insert_with(|| {
             let over = CancellationToken::new();
             let log = LogPipe::open(hosted, context.log_target.clone(), over.clone());
-            Hosted { steps: BTreeMap::new(), log, over }
+            Hosted {
+                steps: BTreeMap::new(),
+                log,
+                over,
+            }
         });
         let step = Arc::new(Step::default());
         entry.steps.insert(template.step, step.clone());
@@ -81,12 +88,23 @@ impl Hosting {
         assignment: Assignment,
         gpus: Vec<Gpu>,
     ) {
-        let hosted = HostedJob { submitter: run.submitter, job: run.attempt.task.job };
+        let hosted = HostedJob {
+            submitter: run.submitter,
+            job: run.attempt.task.job,
+        };
         let held = self.jobs.get(&hosted);
         let step = held.and_then(|held| held.steps.get(&template.step).cloned());
         let log = held.map(|held| held.log.clone());
         let control = self.runs.add(run);
-        let job = running::Run { key: run, template, assignment, gpus, step, log, control };
+        let job = running::Run {
+            key: run,
+            template,
+            assignment,
+            gpus,
+            step,
+            log,
+            control,
+        };
         tokio::spawn(running::run(self.context.clone(), job));
     }
 
@@ -116,10 +134,27 @@ impl Hosting {
 /// The outputs that a stored event speaks of, and whose they are.
 pub(super) fn outputs_of(hosted: HostedJob, event: &ReportEvent) -> Option<(RunKey, BlobRef)> {
     match event {
-        ReportEvent::Finished { task, outputs: Some(blob), .. } => {
-            let key = TaskKey { job: hosted.job, step: task.step, index: task.index };
-            let attempt = AttemptKey { task: key, attempt: task.attempt };
-            Some((RunKey { submitter: hosted.submitter, attempt }, *blob))
+        ReportEvent::Finished {
+            task,
+            outputs: Some(blob),
+            ..
+        } => {
+            let key = TaskKey {
+                job: hosted.job,
+                step: task.step,
+                index: task.index,
+            };
+            let attempt = AttemptKey {
+                task: key,
+                attempt: task.attempt,
+            };
+            Some((
+                RunKey {
+                    submitter: hosted.submitter,
+                    attempt,
+                },
+                *blob,
+            ))
         }
         _ => None,
     }
@@ -135,6 +170,9 @@ impl HostedJob {
 impl RunKey {
     /// What the run's outputs are pinned for.
     pub(super) const fn pin_owner(&self) -> PinOwner {
-        PinOwner::attempt(PinScope::Hosted(self.submitter, self.attempt.task.job), self.attempt)
+        PinOwner::attempt(
+            PinScope::Hosted(self.submitter, self.attempt.task.job),
+            self.attempt,
+        )
     }
 }

@@ -33,7 +33,12 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(net: NetHandle, blobs: Arc<BlobStore>, hub: LogHub) -> Self {
-        Self { net, blobs, hub, providers: Providers::default() }
+        Self {
+            net,
+            blobs,
+            hub,
+            providers: Providers::default(),
+        }
     }
 
     /// An offer makes its receiver a provider of the job.
@@ -44,19 +49,28 @@ impl Inbound {
         };
         let known = is_provider(&self.providers, job, &peer);
         if !known {
-            let mut providers = self.providers.write().unwrap_or_else(PoisonError::into_inner);
+            let mut providers = self
+                .providers
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             providers.entry(job).or_default().insert(peer);
         }
     }
 
     /// Restores what [`Inbound::note_call`] had noted before a restart.
     pub(super) fn restore(&self, job: JobId, peers: impl IntoIterator<Item = PeerId>) {
-        let mut providers = self.providers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut providers = self
+            .providers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         providers.entry(job).or_default().extend(peers);
     }
 
     pub(super) fn on_job_over(&self, job: JobId) {
-        self.providers.write().unwrap_or_else(PoisonError::into_inner).remove(&job);
+        self.providers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&job);
     }
 
     /// Serves a stream in a task of its own. The net bounds how many streams a peer may open.
@@ -69,7 +83,8 @@ impl Inbound {
 
     fn serve_blobs(&self, peer: PeerId, stream: NetStream) {
         let mut stream = stream.compat();
-        let (store, providers, net) = (self.blobs.clone(), self.providers.clone(), self.net.clone());
+        let (store, providers, net) =
+            (self.blobs.clone(), self.providers.clone(), self.net.clone());
         tokio::spawn(async move {
             // Either the job is ours and the peer works for it, or it is the peer's and hosted here.
             let may_read = |job: JobId, digest: &Digest| {
@@ -103,7 +118,9 @@ impl Inbound {
 
 fn is_provider(providers: &Providers, job: JobId, peer: &PeerId) -> bool {
     let providers = providers.read().unwrap_or_else(PoisonError::into_inner);
-    providers.get(&job).is_some_and(|peers| peers.contains(peer))
+    providers
+        .get(&job)
+        .is_some_and(|peers| peers.contains(peer))
 }
 
 async fn receive(
@@ -117,19 +134,22 @@ async fn receive(
     let accepted = is_provider(providers, hello.job, &peer);
     frames::write(&mut writer, &LogWelcome { accepted }).await?;
     writer.flush().await?;
+    if !accepted {
+        return Ok(());
+    }
     let mut count: u64 = 0;
-    while accepted {
+    loop {
         let frame: LogFrame = frames::read(&mut reader).await?;
         // The job may have ended meanwhile.
         if !is_provider(providers, hello.job, &peer) {
-            break;
+            return Ok(());
         }
-        hub.take(hello.job, frame).map_err(|error| FrameError::Refused(error.to_string()))?;
+        hub.take(hello.job, frame)
+            .map_err(|error| FrameError::Refused(error.to_string()))?;
         count += 1;
-        if count % ACK_EVERY == 0 {
+        if count.is_multiple_of(ACK_EVERY) {
             frames::write(&mut writer, &LogAck { frames: count }).await?;
             writer.flush().await?;
         }
     }
-    Ok(())
 }

@@ -25,7 +25,11 @@ pub(super) struct LogHub {
 
 impl LogHub {
     pub(super) fn new(logs: JobLogs, events: broadcast::Sender<Arc<Event>>) -> Self {
-        Self { logs: Arc::new(logs), events, arrived: Arc::new(Notify::new()) }
+        Self {
+            logs: Arc::new(logs),
+            events,
+            arrived: Arc::new(Notify::new()),
+        }
     }
 
     /// Stores a frame of a job of this node's own and shows what of it is new.
@@ -42,8 +46,19 @@ impl LogHub {
             Ok(fresh) => fresh,
         };
         for frame in fresh {
-            let LogEntry { task, attempt, stream, text } = LogEntry::of(job, &frame);
-            let event = Event::Log { job: job.to_string(), task, attempt, stream, text };
+            let LogEntry {
+                task,
+                attempt,
+                stream,
+                text,
+            } = LogEntry::of(job, &frame);
+            let event = Event::Log {
+                job: job.to_string(),
+                task,
+                attempt,
+                stream,
+                text,
+            };
             // Nobody may be watching.
             let _watchers = self.events.send(Arc::new(event));
         }
@@ -53,8 +68,15 @@ impl LogHub {
 
     /// Waits until `bytes` of an attempt's output are here, at most `limit`.
     pub(super) async fn wait_for(&self, attempt: AttemptKey, bytes: u64, limit: Duration) {
-        let AttemptKey { task, attempt: number } = attempt;
-        let wanted = TaskRef { step: task.step, index: task.index, attempt: number };
+        let AttemptKey {
+            task,
+            attempt: number,
+        } = attempt;
+        let wanted = TaskRef {
+            step: task.step,
+            index: task.index,
+            attempt: number,
+        };
         let complete = async {
             loop {
                 let arrived = self.arrived.notified();
@@ -84,7 +106,12 @@ impl LogHub {
         from: u64,
     ) -> Result<command::LogPage, LogsError> {
         let filter = task.map(|index| TaskFilter { step: 0, index });
-        let page = self.logs.read(job, filter, LogPosition(from), MAX_PAGE_BYTES)?;
-        Ok(command::LogPage { frames: page.frames, next: page.next.0 })
+        let page = self
+            .logs
+            .read(job, filter, LogPosition(from), MAX_PAGE_BYTES)?;
+        Ok(command::LogPage {
+            frames: page.frames,
+            next: page.next.0,
+        })
     }
 }

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, stream};
-use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
 use p2pnode_protocol::PeerId;
+use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
 use tokio::sync::mpsc;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +47,12 @@ impl LogPipe {
     /// Starts the pipe; it ends when `over` is cancelled.
     pub(super) fn open(hosted: HostedJob, target: LogTarget, over: CancellationToken) -> Self {
         let (frames, queue) = mpsc::channel(QUEUE);
-        let pump = Pump { hosted, target, queue, unacknowledged: VecDeque::new() };
+        let pump = Pump {
+            hosted,
+            target,
+            queue,
+            unacknowledged: VecDeque::new(),
+        };
         let until = over.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -105,15 +110,27 @@ impl Pump {
 
     /// One stream, until it breaks or the job is over.
     async fn stream(&mut self) -> Result<(), FrameError> {
-        let opened = self.target.net.open_stream(self.hosted.submitter, StreamKind::Log).await;
+        let opened = self
+            .target
+            .net
+            .open_stream(self.hosted.submitter, StreamKind::Log)
+            .await;
         let stream = opened.map_err(|error| FrameError::Open(error.to_string()))?;
         let (reader, mut writer) = stream.compat().split();
         let mut reader = reader;
-        frames::write(&mut writer, &LogHello { job: self.hosted.job }).await?;
+        frames::write(
+            &mut writer,
+            &LogHello {
+                job: self.hosted.job,
+            },
+        )
+        .await?;
         writer.flush().await?;
         let welcome: LogWelcome = frames::read(&mut reader).await?;
         if !welcome.accepted {
-            return Err(FrameError::Open("the submitter does not want this log".into()));
+            return Err(FrameError::Open(
+                "the submitter does not want this log".into(),
+            ));
         }
         for frame in &self.unacknowledged {
             frames::write(&mut writer, frame).await?;
@@ -153,7 +170,9 @@ impl Pump {
         W: futures::AsyncWrite + Unpin,
     {
         while self.unacknowledged.len() < MAX_UNACKNOWLEDGED {
-            let Some(Some(frame)) = self.queue.recv().now_or_never() else { break };
+            let Some(Some(frame)) = self.queue.recv().now_or_never() else {
+                break;
+            };
             frames::write(writer, &frame).await?;
             self.unacknowledged.push_back(frame);
         }
@@ -161,4 +180,3 @@ impl Pump {
         Ok(())
     }
 }
-

@@ -1,20 +1,24 @@
 //! A node from its start to its end.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::identity::Keypair;
+use p2pnode_executor::Runtime;
 use p2pnode_executor::docker::reaper::ReaperCommand;
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime};
 use p2pnode_executor::host::HostInfo;
 use p2pnode_executor::wasm::{WasmConfig, WasmRuntime, WorkerCommand};
-use p2pnode_executor::Runtime;
 use p2pnode_protocol::PeerId;
+use p2pnode_protocol::api::{Event, RuntimeStatus};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::actor::Driver;
+use super::actor::{Driver, Internal};
 use super::advertising::Advertiser;
 use super::calls::Calls;
 use super::clock::Clock;
@@ -25,17 +29,17 @@ use super::inbound::Inbound;
 use super::loghub::LogHub;
 use super::logpipe::LogTarget;
 use super::owner::{About, Owner};
-use super::probing;
 use super::submitting::Submitter;
+use super::{probing, remembering};
 use crate::api;
 use crate::blobs::{self, BlobStore, PinOwner, PinScope};
-use crate::command::NodeHandle;
+use crate::command::{Command, NodeHandle};
 use crate::config::{Config, ConfigError};
-use crate::core::io::{Input, Snapshot};
+use crate::core::io::{Effect, Input, Snapshot};
 use crate::core::{Core, CoreConfig};
 use crate::exec::{Exec, WorkDirs};
-use crate::home::{ApiEndpoint, Home, HomeError};
-use crate::net::{self, NetConfig, NetError};
+use crate::home::{ApiEndpoint, Home, HomeError, Paths};
+use crate::net::{self, NetConfig, NetError, NetEvents, NetHandle, NetMetrics};
 use crate::store::{CommitError, JobLogs, LogsError, Store, StoreError};
 
 /// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB.
@@ -87,12 +91,14 @@ pub enum NodeError {
     #[error(transparent)]
     Net(#[from] NetError),
     /// The local API's address.
-    #[error("the local API cannot listen on {address}: {source}; choose another with the configuration key `api`")]
+    #[error(
+        "the local API cannot listen on {address}: {source}; choose another with the configuration key `api`"
+    )]
     Api {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The loop ended by a fault of its own.
     #[error("the node's loop broke; this is a bug, please report it")]
@@ -105,7 +111,7 @@ pub struct Node {
     endpoint: ApiEndpoint,
     home: Home,
     running: JoinHandle<Result<(), NodeError>>,
-    api: JoinHandle<std::io::Result<()>>,
+    api: JoinHandle<io::Result<()>>,
     stop_api: CancellationToken,
 }
 
@@ -116,119 +122,43 @@ impl Node {
     /// When a part of it cannot start; then nothing of it is left running.
     pub async fn start(home: Home, config: Config, helpers: Helpers) -> Result<Self, NodeError> {
         let keypair = home.identity()?;
-        let paths = home.paths().clone();
         let me = keypair.public().to_peer_id();
-        let clock = Clock::start();
-        let (store, snapshot) = Store::open(&paths.database)?;
-        let (events, _) = broadcast::channel(EVENT_QUEUE);
-        let hub = LogHub::new(JobLogs::open(&paths.logs)?, events.clone());
-        let blobs = Arc::new(BlobStore::open(&paths.blobs, config.blob_quota)?);
-        pin_what_is_needed(&blobs, &snapshot);
-
-        let mut net_config = NetConfig::new(keypair.clone(), config.network.clone());
-        net_config.listen.clone_from(&config.listen);
-        net_config.bootstrap.clone_from(&config.bootstrap);
-        net_config.mdns = config.mdns;
-        net_config.known_peers = known_peers(&store)?;
+        let state = State::open(home.paths(), &config)?;
+        let net_config = net_config(keypair.clone(), &config, &state.store)?;
         let metrics = net_config.metrics.clone();
         let (net, net_events) = net::start(net_config).await?;
-
-        let exec = Exec::new(runtimes(me, &home, helpers));
+        let exec = Exec::new(runtimes(me, &home, &config, helpers));
         exec.remove_leftovers().await;
-        let probed = probing::look(&exec).await;
+        home.clear_work();
 
-        let (writer, committed) = store.start()?;
-        let (internal, internal_queue) = mpsc::channel(INTERNAL_QUEUE);
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
-        let handle = NodeHandle::new(me, commands, events.clone());
-
-        let listener = TcpListener::bind(config.api)
-            .await
-            .map_err(|source| NodeError::Api { address: config.api, source })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| NodeError::Api { address: config.api, source })?;
-        let token = home.token()?;
-        home.publish_api(address)?;
-        let endpoint = ApiEndpoint { addr: address, token, pid: std::process::id() };
+        let handle = NodeHandle::new(me, commands, state.events.clone());
         let stop_api = CancellationToken::new();
-        let text = super::metrics::text(metrics);
-        let serving = api::serve(listener, handle.clone(), endpoint.token.clone(), text, stop_api.clone());
-        let api = tokio::spawn(serving);
+        let (endpoint, api) = serve_api(&home, config.api, &handle, metrics, &stop_api).await?;
 
-        let fetcher = Fetcher::new(me, net.clone(), blobs.clone());
-        let inbound = Inbound::new(net.clone(), blobs.clone(), hub.clone());
-        for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
-            inbound.restore(job.job, job.dispatched.iter().map(|(peer, _)| *peer));
-        }
-        let context = HostContext {
+        let parts = Parts {
             me,
-            exec: exec.clone(),
-            dirs: WorkDirs::new(paths.work.clone()),
-            blobs: blobs.clone(),
-            fetcher: fetcher.clone(),
-            log_target: LogTarget { me, net: net.clone(), hub: hub.clone() },
-            internal: internal.clone(),
-        };
-        let mut owner = Owner {
-            about: About {
-                me,
-                name: config.name.clone(),
-                network: config.network.clone(),
-                data_dir: home.dir().path().display().to_string(),
-                started_ms: clock.started_ms(),
-            },
-            net: net.clone(),
-            host: HostInfo::detect(None),
-            work_root: paths.work.clone(),
-            hub: hub.clone(),
-            submitter: Submitter::new(blobs.clone(), paths.jobs.clone()),
-            internal: internal.clone(),
-            events: events.clone(),
-            runtimes: Vec::new(),
-        };
-        owner.set_runtimes(probed.runtimes.clone());
-        let mut advertiser = Advertiser::new(
-            net.clone(),
             keypair,
-            config.network,
-            config.name,
-            config.labels,
-            clock.now(),
-        );
-        advertiser.set_images(probed.images.clone());
-        let (core, first) = Core::new(CoreConfig::new(me), snapshot, clock.now());
-        let own = [Input::Runtimes(probed.working.clone())].into();
-        tokio::spawn(probing::keep_looking(exec.clone(), probed, internal.clone()));
-        tokio::spawn(super::remembering::remember(net.clone(), writer.clone(), internal.clone()));
-        let driver = Driver {
-            core,
-            clock,
-            me,
-            writer,
-            committed,
-            net_events,
-            commands: command_queue,
-            internal: internal_queue,
-            events,
-            calls: Calls::new(net.clone(), internal.clone()),
-            inbound,
-            hosting: Hosting::new(context),
-            collecting: Collecting::new(blobs, fetcher, hub, internal),
-            advertiser,
-            owner,
-            own,
-            in_flight: 0,
-            then: Vec::new(),
-            stopped: false,
+            net: net.clone(),
+            exec: exec.clone(),
+            home: &home,
+            config,
         };
+        let (driver, first) = parts.assemble(state, net_events, command_queue).await?;
         let running = tokio::spawn(async move {
             let ended = driver.run(first).await;
             exec.shutdown().await;
             net.shutdown().await;
             ended
         });
-        Ok(Self { handle, endpoint, home, running, api, stop_api })
+        Ok(Self {
+            handle,
+            endpoint,
+            home,
+            running,
+            api,
+            stop_api,
+        })
     }
 
     /// The door to this node.
@@ -276,17 +206,201 @@ impl Node {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => Err(NodeError::Broken),
             Err(_) => {
-                tracing::warn!("stopping took longer than {STOP_LIMIT:?}; what is left is removed by the reaper");
+                tracing::warn!(
+                    "stopping took longer than {STOP_LIMIT:?}; what is left is removed by the reaper"
+                );
                 Ok(())
             }
         };
         self.stop_api.cancel();
-        if tokio::time::timeout(Duration::from_millis(500), self.api).await.is_err() {
+        if tokio::time::timeout(Duration::from_millis(500), self.api)
+            .await
+            .is_err()
+        {
             tracing::debug!("an API connection was cut");
         }
         self.home.withdraw_api()?;
         ended
     }
+}
+
+/// What a node finds in its data directory.
+struct State {
+    store: Store,
+    snapshot: Snapshot,
+    blobs: Arc<BlobStore>,
+    hub: LogHub,
+    events: broadcast::Sender<Arc<Event>>,
+}
+
+impl State {
+    fn open(paths: &Paths, config: &Config) -> Result<Self, NodeError> {
+        let (store, snapshot) = Store::open(&paths.database)?;
+        let (events, _) = broadcast::channel(EVENT_QUEUE);
+        let logs = JobLogs::open(&paths.logs)?;
+        logs.keep_only(&snapshot.jobs.iter().map(|job| job.job).collect())?;
+        let hub = LogHub::new(logs, events.clone());
+        let blobs = Arc::new(BlobStore::open(&paths.blobs, config.blob_quota)?);
+        pin_what_is_needed(&blobs, &snapshot);
+        Ok(Self {
+            store,
+            snapshot,
+            blobs,
+            hub,
+            events,
+        })
+    }
+}
+
+/// What the driver is made of, beside the state.
+struct Parts<'a> {
+    me: PeerId,
+    keypair: Keypair,
+    net: NetHandle,
+    exec: Exec,
+    home: &'a Home,
+    config: Config,
+}
+
+impl Parts<'_> {
+    async fn assemble(
+        self,
+        state: State,
+        net_events: NetEvents,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<(Driver, Vec<Effect>), NodeError> {
+        let clock = Clock::start();
+        let (writer, committed) = state.store.start()?;
+        let (internal, internal_queue) = mpsc::channel(INTERNAL_QUEUE);
+        let probed = probing::look(&self.exec).await;
+        let links = Links {
+            me: self.me,
+            fetcher: Fetcher::new(self.net.clone(), state.blobs.clone()),
+            net: self.net,
+            blobs: state.blobs,
+            hub: state.hub,
+            events: state.events,
+            internal,
+        };
+        let mut core_config = CoreConfig::new(self.me);
+        core_config.labels.clone_from(&self.config.labels);
+        let inbound = links.inbound(&state.snapshot);
+        let hosting = links.hosting(self.exec.clone(), self.home.paths());
+        let about = About::of(self.me, &self.config, self.home, clock.started_ms());
+        let owner = links.owner(about, self.home.paths(), probed.runtimes.clone());
+        let now = clock.now();
+        let mut advertiser = Advertiser::new(links.net.clone(), self.keypair, self.config, now);
+        advertiser.set_images(probed.images.clone());
+        let (core, first) = Core::new(core_config, state.snapshot, now);
+        let own = [Input::Runtimes(probed.working.clone())].into();
+        let (net, internal) = (links.net.clone(), links.internal.clone());
+        tokio::spawn(probing::keep_looking(self.exec, probed, internal.clone()));
+        tokio::spawn(remembering::remember(net.clone(), writer.clone(), internal.clone()));
+        let driver = Driver {
+            core,
+            clock,
+            me: self.me,
+            writer,
+            committed,
+            net_events,
+            commands,
+            internal: internal_queue,
+            events: links.events,
+            calls: Calls::new(net, internal.clone()),
+            inbound,
+            hosting,
+            collecting: Collecting::new(links.blobs, links.fetcher, links.hub, internal),
+            advertiser,
+            owner,
+            own,
+            in_flight: 0,
+            then: Vec::new(),
+            stopped: false,
+        };
+        Ok((driver, first))
+    }
+}
+
+/// What several parts of the driver share.
+struct Links {
+    me: PeerId,
+    net: NetHandle,
+    blobs: Arc<BlobStore>,
+    fetcher: Fetcher,
+    hub: LogHub,
+    events: broadcast::Sender<Arc<Event>>,
+    internal: mpsc::Sender<Internal>,
+}
+
+impl Links {
+    fn inbound(&self, snapshot: &Snapshot) -> Inbound {
+        let inbound = Inbound::new(self.net.clone(), self.blobs.clone(), self.hub.clone());
+        for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
+            inbound.restore(job.job, job.dispatched.iter().map(|(peer, _)| *peer));
+        }
+        inbound
+    }
+
+    fn hosting(&self, exec: Exec, paths: &Paths) -> Hosting {
+        Hosting::new(HostContext {
+            exec,
+            dirs: WorkDirs::new(paths.work.clone()),
+            blobs: self.blobs.clone(),
+            fetcher: self.fetcher.clone(),
+            log_target: LogTarget { me: self.me, net: self.net.clone(), hub: self.hub.clone() },
+            internal: self.internal.clone(),
+        })
+    }
+
+    fn owner(&self, about: About, paths: &Paths, runtimes: Vec<RuntimeStatus>) -> Owner {
+        Owner {
+            about,
+            net: self.net.clone(),
+            host: HostInfo::detect(None),
+            work_root: paths.work.clone(),
+            hub: self.hub.clone(),
+            submitter: Submitter::new(self.blobs.clone(), paths.jobs.clone()),
+            internal: self.internal.clone(),
+            events: self.events.clone(),
+            runtimes,
+        }
+    }
+}
+
+fn net_config(keypair: Keypair, config: &Config, store: &Store) -> Result<NetConfig, NodeError> {
+    let mut net = NetConfig::new(keypair, config.network.clone());
+    net.listen.clone_from(&config.listen);
+    net.external.clone_from(&config.external);
+    net.bootstrap.clone_from(&config.bootstrap);
+    net.mdns = config.mdns;
+    net.reach.upnp = config.upnp;
+    net.known_peers = known_peers(store)?;
+    Ok(net)
+}
+
+async fn serve_api(
+    home: &Home,
+    address: SocketAddr,
+    handle: &NodeHandle,
+    metrics: NetMetrics,
+    stop: &CancellationToken,
+) -> Result<(ApiEndpoint, JoinHandle<io::Result<()>>), NodeError> {
+    let wrong = |source| NodeError::Api { address, source };
+    let listener = TcpListener::bind(address).await.map_err(wrong)?;
+    let bound = listener.local_addr().map_err(wrong)?;
+    let token = home.token()?;
+    let text = super::metrics::text(metrics);
+    let serving = api::serve(listener, handle.clone(), token.clone(), text, stop.clone());
+    let api = tokio::spawn(serving);
+    home.publish_api(bound)?;
+    Ok((
+        ApiEndpoint {
+            addr: bound,
+            token,
+            pid: std::process::id(),
+        },
+        api,
+    ))
 }
 
 /// SIGINT or SIGTERM.
@@ -307,20 +421,24 @@ async fn signalled() {
     }
 }
 
-fn runtimes(me: PeerId, home: &Home, helpers: Helpers) -> Vec<Arc<dyn Runtime>> {
+fn runtimes(me: PeerId, home: &Home, config: &Config, helpers: Helpers) -> Vec<Arc<dyn Runtime>> {
     let wasm = WasmRuntime::new(WasmConfig::new(helpers.worker, home.paths().work.clone()));
     let docker = DockerRuntime::new(DockerConfig {
         node: me,
         incarnation: format!("{:016x}", rand::random::<u64>()),
         reaper: helpers.reaper,
-        socket: None,
+        socket: config.docker_socket.clone(),
     });
     vec![Arc::new(wasm), Arc::new(docker)]
 }
 
 fn known_peers(store: &Store) -> Result<Vec<(PeerId, Vec<libp2p::Multiaddr>)>, NodeError> {
     let known = store.known_peers()?.into_iter().map(|known| {
-        let addresses = known.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        let addresses = known
+            .addresses
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect();
         (known.peer, addresses)
     });
     Ok(known.collect())
@@ -349,4 +467,3 @@ fn repin(blobs: &BlobStore, owner: PinOwner, blob: p2pnode_protocol::manifest::B
         Err(error) => tracing::warn!(%error, "a stored job lacks a blob"),
     }
 }
-

@@ -14,8 +14,10 @@ use super::actor::{Driver, Internal};
 use super::loghub::LogHub;
 use super::submitting::Submitter;
 use crate::command::{Answer, Command, CommandError};
+use crate::config::Config;
 use crate::core::Core;
 use crate::core::io::{Input, Millis, OfferTerms};
+use crate::home::Home;
 use crate::net::NetHandle;
 
 /// Facts about this node that its status shows.
@@ -25,6 +27,18 @@ pub(super) struct About {
     pub(super) network: String,
     pub(super) data_dir: String,
     pub(super) started_ms: Millis,
+}
+
+impl About {
+    pub(super) fn of(me: PeerId, config: &Config, home: &Home, started_ms: Millis) -> Self {
+        Self {
+            me,
+            name: config.name.clone(),
+            network: config.network.clone(),
+            data_dir: home.dir().path().display().to_string(),
+            started_ms,
+        }
+    }
 }
 
 /// Answers commands; changes nothing but through inputs.
@@ -49,12 +63,21 @@ impl Driver {
             Command::Fit { job, answer } => self.fit(&job, answer),
             Command::Cancel { job, answer } => self.after(Input::Cancel(job), answer, inputs),
             Command::Offer { request, answer } => self.offer(&request, answer, inputs),
-            Command::Allow { peer, allowed, answer } => {
+            Command::Allow {
+                peer,
+                allowed,
+                answer,
+            } => {
                 self.after(Input::Allow { peer, allowed }, answer, inputs);
             }
             Command::Status { answer } => self.owner.status(&self.core, answer),
             Command::Peers { answer } => self.owner.peers(&self.core, answer),
-            Command::Logs { job, task, from, answer } => self.owner.logs(job, task, from, answer),
+            Command::Logs {
+                job,
+                task,
+                from,
+                answer,
+            } => self.owner.logs(job, task, from, answer),
             Command::Stop => inputs.push(Input::Stop),
         }
     }
@@ -68,7 +91,10 @@ impl Driver {
     fn offer(&mut self, request: &OfferRequest, answer: Answer<()>, inputs: &mut Vec<Input>) {
         match self.owner.terms(request) {
             Ok((terms, allow)) => {
-                inputs.extend(allow.into_iter().map(|peer| Input::Allow { peer, allowed: true }));
+                inputs.extend(allow.into_iter().map(|peer| Input::Allow {
+                    peer,
+                    allowed: true,
+                }));
                 self.after(Input::Offer(terms), answer, inputs);
             }
             Err(error) => give(answer, Err(error)),
@@ -109,7 +135,10 @@ impl Owner {
                 Ok((id, input)) => {
                     let submitted = crate::command::Submitted { job: id, events };
                     let then = Box::new(move || give(answer, Ok(submitted)));
-                    let stored = Internal::Stored { inputs: vec![input], then };
+                    let stored = Internal::Stored {
+                        inputs: vec![input],
+                        then,
+                    };
                     // The driver is gone only when the node stops; the asker then sees that too.
                     let _stopping = internal.send(stored).await;
                 }
@@ -128,26 +157,45 @@ impl Owner {
             .allow
             .iter()
             .map(|text| {
-                text.parse().map_err(|_| invalid(format!("`{text}` is not a peer id; `p2pnode id` prints a node's own")))
+                text.parse().map_err(|_| {
+                    invalid(format!(
+                        "`{text}` is not a peer id; `p2pnode id` prints a node's own"
+                    ))
+                })
             })
             .collect::<Result<Vec<PeerId>, _>>()?;
         let whole = MilliCpus::whole(1).0;
-        let cpus = MilliCpus(request.cpus_milli.unwrap_or(self.host.cpus.0.saturating_sub(whole).max(whole)));
+        let cpus = MilliCpus(
+            request
+                .cpus_milli
+                .unwrap_or(self.host.cpus.0.saturating_sub(whole).max(whole)),
+        );
         let memory = Bytes(request.memory.unwrap_or(self.host.memory.0 / 4 * 3));
         let free_disk = host::free_disk(&self.work_root).unwrap_or_default();
         let disk = Bytes(request.disk.unwrap_or(free_disk.0 / 2));
         let gpus = usize::from(request.gpus.unwrap_or(0));
         if cpus.0 == 0 || memory.0 == 0 {
-            return Err(invalid("an offer needs at least some CPU and memory; to offer nothing, run: p2pnode stop".into()));
+            return Err(invalid(
+                "an offer needs at least some CPU and memory; to offer nothing, run: p2pnode stop"
+                    .into(),
+            ));
         }
         if cpus > self.host.cpus {
-            return Err(invalid(format!("--cpus {cpus} is more than this machine's {}", self.host.cpus)));
+            return Err(invalid(format!(
+                "--cpus {cpus} is more than this machine's {}",
+                self.host.cpus
+            )));
         }
         if memory > self.host.memory {
-            return Err(invalid(format!("--memory {memory} is more than this machine's {}", self.host.memory)));
+            return Err(invalid(format!(
+                "--memory {memory} is more than this machine's {}",
+                self.host.memory
+            )));
         }
         if disk > free_disk {
-            return Err(invalid(format!("--disk {disk} is more than the {free_disk} that are free")));
+            return Err(invalid(format!(
+                "--disk {disk} is more than the {free_disk} that are free"
+            )));
         }
         let Some(gpus) = self.host.gpus.get(..gpus) else {
             return Err(invalid(format!(
@@ -155,8 +203,19 @@ impl Owner {
                 self.host.gpus.len()
             )));
         };
-        let total = Capacity { cpus, memory, disk, gpus: gpus.to_vec() };
-        Ok((OfferTerms { total, allow_any: request.allow_any }, allow))
+        let total = Capacity {
+            cpus,
+            memory,
+            disk,
+            gpus: gpus.to_vec(),
+        };
+        Ok((
+            OfferTerms {
+                total,
+                allow_any: request.allow_any,
+            },
+            allow,
+        ))
     }
 
     fn status(&self, core: &Core, answer: Answer<NodeStatus>) {
@@ -171,7 +230,13 @@ impl Owner {
         });
         let peers_known = core.known_peers().len() as u32;
         let own_tasks_open = core.open_tasks();
-        let About { me, name, network, data_dir, started_ms } = &self.about;
+        let About {
+            me,
+            name,
+            network,
+            data_dir,
+            started_ms,
+        } = &self.about;
         let (peer, name, network) = (me.to_string(), name.clone(), network.clone());
         let (data_dir, started_ms) = (data_dir.clone(), *started_ms);
         let net = self.net.clone();
@@ -182,8 +247,16 @@ impl Owner {
                 name,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 network,
-                listen: net.listen_addresses().iter().map(ToString::to_string).collect(),
-                external: net.external_addresses().iter().map(ToString::to_string).collect(),
+                listen: net
+                    .listen_addresses()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                external: net
+                    .external_addresses()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 started_ms,
                 data_dir,
                 peers_connected: peers.iter().filter(|peer| peer.connected).count() as u32,
@@ -198,9 +271,13 @@ impl Owner {
 
     fn peers(&self, core: &Core, answer: Answer<Vec<PeerInfo>>) {
         let me = self.about.me;
-        let mut infos: std::collections::BTreeMap<PeerId, PeerInfo> =
-            core.known_peers().into_iter().map(|info| (info.0, info.1)).collect();
-        let allowed: std::collections::BTreeSet<PeerId> = core.allowed_peers().into_iter().collect();
+        let mut infos: std::collections::BTreeMap<PeerId, PeerInfo> = core
+            .known_peers()
+            .into_iter()
+            .map(|info| (info.0, info.1))
+            .collect();
+        let allowed: std::collections::BTreeSet<PeerId> =
+            core.allowed_peers().into_iter().collect();
         let net = self.net.clone();
         tokio::spawn(async move {
             for seen in net.peers().await {
@@ -226,12 +303,18 @@ impl Owner {
         });
     }
 
-    fn logs(&self, job: JobId, task: Option<u32>, from: u64, answer: Answer<crate::command::LogPage>) {
+    fn logs(
+        &self,
+        job: JobId,
+        task: Option<u32>,
+        from: u64,
+        answer: Answer<crate::command::LogPage>,
+    ) {
         let hub = self.hub.clone();
         tokio::task::spawn_blocking(move || {
-            let page = hub.page(job, task, from).map_err(|error| {
-                CommandError::new(ErrorCode::Internal, error.to_string())
-            });
+            let page = hub
+                .page(job, task, from)
+                .map_err(|error| CommandError::new(ErrorCode::Internal, error.to_string()));
             give(answer, page);
         });
     }

@@ -64,7 +64,13 @@ pub(super) async fn prepare(
     if let Err(failure) = &result {
         tracing::info!(job = %hosted.job, submitter = %hosted.submitter, failure = %failure.message, "environment failed");
     }
-    context.say(Input::Prepared { hosted, step: template.step, result }).await;
+    context
+        .say(Input::Prepared {
+            hosted,
+            step: template.step,
+            result,
+        })
+        .await;
 }
 
 async fn work(
@@ -76,12 +82,21 @@ async fn work(
     let mut inputs = Vec::with_capacity(template.inputs.len());
     for input in &template.inputs {
         inputs.push(match input.source {
-            InputSource::Shared(blob) => Some(Arc::new(fetch(context, hosted, template.step, blob).await?)),
+            InputSource::Shared(blob) => {
+                Some(Arc::new(fetch(context, hosted, template.step, blob).await?))
+            }
             InputSource::PerTask(_) => None,
         });
     }
     let program = program_file(context, hosted, template).await?;
-    report(context, hosted, template.step, Phase::Environment, PrepareProgress::default()).await;
+    report(
+        context,
+        hosted,
+        template.step,
+        Phase::Environment,
+        PrepareProgress::default(),
+    )
+    .await;
     let (progress, mut steps) = mpsc::channel(PROGRESS_QUEUE);
     let runtime = template.program.runtime();
     let preparing = context.exec.prepare(runtime, program, progress);
@@ -95,7 +110,14 @@ async fn work(
     // Set once: a step is prepared by one task only.
     let _only_once = step.inputs.set(inputs);
     let _only_once = step.environment.set(environment);
-    report(context, hosted, template.step, Phase::Ready, PrepareProgress::default()).await;
+    report(
+        context,
+        hosted,
+        template.step,
+        Phase::Ready,
+        PrepareProgress::default(),
+    )
+    .await;
     Ok(())
 }
 
@@ -106,7 +128,15 @@ async fn report(
     phase: Phase,
     PrepareProgress { done, total }: PrepareProgress,
 ) {
-    context.say(Input::Preparing { hosted, step, phase, done, total }).await;
+    context
+        .say(Input::Preparing {
+            hosted,
+            step,
+            phase,
+            done,
+            total,
+        })
+        .await;
 }
 
 /// Brings a blob here and pins it for the job.
@@ -118,16 +148,24 @@ async fn fetch(
 ) -> Result<Manifest, Failure> {
     let (sender, mut steps) = mpsc::channel::<Progress>(PROGRESS_QUEUE);
     let owner = PinOwner::job(hosted.scope());
-    let fetching = context.fetcher.fetch(hosted.submitter, hosted.job, blob, owner, Some(sender));
+    let fetching = context
+        .fetcher
+        .fetch(hosted.submitter, hosted.job, blob, owner, Some(sender));
     let forwarding = async {
         while let Some(at) = steps.recv().await {
-            let at = PrepareProgress { done: at.done, total: at.total };
+            let at = PrepareProgress {
+                done: at.done,
+                total: at.total,
+            };
             report(context, hosted, step, Phase::Fetching, at).await;
         }
     };
     let (manifest, ()) = tokio::join!(fetching, forwarding);
     manifest.map_err(|error| {
-        Failure::new(FailureKind::InputUnavailable, format!("an input did not arrive: {error}"))
+        Failure::new(
+            FailureKind::InputUnavailable,
+            format!("an input did not arrive: {error}"),
+        )
     })
 }
 
@@ -137,7 +175,9 @@ async fn program_file(
     template: &TaskTemplate,
 ) -> Result<ProgramFile, Failure> {
     match &template.program {
-        Program::Image { reference } => Ok(ProgramFile::Image { reference: reference.clone() }),
+        Program::Image { reference } => Ok(ProgramFile::Image {
+            reference: reference.clone(),
+        }),
         Program::Wasm { module } => {
             let manifest = fetch(context, hosted, template.step, *module).await?;
             let path = write_module(context, hosted, template.step, manifest).await?;
@@ -154,10 +194,15 @@ async fn write_module(
 ) -> Result<PathBuf, Failure> {
     let (dirs, store) = (context.dirs.clone(), context.blobs.clone());
     let written = tokio::task::spawn_blocking(move || {
-        let folder = dirs.make_common(&hosted).map_err(|error| error.to_string())?;
+        let folder = dirs
+            .make_common(&hosted)
+            .map_err(|error| error.to_string())?;
         let name = format!("step-{step}.wasm");
         let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
-        let options = MaterializeOptions { max_bytes: MAX_MODULE_BYTES, owner: None };
+        let options = MaterializeOptions {
+            max_bytes: MAX_MODULE_BYTES,
+            owner: None,
+        };
         blobs::materialize(&store, &manifest, &root, name.as_bytes(), options)
             .map_err(|error| error.to_string())?;
         Ok::<_, String>(folder.join(name))
@@ -165,6 +210,9 @@ async fn write_module(
     match written.await {
         Ok(Ok(path)) => Ok(path),
         Ok(Err(message)) => Err(Failure::new(FailureKind::Host, message)),
-        Err(_) => Err(Failure::new(FailureKind::Host, "writing the module was interrupted")),
+        Err(_) => Err(Failure::new(
+            FailureKind::Host,
+            "writing the module was interrupted",
+        )),
     }
 }

@@ -21,7 +21,11 @@ pub(super) struct Probed {
 }
 
 pub(super) async fn look(exec: &Exec) -> Probed {
-    let mut probed = Probed { working: Vec::new(), runtimes: Vec::new(), images: Vec::new() };
+    let mut probed = Probed {
+        working: Vec::new(),
+        runtimes: Vec::new(),
+        images: Vec::new(),
+    };
     for (runtime, report) in exec.probe().await {
         let working = report.version.as_ref().map(|_| ()).map_err(Clone::clone);
         probed.working.push((runtime, working));
@@ -29,7 +33,11 @@ pub(super) async fn look(exec: &Exec) -> Probed {
             Ok(version) => (Some(version), None),
             Err(problem) => (None, Some(problem)),
         };
-        probed.runtimes.push(RuntimeStatus { runtime, version, problem });
+        probed.runtimes.push(RuntimeStatus {
+            runtime,
+            version,
+            problem,
+        });
         probed.images.extend(report.images);
     }
     probed

@@ -15,7 +15,11 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(5);
 
 /// Stores connected peers until the driver is gone.
-pub(super) async fn remember(net: NetHandle, writer: Writer<Batch>, driver: mpsc::Sender<Internal>) {
+pub(super) async fn remember(
+    net: NetHandle,
+    writer: Writer<Batch>,
+    driver: mpsc::Sender<Internal>,
+) {
     let mut wait = FIRST;
     loop {
         tokio::select! {

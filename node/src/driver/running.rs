@@ -45,7 +45,12 @@ pub(super) async fn run(context: HostContext, run: Run) {
         Ok(outputs) => (Outcome::Succeeded, outputs),
         Err(failure) => (Outcome::Failed(failure), None),
     };
-    let end = RunEnd { outcome, usage, outputs, log_bytes };
+    let end = RunEnd {
+        outcome,
+        usage,
+        outputs,
+        log_bytes,
+    };
     context.say(Input::Ended { run: key, end }).await;
 }
 
@@ -54,8 +59,10 @@ async fn attempt(
     run: Run,
     log_bytes: &mut u64,
 ) -> (Result<Option<BlobRef>, Failure>, Usage) {
-    let Some((environment, step)) =
-        run.step.clone().and_then(|step| Some((step.environment()?, step)))
+    let Some((environment, step)) = run
+        .step
+        .clone()
+        .and_then(|step| Some((step.environment()?, step)))
     else {
         return (Err(host("the environment is gone")), Usage::default());
     };
@@ -102,7 +109,10 @@ async fn prepare_dir(
     rendered: &RenderedTask,
 ) -> Result<PathBuf, Failure> {
     if !has_files(rendered) {
-        return context.dirs.make(&run.key).map_err(|error| host(error.to_string()));
+        return context
+            .dirs
+            .make(&run.key)
+            .map_err(|error| host(error.to_string()));
     }
     let mut inputs: Vec<(Vec<u8>, Arc<Manifest>)> = Vec::with_capacity(rendered.inputs.len());
     for (position, input) in rendered.inputs.iter().enumerate() {
@@ -116,7 +126,10 @@ async fn prepare_dir(
     }
     let (dirs, store, key) = (context.dirs.clone(), context.blobs.clone(), run.key);
     let folders: Vec<String> = rendered.folders().into_iter().map(str::to_owned).collect();
-    let options = MaterializeOptions { max_bytes: run.template.resources.disk.0, owner: None };
+    let options = MaterializeOptions {
+        max_bytes: run.template.resources.disk.0,
+        owner: None,
+    };
     blocking(move || {
         let work_dir = dirs.make(&key).map_err(|error| host(error.to_string()))?;
         let root = std::fs::File::open(&work_dir)
@@ -134,17 +147,23 @@ async fn prepare_dir(
     .await
 }
 
-async fn fetch_input(
-    context: &HostContext,
-    run: &Run,
-    blob: BlobRef,
-) -> Result<Manifest, Failure> {
+async fn fetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<Manifest, Failure> {
     let task = run.key.attempt.task;
-    let hosted = HostedJob { submitter: run.key.submitter, job: task.job };
+    let hosted = HostedJob {
+        submitter: run.key.submitter,
+        job: task.job,
+    };
     let owner = PinOwner::job(hosted.scope());
-    context.fetcher.fetch(run.key.submitter, task.job, blob, owner, None).await.map_err(|error| {
-        Failure::new(FailureKind::InputUnavailable, format!("an input did not arrive: {error}"))
-    })
+    context
+        .fetcher
+        .fetch(run.key.submitter, task.job, blob, owner, None)
+        .await
+        .map_err(|error| {
+            Failure::new(
+                FailureKind::InputUnavailable,
+                format!("an input did not arrive: {error}"),
+            )
+        })
 }
 
 fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
@@ -207,9 +226,16 @@ async fn collect(
         return Ok(None);
     }
     let store = context.blobs.clone();
-    let globs: Vec<String> = rendered.outputs.iter().map(|output| output.glob.clone()).collect();
+    let globs: Vec<String> = rendered
+        .outputs
+        .iter()
+        .map(|output| output.glob.clone())
+        .collect();
     let (work_dir, owner) = (work_dir.to_path_buf(), run.key.pin_owner());
-    let limits = Limits { bytes: run.template.resources.disk.0, ..Limits::default() };
+    let limits = Limits {
+        bytes: run.template.resources.disk.0,
+        ..Limits::default()
+    };
     let allow_empty = run.template.allow_empty_outputs;
     blocking(move || {
         let bad = |message: String| Failure::new(FailureKind::BadOutput, message);
@@ -252,6 +278,8 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(_) => Err(host("the node was interrupted while it handled the task's files")),
+        Err(_) => Err(host(
+            "the node was interrupted while it handled the task's files",
+        )),
     }
 }

@@ -34,7 +34,10 @@ impl Submitter {
         let reading = tokio::task::spawn_blocking(move || this.read(&job));
         match reading.await {
             Ok(read) => read,
-            Err(_) => Err(CommandError::new(ErrorCode::Internal, "reading the job was interrupted")),
+            Err(_) => Err(CommandError::new(
+                ErrorCode::Internal,
+                "reading the job was interrupted",
+            )),
         }
     }
 
@@ -46,21 +49,34 @@ impl Submitter {
         let mut plan = resolved.plan(&blobs);
         apply(job, &mut plan)?;
         let out = out_folder(job, &plan.name, id, &self.outputs);
-        Ok((id, Input::Submit { job: id, plan: Arc::new(plan), out: Some(out) }))
+        Ok((
+            id,
+            Input::Submit {
+                job: id,
+                plan: Arc::new(plan),
+                out: Some(out),
+            },
+        ))
     }
 
-    fn read_sources(&self, id: JobId, resolved: &ResolvedJob) -> Result<Vec<BlobRef>, CommandError> {
+    fn read_sources(
+        &self,
+        id: JobId,
+        resolved: &ResolvedJob,
+    ) -> Result<Vec<BlobRef>, CommandError> {
         resolved
             .sources()
             .iter()
             .map(|path| {
                 let owner = PinOwner::job(PinScope::Own(id));
-                blobs::ingest_path(&self.blobs, owner, path, Limits::default(), &mut |_| ControlFlow::Continue(()))
-                    .map(|(blob, _)| blob)
-                    .map_err(|error| {
-                        let message = format!("an input cannot be read: {error}");
-                        CommandError::new(ErrorCode::Invalid, message)
-                    })
+                blobs::ingest_path(&self.blobs, owner, path, Limits::default(), &|_| {
+                    ControlFlow::Continue(())
+                })
+                .map(|(blob, _)| blob)
+                .map_err(|error| {
+                    let message = format!("an input cannot be read: {error}");
+                    CommandError::new(ErrorCode::Invalid, message)
+                })
             })
             .collect()
     }
@@ -73,7 +89,11 @@ fn resolve(job: &CreateJob) -> Result<ResolvedJob, CommandError> {
             [one] => one.clone(),
             several => format!("{} has {} faults", job.file, several.len()),
         };
-        CommandError { code: ErrorCode::Invalid, message, details }
+        CommandError {
+            code: ErrorCode::Invalid,
+            message,
+            details,
+        }
     };
     jobfile::load(&job.toml, &job.file, Path::new(&job.folder)).map_err(wrong)
 }
@@ -86,7 +106,9 @@ fn apply(job: &CreateJob, plan: &mut JobPlan) -> Result<(), CommandError> {
             .iter()
             .map(|text| {
                 text.parse::<PeerId>().map_err(|_| {
-                    let message = format!("`{text}` is not a peer id; `p2pnode peers` lists those that are known");
+                    let message = format!(
+                        "`{text}` is not a peer id; `p2pnode peers` lists those that are known"
+                    );
                     CommandError::new(ErrorCode::Invalid, message)
                 })
             })
@@ -102,14 +124,24 @@ fn out_folder(job: &CreateJob, name: &str, id: JobId, default: &Path) -> String 
     if let Some(out) = &job.out {
         return out.clone();
     }
-    let parent = job.out_parent.as_ref().map_or(default, |parent| Path::new(parent));
-    parent.join(format!("{name}-{id}")).to_string_lossy().into_owned()
+    let parent = job
+        .out_parent
+        .as_ref()
+        .map_or(default, |parent| Path::new(parent));
+    parent
+        .join(format!("{name}-{id}"))
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The plan of a job that is only to be looked at: inputs are not read, their blobs are empty names.
 pub(super) fn plan_without_blobs(job: &CreateJob) -> Result<JobPlan, CommandError> {
     let resolved = resolve(job)?;
-    let nothing = BlobRef { digest: Digest::of(&[]), manifest_bytes: 0, content_bytes: 0 };
+    let nothing = BlobRef {
+        digest: Digest::of(&[]),
+        manifest_bytes: 0,
+        content_bytes: 0,
+    };
     let mut plan = resolved.plan(&vec![nothing; resolved.sources().len()]);
     apply(job, &mut plan)?;
     Ok(plan)
@@ -122,10 +154,17 @@ pub(super) fn blobs_of(plan: &JobPlan) -> impl Iterator<Item = BlobRef> + '_ {
             Program::Wasm { module } => Some(*module),
             Program::Image { .. } => None,
         };
-        let shared = step.template.inputs.iter().filter_map(|input| match input.source {
-            InputSource::Shared(blob) => Some(blob),
-            InputSource::PerTask(_) => None,
-        });
-        program.into_iter().chain(shared).chain(step.per_task_inputs.iter().flatten().copied())
+        let shared = step
+            .template
+            .inputs
+            .iter()
+            .filter_map(|input| match input.source {
+                InputSource::Shared(blob) => Some(blob),
+                InputSource::PerTask(_) => None,
+            });
+        program
+            .into_iter()
+            .chain(shared)
+            .chain(step.per_task_inputs.iter().flatten().copied())
     })
 }

@@ -26,8 +26,13 @@ impl Exec {
     /// A registry of these runtimes, one a kind.
     #[must_use]
     pub fn new(runtimes: Vec<Arc<dyn Runtime>>) -> Self {
-        let runtimes = runtimes.into_iter().map(|runtime| (runtime.kind(), runtime)).collect();
-        Self { runtimes: Arc::new(runtimes) }
+        let runtimes = runtimes
+            .into_iter()
+            .map(|runtime| (runtime.kind(), runtime))
+            .collect();
+        Self {
+            runtimes: Arc::new(runtimes),
+        }
     }
 
     /// Asks every runtime whether it can run tasks now.
@@ -51,7 +56,10 @@ impl Exec {
     ) -> Result<Arc<dyn Environment>, Failure> {
         match self.runtimes.get(&kind) {
             Some(runtime) => runtime.prepare(program, progress).await,
-            None => Err(Failure::new(FailureKind::Host, format!("this node has no {kind} runtime"))),
+            None => Err(Failure::new(
+                FailureKind::Host,
+                format!("this node has no {kind} runtime"),
+            )),
         }
     }
 

@@ -36,7 +36,8 @@ impl WorkDirs {
     #[must_use]
     pub fn of_job(&self, hosted: &HostedJob) -> PathBuf {
         // The whole peer id, so that no submitter can reach another's directory by a like name.
-        self.root.join(format!("{}-{}", hosted.job, hosted.submitter))
+        self.root
+            .join(format!("{}-{}", hosted.job, hosted.submitter))
     }
 
     /// Where the program and other things common to the job's tasks are kept.
@@ -47,8 +48,12 @@ impl WorkDirs {
 
     fn of_run(&self, run: &RunKey) -> PathBuf {
         let AttemptKey { task, attempt } = run.attempt;
-        let hosted = HostedJob { submitter: run.submitter, job: task.job };
-        self.of_job(&hosted).join(format!("{}.{}.{attempt}", task.step, task.index))
+        let hosted = HostedJob {
+            submitter: run.submitter,
+            job: task.job,
+        };
+        self.of_job(&hosted)
+            .join(format!("{}.{}.{attempt}", task.step, task.index))
     }
 
     /// Makes the directory for what a job's tasks share.
@@ -86,7 +91,11 @@ fn make(path: PathBuf) -> Result<PathBuf, WorkDirError> {
     });
     match made {
         Ok(()) => Ok(path),
-        Err(source) => Err(WorkDirError { action: "make", path, source }),
+        Err(source) => Err(WorkDirError {
+            action: "make",
+            path,
+            source,
+        }),
     }
 }
 

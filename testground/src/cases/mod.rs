@@ -12,7 +12,9 @@ use crate::lab::{Lab, median, spread};
 
 /// A module that does nothing.
 fn no_op() -> Result<Vec<u8>> {
-    Ok(wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#)?)
+    Ok(wat::parse_str(
+        r#"(module (memory (export "memory") 1) (func (export "_start")))"#,
+    )?)
 }
 
 fn no_op_job(tasks: u32) -> String {
@@ -23,7 +25,10 @@ fn no_op_job(tasks: u32) -> String {
 
 fn succeeded(events: &[Value], tasks: u64) -> Result<&Value> {
     let last = events.last().context("no events")?;
-    ensure!(last["tasks"]["succeeded"] == tasks, "not all tasks succeeded: {last}");
+    ensure!(
+        last["tasks"]["succeeded"] == tasks,
+        "not all tasks succeeded: {last}"
+    );
     Ok(last)
 }
 
@@ -47,8 +52,14 @@ pub fn latency(lab: &Lab, runs: usize) -> Result<()> {
             versions.push(began.elapsed());
         }
     }
-    println!("one tiny WASM task, command line's start to its end: {}", spread(times));
-    println!("of which starting the program (--version): {}", spread(versions));
+    println!(
+        "one tiny WASM task, command line's start to its end: {}",
+        spread(times)
+    );
+    println!(
+        "of which starting the program (--version): {}",
+        spread(versions)
+    );
     Ok(())
 }
 
@@ -88,11 +99,23 @@ pub fn transfer(lab: &Lab, mib: u64) -> Result<()> {
     let last = succeeded(&events, 1)?;
     let wall = Duration::from_millis(last["wall_ms"].as_u64().unwrap_or(1).max(1));
     let rate = |time: Duration| (mib << 20) as f64 / 1e6 / time.as_secs_f64();
-    println!("{mib} MiB input, command line's start to its end: {:.0} MB/s ({took:.2?})", rate(took));
-    println!("the same from the job's storing on: {:.0} MB/s ({wall:.2?})", rate(wall));
+    println!(
+        "{mib} MiB input, command line's start to its end: {:.0} MB/s ({took:.2?})",
+        rate(took)
+    );
+    println!(
+        "the same from the job's storing on: {:.0} MB/s ({wall:.2?})",
+        rate(wall)
+    );
     let bare = bare::stream(mib << 20)?;
-    println!("a bare libp2p stream (TCP, noise, yamux): {:.0} MB/s ({bare:.2?})", rate(bare));
-    println!("ratio to the bare stream: {:.2}", bare.as_secs_f64() / wall.as_secs_f64());
+    println!(
+        "a bare libp2p stream (TCP, noise, yamux): {:.0} MB/s ({bare:.2?})",
+        rate(bare)
+    );
+    println!(
+        "ratio to the bare stream: {:.2}",
+        bare.as_secs_f64() / wall.as_secs_f64()
+    );
     Ok(())
 }
 
@@ -128,7 +151,10 @@ pub fn discovery(lab: &Lab, runs: usize) -> Result<()> {
         from_start.push(began.elapsed());
         from_ready.push(began.elapsed().saturating_sub(ready));
     }
-    println!("a new provider is known elsewhere after its start: {}", spread(from_start));
+    println!(
+        "a new provider is known elsewhere after its start: {}",
+        spread(from_start)
+    );
     println!("after its `ready`: {}", spread(from_ready));
     Ok(())
 }
@@ -140,13 +166,27 @@ pub fn idle(lab: &Lab, seconds: u64) -> Result<()> {
     let mine = lab.start("me", "join", &[], Some(&first))?;
     lab.wait_until_known("me", &first.id)?;
     std::thread::sleep(Duration::from_secs(seconds));
-    for (what, node) in [("a provider", &first), ("a node that offers nothing", &mine)] {
+    for (what, node) in [
+        ("a provider", &first),
+        ("a node that offers nothing", &mine),
+    ] {
         let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid()))?;
         let of = |key: &str| {
-            let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-            line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+            let line = status
+                .lines()
+                .find(|line| line.starts_with(key))
+                .unwrap_or_default();
+            line.split_whitespace()
+                .nth(1)
+                .and_then(|kib| kib.parse::<f64>().ok())
+                .unwrap_or(0.0)
+                / 1024.0
         };
-        println!("{what} after {seconds} s: {:.1} MiB resident, {:.1} MiB at most", of("VmRSS"), of("VmHWM"));
+        println!(
+            "{what} after {seconds} s: {:.1} MiB resident, {:.1} MiB at most",
+            of("VmRSS"),
+            of("VmHWM")
+        );
     }
     Ok(())
 }
@@ -180,9 +220,27 @@ pub fn docker(lab: &Lab, runs: usize) -> Result<()> {
 fn docker_run(mount: &std::path::Path) -> Result<()> {
     std::fs::create_dir_all(mount)?;
     let status = Command::new("docker")
-        .args(["run", "--rm", "--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges"])
-        .args(["--read-only", "--tmpfs=/tmp:size=64m", "--user=65534:65534", "--pids-limit=512", "--init"])
-        .args(["--memory=64m", "--memory-swap=64m", "--cpus=1", "--log-driver=none", "--ipc=private"])
+        .args([
+            "run",
+            "--rm",
+            "--network=none",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+        ])
+        .args([
+            "--read-only",
+            "--tmpfs=/tmp:size=64m",
+            "--user=65534:65534",
+            "--pids-limit=512",
+            "--init",
+        ])
+        .args([
+            "--memory=64m",
+            "--memory-swap=64m",
+            "--cpus=1",
+            "--log-driver=none",
+            "--ipc=private",
+        ])
         .arg(format!("--volume={}:/work", mount.display()))
         .args(["--workdir=/work", "p2pnode-test:1", "true"])
         .stdout(Stdio::null())

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use p2pnode_protocol::api::{CreateJob, Event, JobState, JobUsage, PeerInfo, TaskCounts, TaskState};
+use p2pnode_protocol::api::{
+    CreateJob, Event, JobState, JobUsage, PeerInfo, TaskCounts, TaskState,
+};
 use serde::Serialize;
 
 use self::providers::Providers;
@@ -62,7 +64,10 @@ pub async fn demo(global: &Global, args: &DemoArgs) -> Result<ExitCode, Failure>
     std::fs::create_dir_all(&args.out)
         .map_err(|error| Failure::usage(format!("{}: {error}", args.out.display())))?;
     let home = scratch.path().join("submitter");
-    let own = Global { data_dir: Some(home), ..global.clone() };
+    let own = Global {
+        data_dir: Some(home),
+        ..global.clone()
+    };
     let me = here::peer_id(&own)?;
     let say = |text: String| {
         if !global.json {
@@ -103,11 +108,16 @@ async fn render(
     let rendered = async {
         discover(&client, providers).await?;
         let discovery_ms = began.elapsed().as_millis() as u64;
-        say(format!("found {PROVIDERS} providers through the DHT in {discovery_ms} ms"));
+        say(format!(
+            "found {PROVIDERS} providers through the DHT in {discovery_ms} ms"
+        ));
         let request = job(scratch, &args.out)?;
         let events = client.events(Method::POST, "/jobs", &request).await?;
         let mut watch = Watch::new(providers, args.kill_one, !own.json);
-        watch.to_the_end(events).await.map(|end| (discovery_ms, end, watch.killed))
+        watch
+            .to_the_end(events)
+            .await
+            .map(|end| (discovery_ms, end, watch.killed))
     }
     .await;
     node.stop().await.map_err(here::node_failure)?;
@@ -135,7 +145,8 @@ async fn discover(client: &Client, providers: &Providers) -> Result<(), Failure>
             .ids()
             .filter(|id| {
                 peers.iter().any(|peer| {
-                    peer.peer == **id && peer.capacity.as_ref().is_some_and(|total| total.cpus.0 > 0)
+                    peer.peer == **id
+                        && peer.capacity.as_ref().is_some_and(|total| total.cpus.0 > 0)
                 })
             })
             .count();
@@ -143,7 +154,9 @@ async fn discover(client: &Client, providers: &Providers) -> Result<(), Failure>
             return Ok(());
         }
         if began.elapsed() > DISCOVERY_LIMIT {
-            return Err(Failure::nobody(format!("found {found} of {PROVIDERS} providers in {DISCOVERY_LIMIT:?}")));
+            return Err(Failure::nobody(format!(
+                "found {found} of {PROVIDERS} providers in {DISCOVERY_LIMIT:?}"
+            )));
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
@@ -204,17 +217,39 @@ impl<'a> Watch<'a> {
             providers.named().map(bar).collect()
         });
         let plain = show && bars.is_none();
-        Self { providers, kill, killed: None, total: 0, done: 0, bars, plain }
+        Self {
+            providers,
+            kill,
+            killed: None,
+            total: 0,
+            done: 0,
+            bars,
+            plain,
+        }
     }
 
     async fn to_the_end(&mut self, mut events: EventStream) -> Result<End, Failure> {
         while let Some(event) = events.next().await? {
-            if let Event::JobFinished { state, tasks, peers, usage, wall_ms, notes, .. } = event {
+            if let Event::JobFinished {
+                state,
+                tasks,
+                peers,
+                usage,
+                wall_ms,
+                notes,
+                ..
+            } = event
+            {
                 for bar in self.bars.iter().flat_map(BTreeMap::values) {
                     bar.abandon();
                 }
                 if state == JobState::Succeeded {
-                    return Ok(End { tasks, peers, usage, wall_ms });
+                    return Ok(End {
+                        tasks,
+                        peers,
+                        usage,
+                        wall_ms,
+                    });
                 }
                 return Err(Failure::internal("the demo's job failed").with_details(notes));
             }
@@ -238,7 +273,11 @@ impl<'a> Watch<'a> {
                     bar.set_message(format!("renders task {index}"));
                 }
             }
-            Event::TaskFinished { peer, state: TaskState::Succeeded, .. } => {
+            Event::TaskFinished {
+                peer,
+                state: TaskState::Succeeded,
+                ..
+            } => {
                 self.done += 1;
                 if let Some(bar) = self.bars.as_ref().and_then(|bars| bars.get(peer)) {
                     bar.inc(1);
@@ -277,16 +316,34 @@ impl<'a> Watch<'a> {
 }
 
 fn print(summary: &Summary, providers: &Providers) {
-    output::line(format!("{} frames in {:.1} s", summary.frames, summary.wall_ms as f64 / 1_000.0));
+    output::line(format!(
+        "{} frames in {:.1} s",
+        summary.frames,
+        summary.wall_ms as f64 / 1_000.0
+    ));
     for (peer, frames) in &summary.frames_by_peer {
-        output::line(format!("  {:12} {frames} frames  {peer}", providers.name_of(peer)));
+        output::line(format!(
+            "  {:12} {frames} frames  {peer}",
+            providers.name_of(peer)
+        ));
     }
     output::line(format!("discovery   {} ms", summary.discovery_ms));
-    output::line(format!("CPU time    {:.1} s", summary.cpu_ms as f64 / 1_000.0));
-    output::line(format!("bytes moved {}", p2pnode_protocol::Bytes(summary.bytes_moved)));
+    output::line(format!(
+        "CPU time    {:.1} s",
+        summary.cpu_ms as f64 / 1_000.0
+    ));
+    output::line(format!(
+        "bytes moved {}",
+        p2pnode_protocol::Bytes(summary.bytes_moved)
+    ));
     if let (Some(peer), Some(moved)) = (&summary.killed_peer, summary.tasks_moved) {
-        output::line(format!("killed      {} in mid-render, {moved} tasks moved", providers.name_of(peer)));
+        output::line(format!(
+            "killed      {} in mid-render, {moved} tasks moved",
+            providers.name_of(peer)
+        ));
     }
     let out = summary.out.display();
-    output::line(format!("look at     {out}/animation.png, {out}/contact-sheet.png, {out}/frames/"));
+    output::line(format!(
+        "look at     {out}/animation.png, {out}/contact-sheet.png, {out}/frames/"
+    ));
 }

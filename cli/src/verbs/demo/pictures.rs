@@ -31,12 +31,21 @@ pub fn make(out: &Path) -> Result<u64, Failure> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "png"))
         .collect();
     paths.sort();
-    let frames = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    let frames = paths
+        .iter()
+        .map(|path| read(path))
+        .collect::<Result<Vec<_>, _>>()?;
     let Some(first) = frames.first() else {
         return Err(Failure::internal("the job delivered no frames"));
     };
-    if let Some(odd) = frames.iter().position(|frame| (frame.width, frame.height) != (first.width, first.height)) {
-        return Err(Failure::internal(format!("{} has another size than the first frame", paths[odd].display())));
+    if let Some(odd) = frames
+        .iter()
+        .position(|frame| (frame.width, frame.height) != (first.width, first.height))
+    {
+        return Err(Failure::internal(format!(
+            "{} has another size than the first frame",
+            paths[odd].display()
+        )));
     }
     animation(&out.join("animation.png"), &frames)?;
     contact_sheet(&out.join("contact-sheet.png"), &frames)?;
@@ -52,20 +61,31 @@ fn read(path: &Path) -> Result<Frame, Failure> {
     let mut decoder = png::Decoder::new(BufReader::new(file));
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(|error| failed(path, &error))?;
-    let size = reader.output_buffer_size().ok_or_else(|| failed(path, &"too large"))?;
+    let size = reader
+        .output_buffer_size()
+        .ok_or_else(|| failed(path, &"too large"))?;
     let mut pixels = vec![0; size];
-    let info = reader.next_frame(&mut pixels).map_err(|error| failed(path, &error))?;
+    let info = reader
+        .next_frame(&mut pixels)
+        .map_err(|error| failed(path, &error))?;
     if info.color_type != png::ColorType::Rgb {
         return Err(failed(path, &"not an RGB picture"));
     }
     pixels.truncate(info.buffer_size());
-    Ok(Frame { width: info.width as usize, height: info.height as usize, pixels })
+    Ok(Frame {
+        width: info.width as usize,
+        height: info.height as usize,
+        pixels,
+    })
 }
 
 fn animation(path: &Path, frames: &[Frame]) -> Result<(), Failure> {
     let file = File::create(path).map_err(|error| failed(path, &error))?;
-    let mut encoder =
-        png::Encoder::new(BufWriter::new(file), frames[0].width as u32, frames[0].height as u32);
+    let mut encoder = png::Encoder::new(
+        BufWriter::new(file),
+        frames[0].width as u32,
+        frames[0].height as u32,
+    );
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let written = encoder
@@ -101,8 +121,11 @@ fn contact_sheet(path: &Path, frames: &[Frame]) -> Result<(), Failure> {
         }
     }
     let file = File::create(path).map_err(|error| failed(path, &error))?;
-    let mut encoder =
-        png::Encoder::new(BufWriter::new(file), sheet_width as u32, sheet_height as u32);
+    let mut encoder = png::Encoder::new(
+        BufWriter::new(file),
+        sheet_width as u32,
+        sheet_height as u32,
+    );
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let written = encoder.write_header().and_then(|mut writer| {

@@ -55,7 +55,9 @@ impl Providers {
 
     /// Peer ids and names.
     pub fn named(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.all.iter().map(|provider| (&provider.id, &provider.name))
+        self.all
+            .iter()
+            .map(|provider| (&provider.id, &provider.name))
     }
 
     /// A provider's name.
@@ -67,22 +69,33 @@ impl Providers {
     /// Ends a provider with SIGKILL.
     pub async fn kill(&mut self, peer: &str) -> Result<(), Failure> {
         let Some(provider) = self.all.iter_mut().find(|provider| provider.id == peer) else {
-            return Err(Failure::internal(format!("{peer} is none of the demo's providers")));
+            return Err(Failure::internal(format!(
+                "{peer} is none of the demo's providers"
+            )));
         };
         let killed = provider.child.kill().await;
-        killed.map_err(|error| Failure::internal(format!("{} could not be killed: {error}", provider.name)))
+        killed.map_err(|error| {
+            Failure::internal(format!("{} could not be killed: {error}", provider.name))
+        })
     }
 
     /// Ends all providers.
     pub async fn stop(&mut self) {
         for provider in &self.all {
-            if let Some(pid) = provider.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            if let Some(pid) = provider
+                .child
+                .id()
+                .and_then(|id| Pid::from_raw(id.cast_signed()))
+            {
                 // It may have ended by itself.
                 let _gone = kill_process(pid, Signal::TERM);
             }
         }
         for provider in &mut self.all {
-            if tokio::time::timeout(STOP_LIMIT, provider.child.wait()).await.is_err() {
+            if tokio::time::timeout(STOP_LIMIT, provider.child.wait())
+                .await
+                .is_err()
+            {
                 let _gone = provider.child.kill().await;
             }
         }
@@ -96,14 +109,23 @@ async fn launch(
     bootstrap: Option<&str>,
 ) -> Result<(Provider, String), Failure> {
     let name = format!("provider-{number}");
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::internal(format!("this program's own file is not found: {error}")))?;
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::internal(format!("this program's own file is not found: {error}"))
+    })?;
     let mut command = Command::new(program);
     command
         .arg("offer")
         .arg("--data-dir")
         .arg(scratch.join(&name))
-        .args(["--listen", LISTEN, "--no-mdns", "--name", &name, "--allow", submitter])
+        .args([
+            "--listen",
+            LISTEN,
+            "--no-mdns",
+            "--name",
+            &name,
+            "--allow",
+            submitter,
+        ])
         .args(["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"])
         .env_remove("P2PNODE_DATA_DIR")
         .stdin(Stdio::null())
@@ -115,7 +137,10 @@ async fn launch(
     }
     let failed = |why: String| Failure::internal(format!("{name} did not start: {why}"));
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-    let stdout = child.stdout.take().ok_or_else(|| failed("no stdout".into()))?;
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| failed("no stdout".into()))?;
     let mut lines = BufReader::new(stdout).lines();
     let ready = tokio::time::timeout(READY_LIMIT, lines.next_line()).await;
     let line = match ready {
@@ -127,8 +152,19 @@ async fn launch(
     let mut words = line.split_whitespace();
     match (words.next(), words.next(), words.next()) {
         (Some("ready"), Some(id), Some(address)) => {
-            let full = if address.contains("/p2p/") { address.to_owned() } else { format!("{address}/p2p/{id}") };
-            Ok((Provider { name, id: id.to_owned(), child }, full))
+            let full = if address.contains("/p2p/") {
+                address.to_owned()
+            } else {
+                format!("{address}/p2p/{id}")
+            };
+            Ok((
+                Provider {
+                    name,
+                    id: id.to_owned(),
+                    child,
+                },
+                full,
+            ))
         }
         _ => Err(failed(format!("it said `{line}`"))),
     }

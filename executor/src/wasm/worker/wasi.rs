@@ -65,7 +65,8 @@ pub fn add_to_linker(linker: &mut Linker<TaskState>) -> Result<()> {
     linker.allow_shadowing(true);
     add_io(linker)?;
     add_descriptors(linker)?;
-    add_paths(linker)?;
+    add_open(linker)?;
+    add_entries(linker)?;
     linker.func_wrap_async(
         MODULE,
         "poll_oneoff",
@@ -217,7 +218,7 @@ fn add_descriptors(linker: &mut Linker<TaskState>) -> Result<()> {
     Ok(())
 }
 
-fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
+fn add_open(linker: &mut Linker<TaskState>) -> Result<()> {
     linker.func_wrap_async(
         MODULE,
         "path_open",
@@ -253,6 +254,10 @@ fn add_paths(linker: &mut Linker<TaskState>) -> Result<()> {
             })
         },
     )?;
+    Ok(())
+}
+
+fn add_entries(linker: &mut Linker<TaskState>) -> Result<()> {
     linker.func_wrap_async(
         MODULE,
         "path_create_directory",
