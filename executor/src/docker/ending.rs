@@ -11,7 +11,10 @@ use super::words;
 
 /// Exit codes above this are 128 + the signal that ended the process.
 const SIGNAL_BASE: i64 = 128;
-const SIGKILL: i64 = 9;
+
+/// The exit code of a process that was killed (signal 9).
+pub(super) const KILLED: i64 = SIGNAL_BASE + 9;
+
 /// Sent to a process that writes past the largest file allowed.
 const SIGXFSZ: i64 = 25;
 
@@ -68,9 +71,7 @@ pub(super) fn of_exit(exit: &Exit<'_>) -> Result<(), Failure> {
     let hint = match code {
         126 => format!(" (usually: `{command}` or something it calls is no program)"),
         127 => format!(" (usually: `{command}` or something it calls was not found in the image)"),
-        code if code == SIGNAL_BASE + SIGKILL => {
-            " (killed; usually for going over its memory in one of its processes)".to_owned()
-        }
+        KILLED => " (killed; usually for going over its memory in one of its processes)".to_owned(),
         code if code > SIGNAL_BASE => format!(" (usually: ended by signal {})", code - SIGNAL_BASE),
         _ => String::new(),
     };

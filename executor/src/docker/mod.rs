@@ -11,6 +11,7 @@
 pub mod container;
 mod ending;
 pub mod engine;
+mod exit;
 mod image;
 pub mod labels;
 mod meter;

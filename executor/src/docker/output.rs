@@ -4,10 +4,11 @@
 //! what is still unread two seconds after the process has ended, and those are the lines that say
 //! why. So this module keeps reading, keeps a little, and when the sink falls behind it freezes the
 //! container through a [`Valve`]: a frozen task neither writes nor ends. What is kept is bounded by
-//! [`FULL_BYTES`] and what pipes and the engine hold at the moment of freezing, about 2 MiB.
+//! [`MOST_BYTES`] and what pipes and the engine hold at the moment of freezing, about 2 MiB.
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::LogOutput;
@@ -15,6 +16,7 @@ use bollard::errors::Error;
 use futures::future::{Either, Fuse, FusedFuture, FutureExt};
 use futures::{Stream, StreamExt};
 use p2pnode_protocol::task::Stream as Channel;
+use tokio::time::interval;
 
 use super::watch::Pulse;
 use super::words;
@@ -33,9 +35,16 @@ const HIGH_BYTES: usize = 256 << 10;
 /// The task is thawed when no more than this waits.
 const LOW_BYTES: usize = 64 << 10;
 
-/// Until the task is frozen no more than this is read: freezing takes some 30 ms, in which a task can
-/// write many megabytes.
+/// While the task is being frozen no more than this is read: freezing takes some 30 ms, in which a
+/// task can write many megabytes.
 const FULL_BYTES: usize = 512 << 10;
+
+/// Freezing that takes longer than this may be waiting for the end of a task whose output is unread.
+/// So then [`MORE_BYTES`] more are read each time it passes, up to [`MOST_BYTES`]: well within the
+/// engine's two seconds that is all that pipes and engine can hold.
+const SLOW_FREEZE: Duration = Duration::from_millis(250);
+const MORE_BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 5 << 20;
 
 /// Stops and releases the source of output.
 pub(super) trait Valve: Send + Sync {
@@ -125,10 +134,14 @@ pub(super) async fn pump(
     let mut flow = Flow::Free;
     let mut turning = pin!(Fuse::terminated());
     let mut ended = None;
+    let mut full = FULL_BYTES;
+    let mut slow = interval(SLOW_FREEZE);
     loop {
         match flow {
             Flow::Free if queue.bytes >= HIGH_BYTES && ended.is_none() => {
                 flow = Flow::Freezing;
+                full = FULL_BYTES;
+                slow.reset();
                 turning.set(Either::Left(valve.freeze()).fuse());
             }
             Flow::Frozen if queue.bytes <= LOW_BYTES && ended.is_none() => {
@@ -138,7 +151,7 @@ pub(super) async fn pump(
             _ => {}
         }
         pulse.set_waiting(!queue.chunks.is_empty());
-        let may_read = ended.is_none() && (flow == Flow::Frozen || queue.bytes < FULL_BYTES);
+        let may_read = ended.is_none() && (flow == Flow::Frozen || queue.bytes < full);
         tokio::select! {
             frame = frames.next(), if may_read => match frame {
                 Some(Ok(frame)) => {
@@ -158,6 +171,9 @@ pub(super) async fn pump(
                     (Flow::Freezing, false) => Flow::Unstoppable,
                     _ => Flow::Free,
                 };
+            }
+            _ = slow.tick(), if flow == Flow::Freezing => {
+                full = MOST_BYTES.min(full + MORE_BYTES);
             }
             else => {}
         }

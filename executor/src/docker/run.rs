@@ -12,12 +12,9 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::AttachContainerResults;
-use bollard::errors::Error;
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
-    StartContainerOptions, WaitContainerOptions,
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, StartContainerOptions,
 };
-use futures::StreamExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -25,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::container::{Sandbox, TaskUser, create_body};
-use super::ending::{self, Exit};
 use super::engine::{Connected, Engine};
 use super::image::Image;
 use super::meter::Meter;
@@ -34,6 +30,7 @@ use super::reaper::Reaper;
 use super::remove;
 use super::watch::{self, Limits, Pulse};
 use super::workdir::{self, Measure};
+use super::{ending, exit};
 use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
 
@@ -280,12 +277,12 @@ impl Run {
         drop(input);
         let valve = Freezer { docker, id: &id };
         let mut pump = Box::pin(output::pump(output, log, &self.pulse, &valve));
-        let mut exit = pin!(wait(docker, &id));
+        let mut ended = pin!(exit::wait(docker, &id));
         let mut watch = pin!(watch::watch(limits, meter, &self.pulse));
         let mut pumped = None;
         let exited = loop {
             tokio::select! {
-                code = &mut exit => break code.map_err(|error| ending::of_loss("the task was lost", &error)),
+                code = &mut ended => break code.map_err(|error| ending::of_loss("the task was lost", &error)),
                 result = &mut pump, if pumped.is_none() => pumped = Some(result),
                 failure = &mut watch => break Err(failure),
                 failure = self.stops.stopped() => break Err(failure),
@@ -317,55 +314,6 @@ impl Run {
         };
         let head =
             pumped.map_err(|error| ending::of_loss("part of the task's output was lost", &error));
-        self.judge(docker, &id, code, limits, &head?).await
-    }
-
-    /// What the exit code means. The engine is asked for more only when it is not 0.
-    async fn judge(
-        &self,
-        docker: &Docker,
-        id: &str,
-        code: i64,
-        limits: &Limits,
-        stderr_head: &[u8],
-    ) -> Result<(), Failure> {
-        if code == 0 {
-            return Ok(());
-        }
-        let inspected = docker
-            .inspect_container(id, None::<InspectContainerOptions>)
-            .await;
-        let state = inspected.ok().and_then(|inspected| inspected.state);
-        let ended = ending::of_exit(&Exit {
-            code,
-            oom_killed: state.and_then(|state| state.oom_killed).unwrap_or(false),
-            disk_full: watch::was_disk_full(limits).await,
-            stderr_head,
-            memory: self.task.resources.memory,
-            command: self.task.command.first().map(String::as_str),
-        });
-        ended.map_err(|failure| match failure.kind {
-            FailureKind::DiskFull => watch::disk_full(limits),
-            _ => failure,
-        })
-    }
-}
-
-/// The exit code of a started container.
-async fn wait(docker: &Docker, id: &str) -> Result<i64, Error> {
-    loop {
-        let mut answers = docker.wait_container(id, None::<WaitContainerOptions>);
-        match answers.next().await {
-            Some(Ok(answer)) => return Ok(answer.status_code),
-            Some(Err(Error::DockerContainerWaitError { code, .. })) => return Ok(code),
-            // Engines that answer only when the container has ended look like engines that hang.
-            Some(Err(Error::RequestTimeoutError)) => {}
-            Some(Err(error)) => return Err(error),
-            None => {
-                return Err(Error::IOError {
-                    err: std::io::ErrorKind::UnexpectedEof.into(),
-                });
-            }
-        }
+        exit::judge(docker, &id, code, limits, &head?, &self.task).await
     }
 }

@@ -7,7 +7,9 @@
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod images;
 mod life;
+mod limits;
 mod output;
 mod sandbox;
 mod subject;
