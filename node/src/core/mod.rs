@@ -250,12 +250,16 @@ impl Core {
         match &kind {
             CallKind::Report(hosted) => {
                 let hosted = *hosted;
-                parts.host.on_report_answer(&mut cx, hosted, call, response.clone());
+                parts
+                    .host
+                    .on_report_answer(&mut cx, hosted, call, response.clone());
             }
             CallKind::Goodbye => parts.stopping.on_goodbye_answered(call),
             _ => {}
         }
-        parts.submit.on_response(&mut cx, parts.peers, peer, call, kind, response);
+        parts
+            .submit
+            .on_response(&mut cx, parts.peers, peer, call, kind, response);
     }
 
     fn on_deadlines(&mut self, now: Millis, out: &mut Vec<Effect>) {
@@ -267,7 +271,9 @@ impl Core {
                 Timer::Job(job) => parts.submit.on_job_deadline(job, None),
                 Timer::Link(job, peer) => parts.submit.on_job_deadline(job, Some(peer)),
                 Timer::Close(job, peer) => {
-                    parts.submit.on_close_deadline(&mut cx, parts.peers, job, peer);
+                    parts
+                        .submit
+                        .on_close_deadline(&mut cx, parts.peers, job, peer);
                 }
                 Timer::Lease(hosted) => parts.host.on_lease_deadline(&mut cx, hosted),
                 Timer::Report(hosted) => parts.host.on_report_deadline(&mut cx, hosted),

@@ -144,7 +144,10 @@ impl Snapshot {
 
     fn apply_to_hosted(&mut self, record: Record) {
         if let Record::Hosted { hosted, template } = record {
-            let position = self.hosted.iter().position(|stored| stored.hosted == hosted);
+            let position = self
+                .hosted
+                .iter()
+                .position(|stored| stored.hosted == hosted);
             let position = position.unwrap_or_else(|| {
                 self.hosted.push(StoredHosted {
                     hosted,
@@ -166,7 +169,11 @@ impl Snapshot {
             Record::OutputsDropped(run) => run.hosted(),
             _ => return,
         };
-        let Some(stored) = self.hosted.iter_mut().find(|stored| stored.hosted == hosted) else {
+        let Some(stored) = self
+            .hosted
+            .iter_mut()
+            .find(|stored| stored.hosted == hosted)
+        else {
             return;
         };
         match record {

@@ -41,7 +41,8 @@ impl Stopping {
     /// Whether the node may end now, `done` telling that nothing runs and nothing is left to say.
     /// True once.
     pub(super) fn ends(&mut self, done: bool) -> bool {
-        let ends = self.under_way && !self.over && (self.overdue || done && self.goodbyes.is_empty());
+        let ends =
+            self.under_way && !self.over && (self.overdue || done && self.goodbyes.is_empty());
         self.over |= ends;
         ends
     }

@@ -42,7 +42,9 @@ impl Core {
     #[must_use]
     pub fn jobs(&self) -> Vec<JobInfo> {
         let ids = self.submit.job_ids();
-        ids.into_iter().filter_map(|id| self.submit.job(id)).collect()
+        ids.into_iter()
+            .filter_map(|id| self.submit.job(id))
+            .collect()
     }
 
     /// Their ids, newest first.
@@ -123,7 +125,9 @@ impl Core {
                     capacity: offered.map(|advert| advert.total.clone()),
                     free: offered.map(|advert| advert.free.clone()),
                     executors: advert.map_or_else(Vec::new, |advert| advert.runtimes.clone()),
-                    labels: advert.map(|advert| advert.labels.clone()).unwrap_or_default(),
+                    labels: advert
+                        .map(|advert| advert.labels.clone())
+                        .unwrap_or_default(),
                     rtt_ms: None,
                     allowed: self.allowed(id),
                     connected: peer.connected,

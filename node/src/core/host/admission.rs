@@ -40,7 +40,11 @@ impl Host {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
-        if self.terms.as_ref().is_none_or(|terms| !offers(&terms.total)) {
+        if self
+            .terms
+            .as_ref()
+            .is_none_or(|terms| !offers(&terms.total))
+        {
             return Err(Refusal::NotOffering);
         }
         if !self.allows(cx.config.me, &hosted.submitter) {
@@ -50,7 +54,9 @@ impl Host {
         }
         if offer.tasks.is_empty() || offer.tasks.len() > MAX_BATCH {
             let count = offer.tasks.len();
-            return Err(invalid(format!("{count} tasks; 1 to {MAX_BATCH} are allowed")));
+            return Err(invalid(format!(
+                "{count} tasks; 1 to {MAX_BATCH} are allowed"
+            )));
         }
         let step = self
             .jobs
@@ -87,7 +93,10 @@ impl Host {
             return Err(invalid("the template is of another step"));
         }
         if template.resources.gpus.count > MAX_GPUS {
-            return Err(invalid(format!("{} GPUs for one task", template.resources.gpus.count)));
+            return Err(invalid(format!(
+                "{} GPUs for one task",
+                template.resources.gpus.count
+            )));
         }
         let known = self.jobs.get(&hosted);
         let bytes: usize = known.map_or(0, |job| {
@@ -96,7 +105,9 @@ impl Host {
         });
         if bytes + sizes::template(template) > config.max_template_bytes {
             let most = config.max_template_bytes;
-            return Err(invalid(format!("the job's templates are more than {most} bytes")));
+            return Err(invalid(format!(
+                "the job's templates are more than {most} bytes"
+            )));
         }
         match known {
             Some(job) if job.steps.len() >= MAX_STEPS => {
@@ -113,7 +124,12 @@ impl Host {
     }
 
     /// Whether this machine could ever run such a task.
-    fn admit_needs(&self, cx: &Cx, submitter: PeerId, template: &TaskTemplate) -> Result<(), Refusal> {
+    fn admit_needs(
+        &self,
+        cx: &Cx,
+        submitter: PeerId,
+        template: &TaskTemplate,
+    ) -> Result<(), Refusal> {
         let runtime = template.program.runtime();
         if let Err(message) = self.runtime(runtime) {
             return Err(Refusal::NoRuntime {
@@ -122,13 +138,16 @@ impl Host {
             });
         }
         let total = self.ledger.total();
-        total.check(&template.resources).map_err(|short| Refusal::TooSmall {
-            message: short.to_string(),
-        })?;
+        total
+            .check(&template.resources)
+            .map_err(|short| Refusal::TooSmall {
+                message: short.to_string(),
+            })?;
         if template.root && submitter != cx.config.me {
             return Err(Refusal::NotPermitted {
-                message: "the job asks for root in its container, which only this node's own jobs get"
-                    .into(),
+                message:
+                    "the job asks for root in its container, which only this node's own jobs get"
+                        .into(),
             });
         }
         Ok(())
@@ -190,7 +209,11 @@ impl Host {
             Phase::Live => job.running,
             Phase::Orphaned { .. } | Phase::Leaving => 0,
         });
-        let room = cx.config.host.max_running.saturating_sub(self.ledger.runs());
+        let room = cx
+            .config
+            .host
+            .max_running
+            .saturating_sub(self.ledger.runs());
         running + self.ledger.free().slots(&template.resources, room)
     }
 }

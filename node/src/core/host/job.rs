@@ -127,9 +127,8 @@ impl Hosted {
 
     /// The step whose task runs next.
     pub(super) fn next_step(&self) -> Option<StepIndex> {
-        let ready = |step: &&HostedStep| {
-            step.environment == Environment::Ready && !step.queue.is_empty()
-        };
+        let ready =
+            |step: &&HostedStep| step.environment == Environment::Ready && !step.queue.is_empty();
         let found = self.steps.iter().find(|(_, step)| ready(step));
         found.map(|(index, _)| *index)
     }

@@ -56,7 +56,8 @@ impl Ledger {
         self.cpus = self.cpus.saturating_sub(needs.cpus.0.into());
         self.memory = self.memory.saturating_sub(needs.memory.0);
         self.disk = self.disk.saturating_sub(needs.disk.0);
-        self.gpus.retain(|taken| gpus.iter().all(|gpu| gpu.uuid != taken.uuid));
+        self.gpus
+            .retain(|taken| gpus.iter().all(|gpu| gpu.uuid != taken.uuid));
         self.runs = self.runs.saturating_sub(1);
         self.recount();
     }

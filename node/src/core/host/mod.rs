@@ -9,8 +9,8 @@
 
 mod admission;
 mod job;
-mod ledger;
 mod lease;
+mod ledger;
 mod outbox;
 mod reports;
 mod restore;
@@ -188,7 +188,11 @@ impl Host {
     }
 
     /// Which runtimes work here.
-    pub(super) fn on_runtimes(&mut self, cx: &mut Cx, runtimes: Vec<(RuntimeKind, Result<(), String>)>) {
+    pub(super) fn on_runtimes(
+        &mut self,
+        cx: &mut Cx,
+        runtimes: Vec<(RuntimeKind, Result<(), String>)>,
+    ) {
         let runtimes: BTreeMap<_, _> = runtimes.into_iter().collect();
         if self.runtimes.as_ref() != Some(&runtimes) {
             self.runtimes = Some(runtimes);
@@ -296,7 +300,11 @@ impl Host {
 
     /// Whether anything is offered.
     pub(super) fn is_offering(&self) -> bool {
-        !self.stopping && self.terms.as_ref().is_some_and(|terms| offers(&terms.total))
+        !self.stopping
+            && self
+                .terms
+                .as_ref()
+                .is_some_and(|terms| offers(&terms.total))
     }
 
     /// Whether anyone may run tasks here.
@@ -320,4 +328,5 @@ impl Host {
     /// Hosted jobs here.
     pub(super) fn hosted_jobs(&self) -> Vec<HostedJob> {
         self.jobs.keys().copied().collect()
-    }}
+    }
+}

@@ -84,14 +84,20 @@ impl Outbox {
             None => self.sent = Some(self.compose(max_bytes)?),
         }
         let sent = self.sent.as_ref()?;
-        let ends = self.ends.iter().take_while(|(number, _)| *number <= sent.through);
+        let ends = self
+            .ends
+            .iter()
+            .take_while(|(number, _)| *number <= sent.through);
         let mut events: Vec<ReportEvent> = ends.map(|(_, event)| event.clone()).collect();
         events.extend(sent.news.iter().cloned());
         Some((sent.first, events))
     }
 
     fn compose(&mut self, max_bytes: usize) -> Option<Sent> {
-        let first = self.ends.front().map_or(self.last + 1, |(number, _)| *number);
+        let first = self
+            .ends
+            .front()
+            .map_or(self.last + 1, |(number, _)| *number);
         let mut through = first - 1;
         let (mut count, mut bytes) = (0, 0);
         for (number, event) in &self.ends {
@@ -133,7 +139,9 @@ impl Outbox {
 
     /// Whether `call` carries the report that is under way.
     pub(super) fn is_sent_as(&self, call: CallId) -> bool {
-        self.sent.as_ref().is_some_and(|sent| sent.call == Some(call))
+        self.sent
+            .as_ref()
+            .is_some_and(|sent| sent.call == Some(call))
     }
 
     /// There was no answer: the same report is to be sent again.

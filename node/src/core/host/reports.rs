@@ -52,9 +52,10 @@ impl Host {
 
     /// It is time to repeat a report.
     pub(in crate::core) fn on_report_deadline(&mut self, cx: &mut Cx, hosted: HostedJob) {
-        let waits = self.jobs.get(&hosted).is_some_and(|job| {
-            job.outbox.waits() && job.phase != Phase::Leaving
-        });
+        let waits = self
+            .jobs
+            .get(&hosted)
+            .is_some_and(|job| job.outbox.waits() && job.phase != Phase::Leaving);
         if waits {
             self.send(cx, hosted);
         }

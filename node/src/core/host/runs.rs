@@ -90,7 +90,13 @@ impl Host {
     pub(in crate::core) fn on_started(&mut self, run: RunKey) {
         let (hosted, task) = (run.hosted(), run.task());
         if let Some(job) = self.jobs.get_mut(&hosted)
-            && matches!(job.attempts.get(&task), Some(Attempt::Running { killed: Killed::No, .. }))
+            && matches!(
+                job.attempts.get(&task),
+                Some(Attempt::Running {
+                    killed: Killed::No,
+                    ..
+                })
+            )
         {
             job.outbox.push_start(task);
             self.to_report.insert(hosted);
@@ -139,7 +145,9 @@ impl Host {
         };
         let outcome = match end.outcome {
             Outcome::Succeeded => Outcome::Succeeded,
-            Outcome::Failed(failure) => Outcome::Failed(Failure::new(failure.kind, failure.message)),
+            Outcome::Failed(failure) => {
+                Outcome::Failed(Failure::new(failure.kind, failure.message))
+            }
         };
         let keeps = end.outputs.is_some() || end.log_bytes > 0;
         let event = ReportEvent::Finished {

@@ -126,7 +126,13 @@ impl Host {
     }
 
     /// Kills runs; each still ends by itself.
-    pub(super) fn kill(cx: &mut Cx, hosted: HostedJob, tasks: Vec<TaskRef>, kind: FailureKind, why: &str) {
+    pub(super) fn kill(
+        cx: &mut Cx,
+        hosted: HostedJob,
+        tasks: Vec<TaskRef>,
+        kind: FailureKind,
+        why: &str,
+    ) {
         for task in tasks {
             cx.out.push(Effect::Kill {
                 run: RunKey::of(hosted, task),

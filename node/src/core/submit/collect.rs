@@ -33,7 +33,8 @@ impl Job {
         }
         let ending = self.collecting.remove(&at)?;
         let cell = *self.cell(at)?;
-        if cell.attempt != attempt.attempt || !matches!(cell.stage, Stage::Collecting | Stage::Lost) {
+        if cell.attempt != attempt.attempt || !matches!(cell.stage, Stage::Collecting | Stage::Lost)
+        {
             return None;
         }
         let peer = self.peers.get(cell.peer as usize)?.id;

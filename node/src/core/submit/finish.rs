@@ -58,7 +58,10 @@ impl Farewells {
             };
             farewell.call = Some(cx.call(peer, CallKind::Close(job), request));
         } else {
-            cx.set(Timer::Close(job, peer), cx.now + cx.config.submit.heartbeat_ms);
+            cx.set(
+                Timer::Close(job, peer),
+                cx.now + cx.config.submit.heartbeat_ms,
+            );
         }
     }
 
@@ -77,7 +80,10 @@ impl Farewells {
         if matches!(response, Ok(answer) if *answer != TaskResponse::Busy) {
             self.open.remove(&(job, peer));
         } else {
-            cx.set(Timer::Close(job, peer), cx.now + cx.config.submit.heartbeat_ms);
+            cx.set(
+                Timer::Close(job, peer),
+                cx.now + cx.config.submit.heartbeat_ms,
+            );
         }
     }
 
@@ -136,7 +142,9 @@ impl Job {
                 self.steps[position].waits_for.remove(&needed);
                 if !succeeded {
                     self.steps[position].tasks.cancel_all(&mut self.counts);
-                    self.note(|| format!("step {position} was not run, because step {needed} failed"));
+                    self.note(|| {
+                        format!("step {position} was not run, because step {needed} failed")
+                    });
                 }
             }
         }

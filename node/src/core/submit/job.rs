@@ -107,7 +107,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(id: JobId, plan: Arc<JobPlan>, out: Option<String>, created_ms: Millis) -> Self {
+    pub(super) fn new(
+        id: JobId,
+        plan: Arc<JobPlan>,
+        out: Option<String>,
+        created_ms: Millis,
+    ) -> Self {
         let broken = wrong(&plan);
         let steps: Vec<Step> = plan
             .steps
@@ -178,7 +183,9 @@ impl Job {
     /// The link to `peer`, made when there is none.
     pub(super) fn link(&mut self, peer: PeerId) -> &mut Link {
         let position = self.known(peer);
-        self.links.entry(peer).or_insert_with(|| Link::new(position))
+        self.links
+            .entry(peer)
+            .or_insert_with(|| Link::new(position))
     }
 
     pub(super) fn cell(&self, at: At) -> Option<&Cell> {
@@ -281,26 +288,36 @@ impl Job {
 /// Why a plan cannot be followed. The job file's checks find all of this earlier; a plan that comes
 /// another way must not hang or panic.
 fn wrong(plan: &JobPlan) -> Option<String> {
-    let total = plan
-        .steps
-        .iter()
-        .fold(0_u64, |sum, step| sum.saturating_add(step.array.task_count()));
+    let total = plan.steps.iter().fold(0_u64, |sum, step| {
+        sum.saturating_add(step.array.task_count())
+    });
     if total == 0 {
         return Some("the job has no tasks".into());
     }
     if total > MAX_TASKS {
-        return Some(format!("the job has {total} tasks; {MAX_TASKS} is the most"));
+        return Some(format!(
+            "the job has {total} tasks; {MAX_TASKS} is the most"
+        ));
     }
     for (position, step) in plan.steps.iter().enumerate() {
         if usize::from(step.template.step) != position {
-            return Some(format!("step {position} calls itself {}", step.template.step));
+            return Some(format!(
+                "step {position} calls itself {}",
+                step.template.step
+            ));
         }
         if step.array.task_count() == 0 {
             return Some(format!("step {position} has no tasks"));
         }
         // Steps come after what they need, so that there is no circle.
-        if let Some(needed) = step.needs.iter().find(|needed| usize::from(**needed) >= position) {
-            return Some(format!("step {position} needs step {needed}, which does not come before it"));
+        if let Some(needed) = step
+            .needs
+            .iter()
+            .find(|needed| usize::from(**needed) >= position)
+        {
+            return Some(format!(
+                "step {position} needs step {needed}, which does not come before it"
+            ));
         }
     }
     None

@@ -196,7 +196,13 @@ impl Link {
     }
 
     /// Asks no more until something changes there.
-    pub(super) fn refuse(&mut self, config: &SubmitConfig, now: Millis, why: String, no_image: bool) {
+    pub(super) fn refuse(
+        &mut self,
+        config: &SubmitConfig,
+        now: Millis,
+        why: String,
+        no_image: bool,
+    ) {
         let until = now + doubled(config.refused_ms, self.rests, config.max_rest_ms);
         self.rests += 1;
         self.probing = true;

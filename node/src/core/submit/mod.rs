@@ -31,9 +31,7 @@ use p2pnode_protocol::message::{MAX_BATCH, Renewal, Report, TaskResponse};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId};
 
 use super::desk::{CallKind, Cx};
-use super::io::{
-    CallFailure, CallId, CollectFailure, Millis, Record, RequestToken, StoredJob,
-};
+use super::io::{CallFailure, CallId, CollectFailure, Millis, Record, RequestToken, StoredJob};
 use super::peers::Peers;
 use finish::Farewells;
 use job::Job;
@@ -77,7 +75,11 @@ impl Submit {
         for job in self.jobs.values_mut() {
             job.wake(cx, peers, &mut self.watch);
         }
-        if self.jobs.values().any(|job| job.links.contains_key(&peers.me)) {
+        if self
+            .jobs
+            .values()
+            .any(|job| job.links.contains_key(&peers.me))
+        {
             self.on_connected(cx, peers, peers.me);
         }
     }
@@ -244,7 +246,11 @@ impl Submit {
                 continue;
             };
             // It may have taken new tasks after the heartbeat was sent.
-            if job.links.get(&peer).is_some_and(|link| link.epoch == *epoch) {
+            if job
+                .links
+                .get(&peer)
+                .is_some_and(|link| link.epoch == *epoch)
+            {
                 job.lose(cx, peer, Keep::Offer, false);
                 self.look_at(*id);
             }
@@ -311,7 +317,13 @@ impl Submit {
     }
 
     /// It is time to tell a provider again that a job is over.
-    pub(super) fn on_close_deadline(&mut self, cx: &mut Cx, peers: &Peers, id: JobId, peer: PeerId) {
+    pub(super) fn on_close_deadline(
+        &mut self,
+        cx: &mut Cx,
+        peers: &Peers,
+        id: JobId,
+        peer: PeerId,
+    ) {
         self.farewells.tell(cx, peers, id, peer);
     }
 
@@ -421,7 +433,8 @@ impl Submit {
 
     /// Ids of all jobs, newest first.
     pub(super) fn job_ids(&self) -> Vec<JobId> {
-        let mut ids: Vec<(Millis, JobId)> = self.all().map(|job| (job.created_ms, job.id)).collect();
+        let mut ids: Vec<(Millis, JobId)> =
+            self.all().map(|job| (job.created_ms, job.id)).collect();
         ids.sort_unstable_by(|a, b| b.cmp(a));
         ids.into_iter().map(|(_, id)| id).collect()
     }

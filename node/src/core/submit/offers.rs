@@ -128,7 +128,9 @@ impl Job {
     fn on_not_taken(&mut self, cx: &mut Cx, peer: PeerId, task: TaskRef, teach: bool) {
         let at = At::from(task);
         // It may have been reported as started or ended before this answer came.
-        let queued = self.cell(at).is_some_and(|cell| cell.stage == Stage::Queued);
+        let queued = self
+            .cell(at)
+            .is_some_and(|cell| cell.stage == Stage::Queued);
         if !queued || !self.holds(&peer, task) {
             return;
         }
@@ -171,8 +173,12 @@ impl Job {
     /// Whether `task` is the last attempt and out at `peer`.
     pub(super) fn holds(&self, peer: &PeerId, task: TaskRef) -> bool {
         let at = At::from(task);
-        self.links.get(peer).is_some_and(|link| link.held.contains(&at))
-            && self.cell(at).is_some_and(|cell| cell.attempt == task.attempt)
+        self.links
+            .get(peer)
+            .is_some_and(|link| link.held.contains(&at))
+            && self
+                .cell(at)
+                .is_some_and(|cell| cell.attempt == task.attempt)
     }
 }
 

@@ -107,7 +107,9 @@ pub(super) fn fit(plan: &JobPlan, peers: &Peers, peer: &PeerId) -> Result<u32, U
     let advert = peers.advert(peer).ok_or(Unfit::Unheard)?;
     fits_advert(plan, advert, &advert.labels, |_| true)?;
     Ok(plan.steps.first().map_or(0, |step| {
-        advert.free.slots(&step.template.resources, MAX_BATCH as u32)
+        advert
+            .free
+            .slots(&step.template.resources, MAX_BATCH as u32)
     }))
 }
 
@@ -119,7 +121,12 @@ impl Job {
     /// Whether tasks may be offered to `peer` now.
     ///
     /// A peer that the job names needs no advert: a lost advert must not cost the job.
-    pub(super) fn may_offer(&self, peers: &Peers, watch: &Watch, peer: &PeerId) -> Result<(), Unfit> {
+    pub(super) fn may_offer(
+        &self,
+        peers: &Peers,
+        watch: &Watch,
+        peer: &PeerId,
+    ) -> Result<(), Unfit> {
         if !is_named(&self.plan, peer) {
             return Err(Unfit::NotNamed);
         }
@@ -148,7 +155,11 @@ impl Job {
 
     /// How many tasks the advert says can run at once there.
     pub(super) fn advertised_slots(&self, peers: &Peers, peer: &PeerId, step: usize) -> u32 {
-        let needs = self.plan.steps.get(step).map(|step| &step.template.resources);
+        let needs = self
+            .plan
+            .steps
+            .get(step)
+            .map(|step| &step.template.resources);
         match (peers.advert(peer), needs) {
             (Some(advert), Some(needs)) => advert.free.slots(needs, MAX_BATCH as u32),
             _ => 0,
@@ -178,9 +189,10 @@ impl Job {
     }
 
     fn rank(&self, peers: &Peers, peer: PeerId) -> Rank {
-        let step = self.steps.iter().position(|step| {
-            step.waits_for.is_empty() && step.tasks.pending() > 0
-        });
+        let step = self
+            .steps
+            .iter()
+            .position(|step| step.waits_for.is_empty() && step.tasks.pending() > 0);
         let step = step.unwrap_or(0);
         let free = self.advertised_slots(peers, &peer, step);
         let advert = peers.advert(&peer);
@@ -190,6 +202,13 @@ impl Job {
             _ => true,
         };
         let load = advert.map_or(0, |advert| advert.running.saturating_add(advert.queued));
-        (free == 0, !at_hand, peer != peers.me, Reverse(free), load, peer)
+        (
+            free == 0,
+            !at_hand,
+            peer != peers.me,
+            Reverse(free),
+            load,
+            peer,
+        )
     }
 }

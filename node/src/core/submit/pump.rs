@@ -22,7 +22,10 @@ use crate::core::sizes;
 impl Job {
     /// Offers to every peer that fits, best first, as long as tasks wait.
     pub(super) fn place_all(&mut self, cx: &mut Cx, peers: &mut Peers, watch: &mut Watch) {
-        let unclear = self.links.iter().filter(|(_, link)| !link.resend.is_empty());
+        let unclear = self
+            .links
+            .iter()
+            .filter(|(_, link)| !link.resend.is_empty());
         let unclear: Vec<PeerId> = unclear.map(|(peer, _)| *peer).collect();
         for peer in unclear {
             self.resend(cx, peers, watch, peer);
@@ -47,7 +50,11 @@ impl Job {
         if self.resend(cx, peers, watch, peer) {
             return;
         }
-        let busy = |job: &Self| job.links.get(&peer).is_some_and(|link| link.offer.is_some());
+        let busy = |job: &Self| {
+            job.links
+                .get(&peer)
+                .is_some_and(|link| link.offer.is_some())
+        };
         if self.pending() == 0 || busy(self) {
             return;
         }
@@ -114,7 +121,9 @@ impl Job {
             let at = At { step, index };
             let attempt = self.last_attempt(at).attempt + 1;
             match sendable(cx, step_plan, index, attempt) {
-                Ok(size) if bytes + size > cx.config.submit.max_offer_bytes && !tasks.is_empty() => {
+                Ok(size)
+                    if bytes + size > cx.config.submit.max_offer_bytes && !tasks.is_empty() =>
+                {
                     break;
                 }
                 Ok(size) => bytes += size,

@@ -58,7 +58,9 @@ impl Job {
             Outcome::Succeeded => None,
             Outcome::Failed(failure) => Some(failure.clone()),
         };
-        self.served |= failed.as_ref().is_none_or(|failure| failure.kind.is_tasks_fault());
+        self.served |= failed
+            .as_ref()
+            .is_none_or(|failure| failure.kind.is_tasks_fault());
         if let Some(step) = self.steps.get_mut(usize::from(at.step)) {
             step.usage.insert(at.index, end.usage);
         }

@@ -96,14 +96,21 @@ impl Job {
             Stage::Queued | Stage::Running | Stage::Lost => Claim::Accept,
             Stage::Again => Claim::Stale,
             Stage::Fresh => Claim::Foreign,
-            Stage::Collecting | Stage::Succeeded | Stage::Failed | Stage::Cancelled => Claim::Repeat,
+            Stage::Collecting | Stage::Succeeded | Stage::Failed | Stage::Cancelled => {
+                Claim::Repeat
+            }
         }
     }
 
     fn on_started(&mut self, cx: &mut Cx, peer: PeerId, task: TaskRef) {
         let at = At::from(task);
-        let queued = self.cell(at).is_some_and(|cell| cell.stage == Stage::Queued);
-        if !queued || self.claim(cx, &peer, task) != Claim::Accept || !self.make(cx, at, Move::Start) {
+        let queued = self
+            .cell(at)
+            .is_some_and(|cell| cell.stage == Stage::Queued);
+        if !queued
+            || self.claim(cx, &peer, task) != Claim::Accept
+            || !self.make(cx, at, Move::Start)
+        {
             return;
         }
         self.served = true;
@@ -300,7 +307,14 @@ impl Job {
         });
     }
 
-    fn tell_finished(&mut self, cx: &mut Cx, peer: PeerId, at: At, ending: &Ending, state: TaskState) {
+    fn tell_finished(
+        &mut self,
+        cx: &mut Cx,
+        peer: PeerId,
+        at: At,
+        ending: &Ending,
+        state: TaskState,
+    ) {
         let position = self.known(peer);
         cx.emit(Event::TaskFinished {
             job: self.text.clone(),
@@ -329,7 +343,9 @@ impl Job {
         let why: String = failure.message.chars().take(400).collect();
         match failure.kind {
             FailureKind::ImageUnavailable => link.refuse(config, now, why, true),
-            FailureKind::ProviderStopping | FailureKind::KilledByOwner => link.rest(config, now, why),
+            FailureKind::ProviderStopping | FailureKind::KilledByOwner => {
+                link.rest(config, now, why)
+            }
             _ if link.setbacks >= config.setbacks => link.rest(config, now, why),
             _ => {}
         }

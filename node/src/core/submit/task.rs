@@ -190,7 +190,11 @@ impl Tasks {
 
     /// Makes a move of the task at `index` and returns the stages before and after.
     /// Tasks never handed out leave that state in order, or all at once by [`Tasks::cancel_all`].
-    pub(super) fn make(&mut self, index: TaskIndex, by: Move) -> Result<(Stage, Stage), IllegalMove> {
+    pub(super) fn make(
+        &mut self,
+        index: TaskIndex,
+        by: Move,
+    ) -> Result<(Stage, Stage), IllegalMove> {
         let Some(cell) = self.cells.get_mut(index as usize) else {
             let from = Stage::Fresh;
             return Err(IllegalMove { from, by });
@@ -244,7 +248,10 @@ impl Tasks {
 
     /// Finds out anew which tasks wait, and counts all into `counts`.
     pub(super) fn recount(&mut self, counts: &mut TaskCounts) {
-        let touched = self.cells.iter().rposition(|cell| cell.stage != Stage::Fresh);
+        let touched = self
+            .cells
+            .iter()
+            .rposition(|cell| cell.stage != Stage::Fresh);
         self.fresh = touched.map_or(0, |last| last as u32 + 1);
         self.again.clear();
         self.open = 0;

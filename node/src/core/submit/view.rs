@@ -69,7 +69,8 @@ impl Job {
         let plan = self.step_plan(at.step)?;
         let values = plan.array.values(at.index.into()).unwrap_or_default();
         let keys = plan.array.keys.iter().map(|key| key.name.clone());
-        let values: BTreeMap<String, String> = keys.zip(values.iter().map(|list| shown(list))).collect();
+        let values: BTreeMap<String, String> =
+            keys.zip(values.iter().map(|list| shown(list))).collect();
         Some(TaskInfo {
             task: self.task_key(at).to_string(),
             state: cell.stage.shown(),

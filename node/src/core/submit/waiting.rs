@@ -50,7 +50,10 @@ impl Job {
             self.say_why(cx, peers, watch);
         }
         let say = self.waiting.said_ms + cx.config.submit.waiting_ms;
-        cx.set(Timer::Job(self.id), deadline.min(self.waiting.find_ms).min(say));
+        cx.set(
+            Timer::Job(self.id),
+            deadline.min(self.waiting.find_ms).min(say),
+        );
         false
     }
 
@@ -128,7 +131,11 @@ impl Job {
         if more > 0 {
             lines.push(format!("and {more} more peers that do not fit"));
         }
-        if lines.is_empty() && peers.offering().all(|(_, advert)| !crate::core::peers::offers(&advert.total)) {
+        if lines.is_empty()
+            && peers
+                .offering()
+                .all(|(_, advert)| !crate::core::peers::offers(&advert.total))
+        {
             lines.push(
                 "no peer that offers capacity is known; run `p2pnode offer` on a machine of this network"
                     .to_owned(),
