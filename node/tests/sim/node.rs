@@ -1,0 +1,122 @@
+//! One simulated node: a core, the disk that outlives it, and an executor that only pretends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use p2pnode_node::core::Core;
+use p2pnode_node::core::io::{CallId, HostedJob, RunKey, Snapshot};
+use p2pnode_protocol::{PeerId, Resources};
+
+use crate::check::Books;
+
+/// See the module.
+pub struct Node {
+    pub id: PeerId,
+    pub cpus: u32,
+    /// Counts lives: what was meant for an earlier one does not arrive.
+    pub life: u32,
+    pub core: Option<Core>,
+    pub disk: Snapshot,
+    pub books: Books,
+    /// Outputs on disk.
+    pub outputs: BTreeSet<RunKey>,
+    /// Calls without an answer.
+    pub calls: BTreeMap<CallId, usize>,
+    /// Open connections by peer, as this node sees them, with their generation.
+    pub open: BTreeMap<usize, u32>,
+    pub prepared: BTreeMap<(HostedJob, u16), bool>,
+    pub running: BTreeMap<RunKey, Resources>,
+    pub advertises: bool,
+    pub issued_ms: u64,
+    /// When the core is looked after next.
+    pub wake: Option<u64>,
+}
+
+impl Node {
+    pub fn new(id: PeerId, cpus: u32) -> Self {
+        Self {
+            id,
+            cpus,
+            life: 0,
+            core: None,
+            disk: Snapshot::default(),
+            books: Books::default(),
+            outputs: BTreeSet::new(),
+            calls: BTreeMap::new(),
+            open: BTreeMap::new(),
+            prepared: BTreeMap::new(),
+            running: BTreeMap::new(),
+            advertises: false,
+            issued_ms: 0,
+            wake: None,
+        }
+    }
+
+    /// The process is gone; the disk stays.
+    pub fn die(&mut self) {
+        self.life += 1;
+        self.core = None;
+        self.calls.clear();
+        self.open.clear();
+        self.prepared.clear();
+        self.running.clear();
+        self.advertises = false;
+        self.wake = None;
+    }
+
+    /// Whether what runs fits into what is offered. Returns both, in thousandths of a CPU.
+    pub fn check_running(&self) -> Result<(u64, u64), String> {
+        let used: u64 = self
+            .running
+            .values()
+            .map(|needs| u64::from(needs.cpus.0))
+            .sum();
+        let total = u64::from(self.cpus) * 1_000;
+        if used > total {
+            return Err(format!(
+                "a slot was given twice: {used} of {total} thousandths of a CPU run"
+            ));
+        }
+        Ok((used, total))
+    }
+
+    /// Whether what runs fits, and the ledger says the same.
+    pub fn check_slots(&self) -> Result<(), String> {
+        let (used, total) = self.check_running()?;
+        let Some(core) = &self.core else {
+            return Ok(());
+        };
+        let view = core.capacity();
+        let counted = view.running as usize == self.running.len();
+        if view.offering && (u64::from(view.free.cpus.0) + used != total || !counted) {
+            return Err(format!(
+                "the ledger says {} free and {} runs, but {used} of {total} are used by {}",
+                view.free.cpus,
+                view.running,
+                self.running.len()
+            ));
+        }
+        if core.counters().illegal_transitions > 0 {
+            return Err("an illegal transition".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether nothing of anybody's job is left here.
+    pub fn check_empty(&self) -> Result<(), String> {
+        let Some(core) = &self.core else {
+            return Err("down".to_owned());
+        };
+        let hosted = core.hosted_jobs();
+        if !hosted.is_empty() || !self.disk.hosted.is_empty() {
+            return Err(format!(
+                "still hosts {hosted:?}, on disk {}",
+                self.disk.hosted.len()
+            ));
+        }
+        if !self.running.is_empty() || !self.outputs.is_empty() {
+            let (runs, outputs) = (self.running.len(), self.outputs.len());
+            return Err(format!("{runs} runs and {outputs} outputs are left"));
+        }
+        Ok(())
+    }
+}
