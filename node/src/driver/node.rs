@@ -295,7 +295,11 @@ impl Parts<'_> {
         let own = [Input::Runtimes(probed.working.clone())].into();
         let (net, internal) = (links.net.clone(), links.internal.clone());
         tokio::spawn(probing::keep_looking(self.exec, probed, internal.clone()));
-        tokio::spawn(remembering::remember(net.clone(), writer.clone(), internal.clone()));
+        tokio::spawn(remembering::remember(
+            net.clone(),
+            writer.clone(),
+            internal.clone(),
+        ));
         let driver = Driver {
             core,
             clock,
@@ -347,7 +351,11 @@ impl Links {
             dirs: WorkDirs::new(paths.work.clone()),
             blobs: self.blobs.clone(),
             fetcher: self.fetcher.clone(),
-            log_target: LogTarget { me: self.me, net: self.net.clone(), hub: self.hub.clone() },
+            log_target: LogTarget {
+                me: self.me,
+                net: self.net.clone(),
+                hub: self.hub.clone(),
+            },
             internal: self.internal.clone(),
         })
     }
