@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use p2pnode_executor::{Environment, PrepareProgress, ProgramFile};
+use p2pnode_protocol::job::TaskForm;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::message::Phase;
 use p2pnode_protocol::task::{Failure, FailureKind, InputSource, Program, TaskTemplate};
@@ -25,6 +26,8 @@ const MAX_MODULE_BYTES: u64 = 256 << 20;
 #[derive(Default)]
 pub(super) struct Step {
     environment: OnceLock<Arc<dyn Environment>>,
+    /// The template, parsed once for all tasks.
+    form: OnceLock<TaskForm>,
     /// Manifests of the shared inputs, by position in the template.
     inputs: OnceLock<Vec<Option<Arc<Manifest>>>>,
 }
@@ -32,6 +35,10 @@ pub(super) struct Step {
 impl Step {
     pub(super) fn environment(&self) -> Option<Arc<dyn Environment>> {
         self.environment.get().cloned()
+    }
+
+    pub(super) fn form(&self) -> Option<&TaskForm> {
+        self.form.get()
     }
 
     /// The manifest of the shared input at `position` of the template.
@@ -79,6 +86,8 @@ async fn work(
     template: &TaskTemplate,
     step: &Step,
 ) -> Result<(), Failure> {
+    let form = TaskForm::new(template)
+        .map_err(|error| Failure::new(FailureKind::BadProgram, error.to_string()))?;
     let mut inputs = Vec::with_capacity(template.inputs.len());
     for input in &template.inputs {
         inputs.push(match input.source {
@@ -109,6 +118,7 @@ async fn work(
     let environment = environment?;
     // Set once: a step is prepared by one task only.
     let _only_once = step.inputs.set(inputs);
+    let _only_once = step.form.set(form);
     let _only_once = step.environment.set(environment);
     report(
         context,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use p2pnode_executor::{LogChunk, TaskEnd, TaskRun};
 use p2pnode_protocol::Gpu;
-use p2pnode_protocol::job::render::{self, RenderedTask};
+use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::task::{
@@ -59,15 +59,13 @@ async fn attempt(
     run: Run,
     log_bytes: &mut u64,
 ) -> (Result<Option<BlobRef>, Failure>, Usage) {
-    let Some((environment, step)) = run
-        .step
-        .clone()
-        .and_then(|step| Some((step.environment()?, step)))
-    else {
+    let Some(step) = run.step.clone() else {
         return (Err(host("the environment is gone")), Usage::default());
     };
-    let job = run.key.attempt.task.job;
-    let rendered = match render::render(&run.template, &run.assignment, job) {
+    let (Some(environment), Some(form)) = (step.environment(), step.form()) else {
+        return (Err(host("the environment is not ready")), Usage::default());
+    };
+    let rendered = match form.render(&run.assignment, run.key.attempt.task.job) {
         Ok(rendered) => rendered,
         Err(error) => {
             let failure = Failure::new(FailureKind::BadProgram, error.to_string());
