@@ -13,95 +13,25 @@ use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::TransportError;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, identify, ping};
+use libp2p::{Multiaddr, PeerId, Swarm};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::{self, Scope};
-use super::behaviour::{Behaviour, BehaviourEvent};
-use super::capacity::Capacity;
-use super::conduct::{Conduct, Misdeed, Verdict};
+use super::behaviour::Behaviour;
+use super::conduct::{Misdeed, Verdict};
 use super::config::NetLimits;
-use super::discovery::Discovery;
-use super::events::EventSink;
-use super::exchange::Exchange;
+use super::context::{Action, Common, Handlers};
+use super::dispatch;
 use super::handle::{Addresses, Command};
 use super::limits;
 use super::listen::Event;
-use super::metrics::NetMetrics;
-use super::peers::{Link, PeerTable};
-use super::protocols::Protocols;
-use super::reach::{self, Reach};
-use super::tasks::Tasks;
+use super::peer::Link;
 
 /// How often idle connections of a crowded node are looked at.
 const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long connections may take to close at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Something that a handler wants done with the swarm as a whole.
-#[derive(Debug)]
-pub(super) enum Action {
-    /// Dial.
-    Dial(DialOpts),
-    /// Write down what a peer did, and shut it out if that was one too many.
-    Report(PeerId, Misdeed),
-    /// Close one connection.
-    Close(ConnectionId),
-    /// Reserve a place at this relay by listening there.
-    Reserve(PeerId, Multiaddr),
-}
-
-/// What handlers work with while they handle something.
-pub(super) struct Context<'a> {
-    pub behaviour: &'a mut Behaviour,
-    pub peers: &'a mut PeerTable,
-    pub actions: &'a mut Vec<Action>,
-    pub events: &'a EventSink,
-    pub metrics: &'a NetMetrics,
-    pub protocols: &'a Protocols,
-    pub local: PeerId,
-    /// Whether the node is known to be reachable from the whole Internet.
-    pub public: bool,
-    pub now: Instant,
-}
-
-/// The handlers, one for each concern.
-pub(super) struct Handlers {
-    pub tasks: Tasks,
-    pub capacity: Capacity,
-    pub exchange: Exchange,
-    pub discovery: Discovery,
-    pub reach: Reach,
-    pub conduct: Conduct,
-}
-
-/// What the handlers share.
-pub(super) struct Common {
-    pub peers: PeerTable,
-    pub actions: Vec<Action>,
-    pub events: EventSink,
-    pub metrics: NetMetrics,
-    pub protocols: Protocols,
-    pub public: bool,
-}
-
-impl Common {
-    fn context<'a>(&'a mut self, swarm: &'a mut Swarm<Behaviour>) -> Context<'a> {
-        let local = *swarm.local_peer_id();
-        Context {
-            behaviour: swarm.behaviour_mut(),
-            peers: &mut self.peers,
-            actions: &mut self.actions,
-            events: &self.events,
-            metrics: &self.metrics,
-            protocols: &self.protocols,
-            local,
-            public: self.public,
-            now: Instant::now(),
-        }
-    }
-}
 
 /// The actor.
 pub(super) struct NetActor {
@@ -198,44 +128,15 @@ impl NetActor {
     }
 
     fn on_command(&mut self, command: Option<Command>) -> Flow {
-        let mut cx = self.common.context(&mut self.swarm);
-        let handlers = &mut self.handlers;
         match command {
             None => return ControlFlow::Break(None),
             Some(Command::Shutdown(reply)) => return ControlFlow::Break(Some(reply)),
-            Some(Command::Call {
-                peer,
-                request,
-                reply,
-            }) => handlers.tasks.call(&mut cx, peer, request, reply),
-            Some(Command::Respond { id, response }) => handlers.tasks.answer(&mut cx, id, response),
-            Some(Command::Publish(advert)) => handlers.capacity.publish(&mut cx, *advert),
-            Some(Command::Connect(peer)) => handlers.discovery.connect(&mut cx, peer),
-            Some(Command::Provide(providing)) => handlers.discovery.provide(&mut cx, providing),
-            Some(Command::FindProviders) => handlers.discovery.find_providers(&mut cx),
-            Some(Command::Open { peer, kind, reply }) => {
-                cx.peers.used(&peer, cx.now);
-                if cx.behaviour.streams.open(peer, kind, reply) {
-                    cx.actions.push(Action::Dial(
-                        DialOpts::peer_id(peer)
-                            .addresses(addresses::preferred(&cx.peers.addresses(&peer)))
-                            .extend_addresses_through_behaviour()
-                            .build(),
-                    ));
-                }
-            }
-            Some(Command::Peers(reply)) => {
-                let _ = reply.send(cx.peers.snapshot());
-            }
-            Some(Command::NetworkSize(reply)) => {
-                let others = handlers.capacity.len().max(cx.peers.connected_count());
-                let _ = reply.send(others + 1);
-            }
-            Some(Command::Report { peer, misdeed }) => {
-                cx.actions.push(Action::Report(peer, misdeed));
-            }
             Some(Command::Disconnect(peer)) => {
                 let _ = self.swarm.disconnect_peer_id(peer);
+            }
+            Some(Command::Ask(request)) => {
+                let mut cx = self.common.context(&mut self.swarm);
+                dispatch::request(&mut self.handlers, &mut cx, request);
             }
         }
         self.perform();
@@ -244,7 +145,10 @@ impl NetActor {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::Behaviour(event) => {
+                let mut cx = self.common.context(&mut self.swarm);
+                dispatch::event(&mut self.handlers, &mut cx, event);
+            }
             SwarmEvent::ConnectionEstablished {
                 peer_id,
                 connection_id,
@@ -293,38 +197,6 @@ impl NetActor {
         self.perform();
     }
 
-    fn on_behaviour(&mut self, event: BehaviourEvent) {
-        let mut cx = self.common.context(&mut self.swarm);
-        let handlers = &mut self.handlers;
-        match event {
-            BehaviourEvent::Tasks(event) => handlers.tasks.on_event(&mut cx, event),
-            BehaviourEvent::Exchange(event) => {
-                handlers
-                    .exchange
-                    .on_event(&mut cx, &mut handlers.capacity, event);
-            }
-            BehaviourEvent::Gossipsub(event) => on_gossip(handlers, &mut cx, event),
-            BehaviourEvent::Identify(event) => on_identify(handlers, &mut cx, event),
-            BehaviourEvent::Kad(event) => handlers.discovery.on_kad(&mut cx, event),
-            BehaviourEvent::Mdns(event) => handlers.discovery.on_mdns(&mut cx, event),
-            BehaviourEvent::Ping(ping::Event {
-                peer,
-                result: Ok(rtt),
-                ..
-            }) => cx.peers.measured(&peer, rtt),
-            BehaviourEvent::Ping(_) => {}
-            BehaviourEvent::Autonat(event) => handlers.reach.on_autonat(&mut cx, &event),
-            BehaviourEvent::RelayServer(event) => reach::on_relay_server(&event),
-            BehaviourEvent::RelayClient(event) => reach::on_relay_client(&event),
-            BehaviourEvent::Dcutr(event) => reach::on_dcutr(&event),
-            BehaviourEvent::Upnp(event) => reach::on_upnp(&event),
-            BehaviourEvent::Blocked(never)
-            | BehaviourEvent::ConnectionLimits(never)
-            | BehaviourEvent::MemoryLimit(never)
-            | BehaviourEvent::Streams(never) => match never {},
-        }
-    }
-
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         let mut cx = self.common.context(&mut self.swarm);
         let link = Link {
@@ -369,7 +241,7 @@ impl NetActor {
         let reachable = external.iter().any(direct);
         self.common.public = external
             .iter()
-            .any(|address| addresses::scope(address) == Some(Scope::Global));
+            .any(|address| matches!(addresses::scope(address), Some(Scope::Global | Scope::Name)));
         let mut cx = self.common.context(&mut self.swarm);
         self.handlers.reach.on_external(&mut cx, reachable);
         let addresses = Addresses { listen, external };
@@ -456,45 +328,3 @@ impl NetActor {
 
 /// Whether to go on; otherwise who wants to know that it ended.
 type Flow = ControlFlow<Option<oneshot::Sender<()>>>;
-
-fn on_gossip(handlers: &mut Handlers, cx: &mut Context<'_>, event: gossipsub::Event) {
-    match event {
-        gossipsub::Event::Message {
-            propagation_source,
-            message_id,
-            message,
-        } => handlers
-            .capacity
-            .on_gossip(cx, propagation_source, &message_id, &message),
-        gossipsub::Event::Subscribed { peer_id, .. } => {
-            handlers
-                .exchange
-                .on_subscribed(cx, &handlers.capacity, peer_id);
-        }
-        event => tracing::trace!(?event, "gossip"),
-    }
-}
-
-fn on_identify(handlers: &mut Handlers, cx: &mut Context<'_>, event: identify::Event) {
-    let identify::Event::Received { peer_id, info, .. } = event else {
-        return;
-    };
-    cx.peers.identified(peer_id, &info.agent_version);
-    if !info.protocols.contains(&cx.protocols.task) {
-        let other_version = info
-            .protocols
-            .iter()
-            .any(|protocol| cx.protocols.is_other_version(protocol));
-        let misdeed = if other_version {
-            Misdeed::UnknownVersion
-        } else {
-            Misdeed::OtherNetwork
-        };
-        cx.actions.push(Action::Report(peer_id, misdeed));
-        return;
-    }
-    handlers
-        .discovery
-        .on_identified(cx, peer_id, &info.listen_addrs, &info.protocols);
-    handlers.reach.on_identified(cx, peer_id, &info.protocols);
-}

@@ -15,7 +15,7 @@ use libp2p::{
 };
 
 use super::config::NetConfig;
-use super::discovery::{self, Kademlia};
+use super::dht::{self, Kademlia};
 use super::error::NetError;
 use super::events::EventSink;
 use super::exchange::{self, ExchangeBehaviour};
@@ -76,7 +76,7 @@ impl Behaviour {
             memory_limit: limits::memory(&config.limits),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
-            kad: discovery::kademlia(local, protocols),
+            kad: dht::kademlia(local, protocols),
             mdns: multicast(config).into(),
             gossipsub: gossip::behaviour(&config.keypair, protocols)?,
             tasks: tasks::behaviour(protocols, &config.limits, &config.metrics),

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 
-/// Points at which a peer is disconnected and shut out.
-const LIMIT: f64 = 100.0;
+/// Points at which a peer is disconnected and shut out: a little less than 100, so that ten mistakes
+/// of 10 points are ten even when some seconds pass between them.
+const LIMIT: f64 = 95.0;
 
 /// Points fade to half in this time (5 minutes): a few mistakes an hour never add up.
 const HALF_LIFE: Duration = Duration::from_secs(300);
@@ -40,7 +41,7 @@ pub enum Misdeed {
     OtherNetwork,
     /// Sent an advert whose signature, network or life is wrong.
     ForgedAdvert,
-    /// Sent an advert older than one that we had from its maker.
+    /// Sent an advert that its maker had replaced long before.
     ReplayedAdvert,
     /// Sent bytes that do not have the digest they were asked for by.
     WrongChunk,
@@ -68,16 +69,16 @@ impl Misdeed {
     }
 
     /// How many points it costs. 10 mistakes of the ordinary kind are the limit; what no software
-    /// does by accident costs more, what a slow network can cause (an advert that came late) hardly
-    /// anything; and with a peer of another network there is nothing to talk about.
+    /// does by accident costs more, what a strange network might cause costs less; and with a peer of
+    /// another network there is nothing to talk about.
     fn points(self) -> f64 {
         match self {
             Self::OtherNetwork | Self::UnknownVersion => LIMIT,
-            Self::ForgedAdvert | Self::BadPath => 25.0,
+            // gossipsub itself listens to three forged messages and no more.
+            Self::ForgedAdvert | Self::BadPath => 33.0,
             Self::WrongChunk | Self::Oversize => 20.0,
             Self::Garbage => 10.0,
-            Self::OutOfPlace => 5.0,
-            Self::ReplayedAdvert => 1.0,
+            Self::OutOfPlace | Self::ReplayedAdvert => 5.0,
         }
     }
 }

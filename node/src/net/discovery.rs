@@ -10,83 +10,24 @@
 //! soon at first and seldom later.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use libp2p::kad::store::RecordStore;
-use libp2p::kad::{
-    self, GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, InboundRequest, ProviderRecord,
-    QueryId, QueryResult,
-};
-use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryId, QueryResult};
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, mdns};
 
-use super::actor::{Action, Context};
 use super::addresses::{self, Scope};
 use super::conduct::Misdeed;
+use super::context::Context;
+use super::dht;
 use super::joining::Joining;
-use super::protocols::Protocols;
-use super::provider_store::ProviderStore;
 use super::schedule::Walks;
-
-/// How long a walk or a search may take (20 s): a dead peer costs a dial's 10 s, and a query goes
-/// around a few of them.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Requests of one query under way at a time. Twice Kademlia's α, for a walk is mostly waiting.
-const QUERY_PARALLELISM: usize = 6;
-
-/// A provider record is valid for this long (30 minutes); it is renewed after every walk, at least
-/// every 5 minutes.
-const PROVIDER_TTL: Duration = Duration::from_secs(1_800);
-
-/// The most searches for single peers at a time; more are refused until some end.
-const MAX_WANTED: usize = 256;
-
-/// The most addresses stored with a provider record.
-const MAX_RECORD_ADDRESSES: usize = 8;
-
-/// The DHT as this network uses it.
-pub(super) type Kademlia = kad::Behaviour<ProviderStore>;
-
-/// Makes the DHT behaviour. Its mode is ours to set: server, until found unreachable.
-pub(super) fn kademlia(local: PeerId, protocols: &Protocols) -> Kademlia {
-    let mut config = kad::Config::new(protocols.kad.clone());
-    config
-        .set_query_timeout(QUERY_TIMEOUT)
-        .set_parallelism(QUERY_PARALLELISM.try_into().unwrap_or(kad::ALPHA_VALUE))
-        .set_kbucket_inserts(kad::BucketInserts::Manual)
-        .set_record_filtering(kad::StoreInserts::FilterBoth)
-        .set_caching(kad::Caching::Disabled)
-        .set_replication_interval(None)
-        .set_publication_interval(None)
-        .set_provider_record_ttl(Some(PROVIDER_TTL))
-        .set_provider_publication_interval(None)
-        .set_periodic_bootstrap_interval(None);
-    let store = ProviderStore::new(local, protocols.providers.clone());
-    let mut kademlia = kad::Behaviour::with_config(local, store, config);
-    kademlia.set_mode(Some(kad::Mode::Server));
-    kademlia
-}
-
-/// How far the search for a wanted peer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    /// The best addresses are being dialled.
-    Preferred,
-    /// All addresses are being dialled.
-    Everywhere,
-    /// The DHT is being asked.
-    Sought,
-    /// What the DHT said is being dialled.
-    Found,
-}
+use super::seeking::Seeking;
 
 /// What a query of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Query {
     Walk,
-    Seek(PeerId),
     Providers,
 }
 
@@ -95,7 +36,7 @@ enum Query {
 pub(super) struct Discovery {
     joining: Joining,
     walks: Walks,
-    wanted: HashMap<PeerId, Wanted>,
+    seeking: Seeking,
     queries: HashMap<QueryId, Query>,
     providing: bool,
     /// Peers beyond which mDNS dials no more.
@@ -107,7 +48,7 @@ impl Discovery {
         Self {
             joining,
             walks: Walks::default(),
-            wanted: HashMap::new(),
+            seeking: Seeking::default(),
             queries: HashMap::new(),
             providing: false,
             comfortable,
@@ -142,55 +83,12 @@ impl Discovery {
 
     /// The node wants to be connected to `peer`.
     pub(super) fn connect(&mut self, cx: &mut Context<'_>, peer: PeerId) {
-        if peer == cx.local || cx.peers.is_connected(&peer) {
-            return;
-        }
-        let busy = matches!(
-            self.wanted.get(&peer),
-            Some(Wanted::Everywhere | Wanted::Sought | Wanted::Found)
-        );
-        if busy || (self.wanted.len() >= MAX_WANTED && !self.wanted.contains_key(&peer)) {
-            return;
-        }
-        let preferred = addresses::preferred(&cx.peers.addresses(&peer));
-        if preferred.is_empty() {
-            self.seek(cx, peer);
-        } else {
-            self.wanted.insert(peer, Wanted::Preferred);
-            dial(cx, peer, preferred);
-        }
-    }
-
-    fn seek(&mut self, cx: &mut Context<'_>, peer: PeerId) {
-        let id = cx.behaviour.kad.get_closest_peers(peer);
-        self.queries.insert(id, Query::Seek(peer));
-        self.wanted.insert(peer, Wanted::Sought);
-    }
-
-    /// A dial to a peer failed; the next way is tried.
-    fn next_way(&mut self, cx: &mut Context<'_>, peer: PeerId) {
-        match self.wanted.get(&peer) {
-            Some(Wanted::Preferred) => {
-                let all = cx.peers.addresses(&peer);
-                if all.is_empty() {
-                    self.seek(cx, peer);
-                } else {
-                    self.wanted.insert(peer, Wanted::Everywhere);
-                    dial(cx, peer, all);
-                }
-            }
-            Some(Wanted::Everywhere) => self.seek(cx, peer),
-            Some(Wanted::Found) => {
-                self.wanted.remove(&peer);
-            }
-            // The DHT's own dials fail on the way.
-            Some(Wanted::Sought) | None => {}
-        }
+        self.seeking.connect(cx, peer);
     }
 
     /// A connection opened.
     pub(super) fn on_connected(&mut self, now: Instant, id: ConnectionId, peer: PeerId) {
-        self.wanted.remove(&peer);
+        self.seeking.on_connected(&peer);
         self.joining.on_connected(now, id, peer);
     }
 
@@ -230,7 +128,7 @@ impl Discovery {
             // Nothing that the DHT could tell others about it is true any more.
             cx.behaviour.kad.remove_peer(&peer);
         }
-        self.next_way(cx, peer);
+        self.seeking.next_way(cx, peer);
     }
 
     /// A peer said who it is, what it speaks and where it listens.
@@ -246,7 +144,7 @@ impl Discovery {
             cx.behaviour.kad.remove_peer(&peer);
             return;
         }
-        for address in shareable(cx, &believed) {
+        for address in dht::shareable(cx, &believed) {
             cx.behaviour.kad.add_address(&peer, address);
         }
         self.walks.start(cx.now);
@@ -270,7 +168,7 @@ impl Discovery {
             }
             cx.peers.hinted(peer, found);
             if cx.peers.connected_count() < self.comfortable {
-                self.connect(cx, peer);
+                self.seeking.connect(cx, peer);
             }
         }
     }
@@ -305,23 +203,28 @@ impl Discovery {
     pub(super) fn on_kad(&mut self, cx: &mut Context<'_>, event: kad::Event) {
         match event {
             kad::Event::OutboundQueryProgressed {
+                id,
+                result: QueryResult::GetClosestPeers(result),
+                ..
+            } => self.seeking.on_closest(cx, id, result),
+            kad::Event::OutboundQueryProgressed {
                 id, result, step, ..
             } => {
                 let query = self.queries.get(&id).copied();
                 if step.last {
                     self.queries.remove(&id);
                 }
-                self.on_progress(cx, query, result, step.last);
+                self.on_progress(cx, query, &result, step.last);
             }
             kad::Event::InboundRequest {
                 request:
                     InboundRequest::AddProvider {
                         record: Some(record),
                     },
-            } => store_provider(cx, record),
+            } => dht::store_provider(cx, record),
             kad::Event::InboundRequest {
                 request: InboundRequest::PutRecord { source, .. },
-            } => cx.actions.push(Action::Report(source, Misdeed::OutOfPlace)),
+            } => cx.report(source, Misdeed::OutOfPlace),
             _ => {}
         }
     }
@@ -330,29 +233,25 @@ impl Discovery {
         &mut self,
         cx: &mut Context<'_>,
         query: Option<Query>,
-        result: QueryResult,
+        result: &QueryResult,
         last: bool,
     ) {
         match (query, result) {
-            (Some(Query::Seek(peer)), QueryResult::GetClosestPeers(result)) => {
-                let (Ok(GetClosestPeersOk { peers, .. })
-                | Err(GetClosestPeersError::Timeout { peers, .. })) = result;
-                let addresses = peers
-                    .into_iter()
-                    .find(|found| found.peer_id == peer)
-                    .map(|found| found.addrs)
-                    .unwrap_or_default();
-                self.found(cx, peer, addresses);
-            }
             (
                 Some(Query::Providers),
                 QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })),
             ) => {
-                for peer in providers {
-                    if peer != cx.local && !cx.peers.is_connected(&peer) {
-                        // The query knows their addresses for as long as it runs.
-                        dial(cx, peer, addresses::preferred(&cx.peers.addresses(&peer)));
-                    }
+                let strangers = providers
+                    .iter()
+                    .filter(|peer| **peer != cx.local && !cx.peers.is_connected(peer));
+                for peer in strangers
+                    .take(self.comfortable)
+                    .copied()
+                    .collect::<Vec<_>>()
+                {
+                    // The query knows their addresses for as long as it runs.
+                    let addresses = cx.preferred(&peer);
+                    cx.dial(peer, addresses);
                 }
             }
             (Some(Query::Walk), QueryResult::Bootstrap(_)) if last => {
@@ -366,57 +265,5 @@ impl Discovery {
             }
             _ => {}
         }
-    }
-
-    fn found(&mut self, cx: &mut Context<'_>, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if self.wanted.get(&peer) != Some(&Wanted::Sought) {
-            return;
-        }
-        if addresses.is_empty() {
-            self.wanted.remove(&peer);
-        } else {
-            self.wanted.insert(peer, Wanted::Found);
-            cx.peers.hinted(peer, addresses.iter().cloned());
-            dial(cx, peer, addresses);
-        }
-    }
-}
-
-fn dial(cx: &mut Context<'_>, peer: PeerId, addresses: Vec<Multiaddr>) {
-    let options = DialOpts::peer_id(peer)
-        .addresses(addresses)
-        .extend_addresses_through_behaviour()
-        .build();
-    cx.actions.push(Action::Dial(options));
-}
-
-/// Those of a peer's addresses that the DHT may tell others. A node that the whole Internet can ask
-/// tells only addresses that the whole Internet can dial.
-fn shareable(cx: &Context<'_>, believed: &[Multiaddr]) -> Vec<Multiaddr> {
-    addresses::preferred(believed)
-        .into_iter()
-        .filter(|address| {
-            let near = matches!(
-                addresses::scope(address),
-                Some(Scope::Loopback | Scope::Private)
-            );
-            !(cx.public && near)
-        })
-        .collect()
-}
-
-/// Somebody offers capacity and wants us to tell others.
-fn store_provider(cx: &mut Context<'_>, mut record: ProviderRecord) {
-    let peer = record.provider;
-    if record.key != cx.protocols.providers {
-        cx.actions.push(Action::Report(peer, Misdeed::OutOfPlace));
-        return;
-    }
-    cx.peers.claimed(peer, &record.addresses);
-    let known = cx.peers.addresses(&peer);
-    record.addresses = shareable(cx, &known);
-    record.addresses.truncate(MAX_RECORD_ADDRESSES);
-    if let Err(error) = cx.behaviour.kad.store_mut().add_provider(record) {
-        tracing::debug!(%peer, %error, "a provider record was not stored");
     }
 }

@@ -13,9 +13,9 @@ use libp2p::request_response::{self, Event, Message, ProtocolSupport};
 use p2pnode_protocol::advert::SignedAdvert;
 use p2pnode_protocol::codec;
 
-use super::actor::{Action, Context};
 use super::capacity::{Capacity, MAX_SIGNED_BYTES};
 use super::conduct::Misdeed;
+use super::context::Context;
 use super::metrics::NetMetrics;
 use super::protocols::Protocols;
 use super::wire::{Frame, WireCodec};
@@ -194,14 +194,14 @@ impl Exchange {
         hello: Frame<AdvertHello>,
     ) -> usize {
         match hello {
-            Frame::Decoded(AdvertHello { mine, want }) => {
+            Frame::Decoded(AdvertHello { mine, want }, _) => {
                 if let Some(signed) = mine {
                     capacity.on_exchange(cx, peer, Some(peer), signed);
                 }
                 usize::from(want)
             }
             Frame::Bad(misdeed) => {
-                cx.actions.push(Action::Report(peer, misdeed));
+                cx.report(peer, misdeed);
                 0
             }
             Frame::Encoded(_) => 0,
@@ -230,9 +230,9 @@ impl Exchange {
         answer: Frame<AdvertAnswer>,
     ) {
         let others = match answer {
-            Frame::Decoded(AdvertAnswer { others }) => others,
+            Frame::Decoded(AdvertAnswer { others }, _) => others,
             Frame::Bad(misdeed) => {
-                cx.actions.push(Action::Report(peer, misdeed));
+                cx.report(peer, misdeed);
                 return;
             }
             Frame::Encoded(_) => return,
@@ -245,7 +245,7 @@ impl Exchange {
             .get_mut(&peer)
             .is_some_and(|greeting| std::mem::take(&mut greeting.asked));
         if !expected || others.len() > MAX_ADVERTS {
-            cx.actions.push(Action::Report(peer, Misdeed::OutOfPlace));
+            cx.report(peer, Misdeed::OutOfPlace);
             return;
         }
         for signed in others {

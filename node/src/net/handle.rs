@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::conduct::Misdeed;
 use super::error::{CallError, OpenError};
 use super::metrics::NetMetrics;
-use super::peers::PeerSnapshot;
+use super::peer::PeerSnapshot;
 use super::protocols::StreamKind;
 use super::streams::NetStream;
 use super::tasks::{self, InboundId, Reply};
@@ -18,9 +18,17 @@ use super::tasks::{self, InboundId, Reply};
 /// Commands that wait for the actor. It takes each in microseconds, so this only evens out bursts.
 pub(super) const COMMAND_QUEUE: usize = 256;
 
-/// A wish of the node.
+/// What the node tells the actor.
 #[derive(Debug)]
 pub(super) enum Command {
+    Ask(Request),
+    Disconnect(PeerId),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// What one of the handlers can do.
+#[derive(Debug)]
+pub(super) enum Request {
     Call {
         peer: PeerId,
         request: Vec<u8>,
@@ -32,7 +40,6 @@ pub(super) enum Command {
     },
     Publish(Box<SignedAdvert>),
     Connect(PeerId),
-    Disconnect(PeerId),
     Provide(bool),
     FindProviders,
     Open {
@@ -46,7 +53,6 @@ pub(super) enum Command {
         peer: PeerId,
         misdeed: Misdeed,
     },
-    Shutdown(oneshot::Sender<()>),
 }
 
 /// Where this node is.
@@ -123,6 +129,10 @@ impl NetHandle {
         &self.shared.metrics
     }
 
+    async fn ask(&self, request: Request) -> bool {
+        self.send(Command::Ask(request)).await
+    }
+
     async fn send(&self, command: Command) -> bool {
         self.shared.commands.send(command).await.is_ok()
     }
@@ -140,12 +150,12 @@ impl NetHandle {
     ) -> Result<TaskResponse, CallError> {
         let request = tasks::encode_request(request)?;
         let (reply, answer) = oneshot::channel();
-        let call = Command::Call {
+        let call = Request::Call {
             peer,
             request,
             reply,
         };
-        if !self.send(call).await {
+        if !self.ask(call).await {
             return Err(CallError::Stopped);
         }
         answer.await.unwrap_or(Err(CallError::Stopped))
@@ -157,7 +167,7 @@ impl NetHandle {
     /// [`CallError::TooLarge`], [`CallError::Stopped`].
     pub async fn respond(&self, id: InboundId, response: &TaskResponse) -> Result<(), CallError> {
         let response = tasks::encode_response(response)?;
-        if self.send(Command::Respond { id, response }).await {
+        if self.ask(Request::Respond { id, response }).await {
             Ok(())
         } else {
             Err(CallError::Stopped)
@@ -167,13 +177,13 @@ impl NetHandle {
     /// Tells everybody what this node can give, now and whenever somebody connects. The advert must
     /// be this node's own, for this network, and newer than the last.
     pub async fn publish(&self, advert: SignedAdvert) {
-        self.send(Command::Publish(Box::new(advert))).await;
+        self.ask(Request::Publish(Box::new(advert))).await;
     }
 
     /// Connects to `peer`: at the addresses known for it, then at those that the DHT knows. Success
     /// shows as [`super::NetEvent::Connected`]; does nothing when it is connected already.
     pub async fn connect(&self, peer: PeerId) {
-        self.send(Command::Connect(peer)).await;
+        self.ask(Request::Connect(peer)).await;
     }
 
     /// Closes all connections to `peer`. It may connect again.
@@ -183,12 +193,12 @@ impl NetHandle {
 
     /// Whether this node can be found through the DHT as one that offers capacity.
     pub async fn provide(&self, providing: bool) {
-        self.send(Command::Provide(providing)).await;
+        self.ask(Request::Provide(providing)).await;
     }
 
     /// Looks in the DHT for nodes that offer capacity, and connects to them; their adverts follow.
     pub async fn find_providers(&self) {
-        self.send(Command::FindProviders).await;
+        self.ask(Request::FindProviders).await;
     }
 
     /// Opens a stream to `peer`, dialling it when it is not connected. When this returns, the stream
@@ -202,7 +212,7 @@ impl NetHandle {
         kind: StreamKind,
     ) -> Result<NetStream, OpenError> {
         let (reply, stream) = oneshot::channel();
-        if !self.send(Command::Open { peer, kind, reply }).await {
+        if !self.ask(Request::Open { peer, kind, reply }).await {
             return Err(OpenError::Stopped);
         }
         // The reply is dropped with the connection that was to open the stream.
@@ -213,7 +223,7 @@ impl NetHandle {
     /// after the end.
     pub async fn peers(&self) -> Vec<PeerSnapshot> {
         let (reply, peers) = oneshot::channel();
-        self.send(Command::Peers(reply)).await;
+        self.ask(Request::Peers(reply)).await;
         peers.await.unwrap_or_default()
     }
 
@@ -221,14 +231,14 @@ impl NetHandle {
     /// are connected. For [`super::advert_interval`].
     pub async fn network_size(&self) -> usize {
         let (reply, size) = oneshot::channel();
-        self.send(Command::NetworkSize(reply)).await;
+        self.ask(Request::NetworkSize(reply)).await;
         size.await.unwrap_or(1)
     }
 
     /// Writes down that a peer did what a correct peer never does. Past a limit it is disconnected and
     /// shut out for some minutes.
     pub async fn report_misbehaviour(&self, peer: PeerId, misdeed: Misdeed) {
-        self.send(Command::Report { peer, misdeed }).await;
+        self.ask(Request::Report { peer, misdeed }).await;
     }
 
     /// Closes every connection and ends, within half a second. Returns when that is done.

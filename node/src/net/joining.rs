@@ -9,8 +9,8 @@ use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId};
 
-use super::actor::{Action, Context};
 use super::addresses;
+use super::context::{Action, Context};
 
 /// First pause before a bootstrap node is dialled again: people start several nodes at once, in any
 /// order.

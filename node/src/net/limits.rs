@@ -84,7 +84,7 @@ pub(super) fn surplus(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::peers::Link;
+    use super::super::peer::Link;
     use super::*;
     use libp2p::swarm::ConnectionId;
 

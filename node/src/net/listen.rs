@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -13,6 +13,7 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
+use rustix::io::Errno;
 
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::error::NetError;
@@ -83,10 +84,10 @@ fn note(
             let Some((_, address)) = asked.iter().find(|(id, _)| id == listener_id) else {
                 return Ok(());
             };
-            Err(failed(
-                address,
-                io::Error::new(error.kind(), error.to_string()),
-            ))
+            Err(NetError::Listen {
+                address: address.clone(),
+                source: io::Error::new(error.kind(), error.to_string()),
+            })
         }
         _ => Ok(()),
     }
@@ -105,51 +106,30 @@ fn listen_on(
     swarm: &mut Swarm<Behaviour>,
     address: &Multiaddr,
 ) -> Result<Option<ListenerId>, NetError> {
-    probe(address)?;
+    let failed = |source: io::Error| NetError::Listen {
+        address: address.clone(),
+        source,
+    };
+    match probe(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            return Err(NetError::PortInUse {
+                address: address.clone(),
+                source: error,
+            });
+        }
+        Err(error) if is_missing_ipv6(address, &error) => {
+            tracing::warn!(%address, %error, "this machine has no IPv6, listening without it");
+            return Ok(None);
+        }
+        // Whatever else is wrong will show when it is done for good.
+        Ok(()) | Err(_) => {}
+    }
     match swarm.listen_on(address.clone()) {
         Ok(id) => Ok(Some(id)),
-        Err(TransportError::MultiaddrNotSupported(address)) => {
-            Err(NetError::ListenUnsupported(address))
+        Err(TransportError::MultiaddrNotSupported(_)) => {
+            Err(NetError::ListenUnsupported(address.clone()))
         }
-        Err(TransportError::Other(error)) if is_missing_ipv6(address, &error) => {
-            tracing::warn!(%address, %error, "this machine has no IPv6, listening without it");
-            Ok(None)
-        }
-        Err(TransportError::Other(error)) => Err(failed(address, error)),
-    }
-}
-
-/// The errors of a transport come wrapped, the system's own innermost.
-fn system_error(error: &io::Error) -> Option<&io::Error> {
-    let mut found = None;
-    let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = current {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if io.raw_os_error().is_some() {
-                return Some(io);
-            }
-            found = Some(io);
-            // `source` of a wrapping io::Error skips the error it wraps.
-            current = io
-                .get_ref()
-                .map(|inner| inner as &(dyn std::error::Error + 'static));
-        } else {
-            current = error.source();
-        }
-    }
-    found
-}
-
-fn kind_of(error: &io::Error) -> io::ErrorKind {
-    system_error(error).map_or(error.kind(), io::Error::kind)
-}
-
-fn failed(address: &Multiaddr, source: io::Error) -> NetError {
-    let address = address.clone();
-    if kind_of(&source) == io::ErrorKind::AddrInUse {
-        NetError::PortInUse { address, source }
-    } else {
-        NetError::Listen { address, source }
+        Err(TransportError::Other(error)) => Err(failed(error)),
     }
 }
 
@@ -158,17 +138,14 @@ fn is_missing_ipv6(address: &Multiaddr, error: &io::Error) -> bool {
         address.iter().next(),
         Some(Protocol::Ip6(Ipv6Addr::UNSPECIFIED))
     );
-    let no_family = matches!(
-        kind_of(error),
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
-    ) || system_error(error).and_then(io::Error::raw_os_error)
-        == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-    wildcard && no_family
+    let no_family = error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
+    wildcard && (no_family || error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
-/// libp2p listens with `SO_REUSEPORT` (so that it can dial from the same port), with which two nodes
-/// of one user would share a TCP port and each lose half of its visitors. An ordinary bind tells.
-fn probe(address: &Multiaddr) -> Result<(), NetError> {
+/// Binds for a moment, because libp2p's own errors do not tell enough: it listens with
+/// `SO_REUSEPORT` (so that it can dial from the same port), with which two nodes of one user would
+/// share a TCP port and each lose half of its visitors; and it hides the system's error.
+fn probe(address: &Multiaddr) -> io::Result<()> {
     let mut parts = address.iter();
     let ip = match parts.next() {
         Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
@@ -177,12 +154,9 @@ fn probe(address: &Multiaddr) -> Result<(), NetError> {
         Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
         _ => return Ok(()),
     };
-    let Some(Protocol::Tcp(port @ 1..)) = parts.next() else {
-        return Ok(());
-    };
-    match TcpListener::bind(SocketAddr::new(ip, port)) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(failed(address, error)),
-        // Whatever else is wrong will show when it is done for good.
+    match parts.next() {
+        Some(Protocol::Tcp(port)) => TcpListener::bind(SocketAddr::new(ip, port)).map(drop),
+        Some(Protocol::Udp(port)) => UdpSocket::bind(SocketAddr::new(ip, port)).map(drop),
         _ => Ok(()),
     }
 }
@@ -193,21 +167,36 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_innermost_system_error_counts() {
-        let inner = io::Error::from_raw_os_error(rustix::io::Errno::ADDRINUSE.raw_os_error());
-        let wrapped = io::Error::other(io::Error::other(inner));
-        assert_eq!(kind_of(&wrapped), io::ErrorKind::AddrInUse);
-        assert_eq!(kind_of(&io::Error::other("text")), io::ErrorKind::Other);
+    fn kind(address: &str) -> Option<io::ErrorKind> {
+        probe(&address.parse().unwrap())
+            .err()
+            .map(|error| error.kind())
     }
 
     #[test]
-    fn a_shared_port_is_found_out() {
+    fn a_port_in_use_is_found_out() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
-        assert!(matches!(probe(&address), Err(NetError::PortInUse { .. })));
+        let address = format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port());
+        assert_eq!(kind(&address), Some(io::ErrorKind::AddrInUse));
         drop(taken);
-        assert!(probe(&address).is_ok());
+        assert_eq!(kind(&address), None);
+
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let address = format!("/ip4/127.0.0.1/udp/{port}/quic-v1");
+        assert_eq!(kind(&address), Some(io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn only_an_ipv6_wildcard_may_be_left_out() {
+        let missing = io::Error::from_raw_os_error(Errno::AFNOSUPPORT.raw_os_error());
+        for (address, expected) in [
+            ("/ip6/::/tcp/0", true),
+            ("/ip6/2001:db8::1/tcp/0", false),
+            ("/ip4/0.0.0.0/tcp/0", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(is_missing_ipv6(&address, &missing), expected, "{address}");
+        }
     }
 }

@@ -6,14 +6,14 @@
 //!
 //! | Concern | Module |
 //! |---|---|
-//! | finding peers and addresses | `discovery`, with `joining`, `schedule`, `provider_store` |
+//! | finding peers and addresses | `discovery`, with `joining`, `seeking`, `schedule`, `dht`, `provider_store` |
 //! | who can give what | `capacity`, with `exchange` (directly) and `gossip` (to everybody) |
 //! | task messages | `tasks`, with `wire` |
 //! | byte streams | `streams` |
 //! | ways through NAT | `reach` |
 //! | bad peers, too many peers | `conduct`, `limits` |
-//! | what is known of others | `peers`, `addresses` |
-//! | the swarm itself | `actor`, with `behaviour`, `transport`, `listen` |
+//! | what is known of others | `peers`, `peer`, `addresses` |
+//! | the swarm itself | `actor`, with `context`, `dispatch`, `behaviour`, `transport`, `listen` |
 //! | the node's side | `handle`, `events` |
 //!
 //! Invariants: nothing here waits for the node; every queue and table is bounded; a peer's
@@ -26,7 +26,10 @@ mod behaviour;
 mod capacity;
 mod conduct;
 mod config;
+mod context;
+mod dht;
 mod discovery;
+mod dispatch;
 mod error;
 mod events;
 mod exchange;
@@ -36,11 +39,13 @@ mod joining;
 mod limits;
 mod listen;
 mod metrics;
+mod peer;
 mod peers;
 mod protocols;
 mod provider_store;
 mod reach;
 mod schedule;
+mod seeking;
 mod streams;
 mod tasks;
 mod transport;
@@ -58,12 +63,13 @@ pub use error::{CallError, NetError, OpenError};
 pub use events::{NetEvent, NetEvents};
 pub use handle::{Addresses, NetHandle};
 pub use metrics::{ByteCounters, MisdeedLabel, NetMetrics};
-pub use peers::PeerSnapshot;
+pub use peer::PeerSnapshot;
 pub use protocols::{MAX_NETWORK_NAME_BYTES, StreamKind};
 pub use streams::NetStream;
 pub use tasks::InboundId;
 
-use actor::{Common, Handlers, NetActor};
+use actor::NetActor;
+use context::{Common, Handlers};
 use protocols::Protocols;
 
 /// How long a connection that nobody uses stays open (10 minutes, the longest life of an advert: until
@@ -91,7 +97,9 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
 
     let mut peers = peers::PeerTable::default();
     for (peer, known) in config.known_peers {
-        peers.hinted(peer, known);
+        if peer != local {
+            peers.hinted(peer, known);
+        }
     }
     let joining = joining::Joining::new(&config.bootstrap, Instant::now());
     let handlers = Handlers {

@@ -14,8 +14,8 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, StreamProtocol, autonat, dcutr, kad, relay, upnp};
 
-use super::actor::{Action, Context};
-use super::peers::Link;
+use super::context::{Action, Context};
+use super::peer::Link;
 
 /// How many relays a node behind NAT has: one may fail.
 const RELAYS: usize = 2;

@@ -18,9 +18,9 @@ use p2pnode_protocol::codec;
 use p2pnode_protocol::message::{MAX_MESSAGE_BYTES, TaskRequest, TaskResponse};
 use tokio::sync::oneshot;
 
-use super::actor::{Action, Context};
 use super::addresses;
 use super::config::NetLimits;
+use super::context::Context;
 use super::error::CallError;
 use super::events::WaitingRequest;
 use super::metrics::NetMetrics;
@@ -30,6 +30,11 @@ use super::wire::{Frame, WireCodec};
 /// How long a call may take, in both directions (20 s): 4 MiB over a line of 2 Mbit/s and a second to
 /// think. Loss of a peer is noticed by other means, and much sooner.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The most bytes of requests that wait for an answer from this node (64 MiB), and of one peer's among
+/// them (16 MiB: four of the largest messages). More are answered *busy*.
+const BYTES: usize = 64 << 20;
+const BYTES_PER_PEER: usize = 16 << 20;
 
 /// libp2p's behaviour for our messages.
 pub(super) type TaskBehaviour = request_response::Behaviour<WireCodec<TaskRequest, TaskResponse>>;
@@ -88,6 +93,7 @@ struct Call {
 #[derive(Debug)]
 struct Asked {
     peer: PeerId,
+    bytes: usize,
     channel: ResponseChannel<Frame<TaskResponse>>,
 }
 
@@ -98,6 +104,8 @@ pub(super) struct Tasks {
     asked: HashMap<InboundRequestId, Asked>,
     /// Calls and requests of each peer.
     load: HashMap<PeerId, Load>,
+    /// Length of all requests in `asked`.
+    asked_bytes: usize,
     per_peer: usize,
     /// [`TaskResponse::Busy`], encoded.
     busy: Vec<u8>,
@@ -107,6 +115,7 @@ pub(super) struct Tasks {
 struct Load {
     calls: usize,
     asked: usize,
+    asked_bytes: usize,
 }
 
 impl Tasks {
@@ -115,6 +124,7 @@ impl Tasks {
             calls: HashMap::new(),
             asked: HashMap::new(),
             load: HashMap::new(),
+            asked_bytes: 0,
             per_peer: limits.requests_per_peer,
             busy: encode_response(&TaskResponse::Busy).unwrap_or_default(),
         }
@@ -199,11 +209,11 @@ impl Tasks {
         request: Frame<TaskRequest>,
         channel: ResponseChannel<Frame<TaskResponse>>,
     ) {
-        let request = match request {
-            Frame::Decoded(request) => request,
+        let (request, bytes) = match request {
+            Frame::Decoded(request, bytes) => (request, bytes),
             Frame::Bad(misdeed) => {
                 // Dropping the channel closes the stream without an answer.
-                cx.actions.push(Action::Report(peer, misdeed));
+                cx.report(peer, misdeed);
                 return;
             }
             Frame::Encoded(_) => return,
@@ -215,7 +225,10 @@ impl Tasks {
             id: InboundId(id),
             request,
         };
-        if load.asked >= self.per_peer || cx.events.request(waiting).is_err() {
+        let full = load.asked >= self.per_peer
+            || (load.asked > 0 && load.asked_bytes + bytes > BYTES_PER_PEER)
+            || self.asked_bytes + bytes > BYTES;
+        if full || cx.events.request(waiting).is_err() {
             self.tidy(peer);
             cx.metrics.requests_refused.inc();
             let _ = cx
@@ -225,7 +238,16 @@ impl Tasks {
             return;
         }
         load.asked += 1;
-        self.asked.insert(id, Asked { peer, channel });
+        load.asked_bytes += bytes;
+        self.asked_bytes += bytes;
+        self.asked.insert(
+            id,
+            Asked {
+                peer,
+                bytes,
+                channel,
+            },
+        );
         cx.metrics.requests_received.inc();
     }
 
@@ -236,10 +258,10 @@ impl Tasks {
         response: Frame<TaskResponse>,
     ) {
         let result = match response {
-            Frame::Decoded(response) => Ok(response),
+            Frame::Decoded(response, _) => Ok(response),
             Frame::Bad(misdeed) => {
                 if let Some(call) = self.calls.get(&id) {
-                    cx.actions.push(Action::Report(call.peer, misdeed));
+                    cx.report(call.peer, misdeed);
                 }
                 Err(CallError::Protocol)
             }
@@ -271,13 +293,18 @@ impl Tasks {
         let asked = self.asked.remove(&id)?;
         if let Some(load) = self.load.get_mut(&asked.peer) {
             load.asked -= 1;
+            load.asked_bytes -= asked.bytes;
         }
+        self.asked_bytes -= asked.bytes;
         self.tidy(asked.peer);
         Some(asked)
     }
 
     fn tidy(&mut self, peer: PeerId) {
-        if let Some(Load { calls: 0, asked: 0 }) = self.load.get(&peer) {
+        if let Some(Load {
+            calls: 0, asked: 0, ..
+        }) = self.load.get(&peer)
+        {
             self.load.remove(&peer);
         }
     }

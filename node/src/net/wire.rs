@@ -29,8 +29,8 @@ const LARGE_AT_A_TIME: usize = 16;
 pub(super) enum Frame<T> {
     /// Out: already encoded.
     Encoded(Vec<u8>),
-    /// In: decoded.
-    Decoded(T),
+    /// In: decoded, from so many bytes.
+    Decoded(T, usize),
     /// In: not a message.
     Bad(Misdeed),
 }
@@ -95,7 +95,7 @@ impl<Q, A> WireCodec<Q, A> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(match codec::decode(&bytes, limit) {
-            Ok(message) => Frame::Decoded(message),
+            Ok(message) => Frame::Decoded(message, bytes.len()),
             Err(CodecError::TooLarge { .. }) => Frame::Bad(Misdeed::Oversize),
             Err(_) => Frame::Bad(Misdeed::Garbage),
         })
@@ -195,7 +195,7 @@ mod tests {
             let bytes = codec::encode(&words, usize::MAX).unwrap();
             let exact = bytes.len();
             match read(exact, bytes.clone()).await.unwrap() {
-                Frame::Decoded(read) => assert_eq!(read, words),
+                Frame::Decoded(read, bytes) => assert_eq!((read, bytes), (words, exact)),
                 other => panic!("{len}: {other:?}"),
             }
             assert!(matches!(

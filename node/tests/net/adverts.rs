@@ -73,7 +73,7 @@ fn lie(kind: Lie, liar: &libp2p::identity::Keypair, other: &Node, issued_ms: u64
     let encode =
         |signed: SignedAdvert| p2pnode_protocol::codec::encode(&signed, usize::MAX).unwrap();
     match kind {
-        Lie::Replayed => encode(advert(NETWORK, issued_ms - 1).sign(liar).unwrap()),
+        Lie::Replayed => encode(advert(NETWORK, issued_ms - 31_000).sign(liar).unwrap()),
         Lie::Borrowed => encode(other.advert(issued_ms)),
         Lie::Forged => {
             let mut signed = advert(NETWORK, issued_ms + 5).sign(liar).unwrap();

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use libp2p::PeerId;
-use p2pnode_node::net::{NetConfig, NetLimits};
+use p2pnode_node::net::{NetConfig, NetLimits, ReachConfig};
 
 use crate::support::{
     Node, PATIENCE, connected, eventually, last_advert, loopback, memory, now_ms, start,
@@ -215,4 +215,21 @@ async fn peers_are_remembered_with_their_addresses() {
         ..loopback()
     };
     start(known).await.until_connected(a.id()).await;
+}
+
+#[tokio::test]
+async fn all_ways_through_nat_may_be_switched_on() {
+    // All but UPnP, which would ask the router of the machine that this runs on.
+    let config = || NetConfig {
+        reach: ReachConfig {
+            upnp: false,
+            ..ReachConfig::default()
+        },
+        external: vec!["/ip4/198.51.100.7/tcp/4001".parse().unwrap()],
+        ..loopback()
+    };
+    let a = start(config()).await;
+    let b = start_beside(&a, config()).await;
+    assert_eq!(a.handle.external_addresses(), config().external);
+    everyone_knows_everyone(&mut [a, b]).await;
 }

@@ -309,7 +309,7 @@ impl Gossiper {
                 tokio::select! {
                     word = said.recv() => match word {
                         Some(word) => {
-                            swarm.behaviour_mut().publish(topic.clone(), word).unwrap();
+                            let _ = swarm.behaviour_mut().publish(topic.clone(), word);
                         }
                         None => break,
                     },
@@ -334,7 +334,7 @@ async fn a_liar_is_finally_not_listened_to() {
     let mut victim = start(loopback()).await;
     let mut liar = Gossiper::start(&victim.address()).await;
     let id = liar.id;
-    for number in 0..4_u8 {
+    for number in 0..3_u8 {
         liar.say(vec![number; 10]).await;
     }
     let handle = victim.handle.clone();

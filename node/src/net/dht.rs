@@ -1,0 +1,84 @@
+//! The DHT as this network uses it: its settings, and what may be told or stored there.
+//!
+//! Set up once by [`super::behaviour`], used by [`super::discovery`]. Addresses are told to others only
+//! as far as they reach, and nothing is stored but who offers capacity.
+
+use std::time::Duration;
+
+use libp2p::kad::store::RecordStore;
+use libp2p::kad::{self, ProviderRecord};
+use libp2p::{Multiaddr, PeerId};
+
+use super::addresses::{self, Scope};
+use super::conduct::Misdeed;
+use super::context::Context;
+use super::protocols::Protocols;
+use super::provider_store::ProviderStore;
+
+/// How long a walk or a search may take (20 s): a dead peer costs a dial's 10 s, and a query goes
+/// around a few of them.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Requests of one query under way at a time. Twice Kademlia's α, for a walk is mostly waiting.
+const QUERY_PARALLELISM: usize = 6;
+
+/// A provider record is valid for this long (30 minutes); it is renewed after every walk, at least
+/// every 5 minutes.
+const PROVIDER_TTL: Duration = Duration::from_secs(1_800);
+
+/// The most addresses stored with a provider record.
+const MAX_RECORD_ADDRESSES: usize = 8;
+
+/// The DHT as this network uses it.
+pub(super) type Kademlia = kad::Behaviour<ProviderStore>;
+
+/// Makes the DHT behaviour. Its mode is ours to set: server, until found unreachable.
+pub(super) fn kademlia(local: PeerId, protocols: &Protocols) -> Kademlia {
+    let mut config = kad::Config::new(protocols.kad.clone());
+    config
+        .set_query_timeout(QUERY_TIMEOUT)
+        .set_parallelism(QUERY_PARALLELISM.try_into().unwrap_or(kad::ALPHA_VALUE))
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_caching(kad::Caching::Disabled)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        .set_provider_publication_interval(None)
+        .set_periodic_bootstrap_interval(None);
+    let store = ProviderStore::new(local, protocols.providers.clone());
+    let mut kademlia = kad::Behaviour::with_config(local, store, config);
+    kademlia.set_mode(Some(kad::Mode::Server));
+    kademlia
+}
+
+/// Those of a peer's addresses that the DHT may tell others. A node that the whole Internet can ask
+/// tells only addresses that the whole Internet can dial.
+pub(super) fn shareable(cx: &Context<'_>, believed: &[Multiaddr]) -> Vec<Multiaddr> {
+    addresses::preferred(believed)
+        .into_iter()
+        .filter(|address| {
+            let near = matches!(
+                addresses::scope(address),
+                Some(Scope::Loopback | Scope::Private)
+            );
+            !(cx.public && near)
+        })
+        .collect()
+}
+
+/// Somebody offers capacity and wants us to tell others.
+pub(super) fn store_provider(cx: &mut Context<'_>, mut record: ProviderRecord) {
+    let peer = record.provider;
+    if record.key != cx.protocols.providers {
+        cx.report(peer, Misdeed::OutOfPlace);
+        return;
+    }
+    cx.peers.claimed(peer, &record.addresses);
+    let known = cx.peers.addresses(&peer);
+    record.addresses = shareable(cx, &known);
+    record.addresses.truncate(MAX_RECORD_ADDRESSES);
+    if let Err(error) = cx.behaviour.kad.store_mut().add_provider(record) {
+        tracing::debug!(%peer, %error, "a provider record was not stored");
+    }
+}

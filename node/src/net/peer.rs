@@ -1,0 +1,142 @@
+//! What this node knows about one other node.
+//!
+//! Kept in the table of [`super::peers`]. The addresses of a peer are bounded, and each says whether
+//! it ever worked.
+
+use std::time::{Duration, Instant};
+
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+
+use super::addresses::{self, Scope};
+
+/// The most addresses of one peer: TCP and QUIC, IPv4 and IPv6, on three networks and a relay.
+pub(super) const MAX_ADDRESSES: usize = 16;
+
+/// An address that could not be dialled this often in a row is forgotten.
+pub(super) const MAX_FAILURES: u8 = 3;
+
+/// A peer as the node knows it.
+#[derive(Debug, Clone)]
+pub struct PeerSnapshot {
+    /// Who.
+    pub peer: PeerId,
+    /// Addresses it can be dialled at, those that worked first.
+    pub addresses: Vec<Multiaddr>,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// Whether all open connections go through relays.
+    pub relayed: bool,
+    /// The last measured round trip.
+    pub rtt: Option<Duration>,
+    /// Name and version of its program, as it says.
+    pub agent: String,
+    /// When it was last connected, in milliseconds since the Unix epoch.
+    pub last_seen_ms: u64,
+}
+
+/// An open connection.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub id: ConnectionId,
+    /// The other end's address; dialled ones are addresses it listens on.
+    pub remote: Multiaddr,
+    pub dialled: bool,
+    pub since: Instant,
+}
+
+impl Link {
+    pub(super) fn is_relayed(&self) -> bool {
+        addresses::is_relayed(&self.remote)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    address: Multiaddr,
+    /// Whether a dial to it succeeded.
+    proven: bool,
+    failures: u8,
+}
+
+/// Everything about one peer.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    known: Vec<Known>,
+    pub links: Vec<Link>,
+    pub rtt: Option<Duration>,
+    pub agent: String,
+    pub last_seen_ms: u64,
+    /// When a request or a stream of ours or theirs was last carried.
+    pub last_used: Option<Instant>,
+}
+
+impl Entry {
+    /// Since when it has been connected.
+    pub(super) fn connected_since(&self) -> Option<Instant> {
+        self.links.iter().map(|link| link.since).min()
+    }
+
+    /// The scope in which the peer was seen: that of its nearest direct connection.
+    pub(super) fn seen(&self) -> Option<Scope> {
+        self.links
+            .iter()
+            .filter_map(|link| addresses::scope(&link.remote))
+            .min()
+    }
+
+    pub(super) fn is_relayed(&self) -> bool {
+        !self.links.is_empty() && self.links.iter().all(Link::is_relayed)
+    }
+
+    /// All addresses, proven ones first.
+    pub(super) fn addresses(&self) -> Vec<Multiaddr> {
+        let (proven, other): (Vec<_>, Vec<_>) = self.known.iter().partition(|known| known.proven);
+        proven
+            .into_iter()
+            .chain(other)
+            .map(|known| known.address.clone())
+            .collect()
+    }
+
+    pub(super) fn learn(&mut self, address: Multiaddr, proven: bool) {
+        if let Some(known) = self.known.iter_mut().find(|known| known.address == address) {
+            known.proven |= proven;
+            if proven {
+                known.failures = 0;
+            }
+            return;
+        }
+        if self.known.len() >= MAX_ADDRESSES {
+            let Some(place) = self.known.iter().position(|known| !known.proven) else {
+                return;
+            };
+            self.known.remove(place);
+        }
+        self.known.push(Known {
+            address,
+            proven,
+            failures: 0,
+        });
+    }
+
+    /// Whether there is anything to dial.
+    pub(super) fn has_address(&self) -> bool {
+        !self.known.is_empty()
+    }
+
+    /// A dial to `address` failed.
+    pub(super) fn failed(&mut self, address: &Multiaddr) {
+        for known in &mut self.known {
+            if known.address == *address {
+                known.failures += 1;
+            }
+        }
+        self.known.retain(|known| known.failures < MAX_FAILURES);
+    }
+
+    /// Somebody else answers at `address`.
+    pub(super) fn mistaken(&mut self, address: &Multiaddr) {
+        self.known.retain(|known| known.address != *address);
+    }
+}
