@@ -219,13 +219,7 @@ impl Capacity {
     /// How many tasks with `needs` fit at once, at most `limit`.
     #[must_use]
     pub fn slots(&self, needs: &Resources, limit: u32) -> u32 {
-        let by = |have: u64, need: u64| {
-            if need == 0 {
-                u64::from(limit)
-            } else {
-                have / need
-            }
-        };
+        let by = |have: u64, need: u64| have.checked_div(need).unwrap_or(limit.into());
         let matching = self
             .gpus
             .iter()
