@@ -100,10 +100,10 @@ impl Snapshot {
         };
         match record {
             Record::Dispatched { peer, tasks, .. } => {
-                // A repeat: a task is dispatched once for each attempt, so the same list is the same.
-                if !stored.dispatched.contains(&(peer, tasks.clone())) {
-                    stored.dispatched.push((peer, tasks));
-                }
+                // A task is dispatched once for each attempt, so the same list is a repeat.
+                let dispatch = (peer, tasks);
+                let repeated = stored.dispatched.contains(&dispatch);
+                stored.dispatched.extend((!repeated).then_some(dispatch));
             }
             Record::TaskEnded {
                 task,

@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use p2pnode_node::core::Core;
+
 use crate::fixture;
 use crate::schedule::Plant;
 use crate::world::{Broken, World};
@@ -17,8 +19,43 @@ const LEASES_MS: u64 = 3 * 60_000;
 /// Things that may happen in one run, so that a loop ends.
 const MOST_STEPS: u64 = 400_000;
 
+/// What happened in runs, to see that the faults are real ones.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    pub deaths: u64,
+    pub peers_lost: u64,
+    pub leases_lost: u64,
+    pub stale_results: u64,
+    pub foreign_reports: u64,
+    pub tasks: u64,
+    pub moves: u64,
+    pub happenings: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Self) {
+        self.deaths += other.deaths;
+        self.peers_lost += other.peers_lost;
+        self.leases_lost += other.leases_lost;
+        self.stale_results += other.stale_results;
+        self.foreign_reports += other.foreign_reports;
+        self.tasks += other.tasks;
+        self.moves += other.moves;
+        self.happenings += other.happenings;
+    }
+
+    /// Adds what a core counted in the life that ends.
+    pub fn add_core(&mut self, core: &Core) {
+        let counted = core.counters();
+        self.peers_lost += counted.peers_lost;
+        self.leases_lost += counted.leases_lost;
+        self.stale_results += counted.stale_results;
+        self.foreign_reports += counted.foreign_reports;
+    }
+}
+
 /// Runs one seed.
-pub fn one(seed: u64, plant: Plant, trace: bool) -> Result<(), Broken> {
+pub fn one(seed: u64, plant: Plant, trace: bool) -> Result<Tally, Broken> {
     let mut world = World::new(seed, plant, trace);
     let jobs = world.schedule.jobs.len();
     let healed = 1_000_000 + world.schedule.faults_until;
@@ -44,7 +81,18 @@ pub fn one(seed: u64, plant: Plant, trace: bool) -> Result<(), Broken> {
             break;
         }
     }
-    at_rest(&world)
+    at_rest(&world)?;
+    let mut tally = world.tally;
+    for node in &world.nodes {
+        let Some(core) = &node.core else { continue };
+        tally.add_core(core);
+        for info in core.jobs() {
+            tally.tasks += info.tasks.total;
+            tally.moves += info.tasks.moved;
+        }
+    }
+    tally.happenings = steps;
+    Ok(tally)
 }
 
 fn at_rest(world: &World) -> Result<(), Broken> {
@@ -90,29 +138,34 @@ fn hanging(world: &World) -> String {
     lines.join("\n")
 }
 
-/// The first seed of `seeds` that breaks a rule, and which.
-pub fn first_broken(seeds: std::ops::Range<u64>, plant: Plant) -> Option<(u64, Broken)> {
+/// Runs `seeds` on two threads: what happened in all of them, or one that broke a rule.
+pub fn many(seeds: std::ops::Range<u64>, plant: Plant) -> Result<Tally, (u64, Broken)> {
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
     let work = || {
-        loop {
+        let mut tally = Tally::default();
+        while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end || stop.load(Ordering::Relaxed) {
-                return None;
+            if seed >= seeds.end {
+                break;
             }
             let ran = catch_unwind(AssertUnwindSafe(|| one(seed, plant, false)));
-            let broken = match ran {
-                Ok(Ok(())) => continue,
-                Ok(Err(broken)) => broken,
-                Err(_) => "it panicked".to_owned(),
-            };
-            stop.store(true, Ordering::Relaxed);
-            return Some((seed, broken));
+            match ran.unwrap_or_else(|_| Err("it panicked".to_owned())) {
+                Ok(more) => tally.add(more),
+                Err(broken) => {
+                    stop.store(true, Ordering::Relaxed);
+                    return Err((seed, broken));
+                }
+            }
         }
+        Ok(tally)
     };
     std::thread::scope(|scope| {
         let threads = [scope.spawn(work), scope.spawn(work)];
-        let found = threads.map(|thread| thread.join().unwrap());
-        found.into_iter().flatten().min_by_key(|(seed, _)| *seed)
+        let mut tally = Tally::default();
+        for thread in threads {
+            tally.add(thread.join().unwrap()?);
+        }
+        Ok(tally)
     })
 }

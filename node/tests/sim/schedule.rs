@@ -58,13 +58,13 @@ pub const KEEP_MS: u64 = 20_000;
 
 impl Schedule {
     pub fn draw(rng: &mut Rng) -> Self {
-        let nodes = rng.range(2, 4) as usize;
+        let nodes = rng.range(2, 5) as usize;
         let level = |rng: &mut Rng, low: u64, high: u64| match rng.range(0, 2) {
             0 => 0,
             1 => low,
             _ => high,
         };
-        let faults_until = rng.range(3_000, 90_000);
+        let faults_until = rng.range(3_000, 150_000);
         let cpus = (0..nodes).map(|_| rng.range(1, 4) as u32).collect();
         let jobs = (0..rng.range(1, 2))
             .map(|_| submission(rng, nodes))
@@ -77,8 +77,8 @@ impl Schedule {
             drop: level(rng, 20, 200),
             double: level(rng, 50, 300),
             slow: level(rng, 30, 200),
-            crash: level(rng, 3, 20),
-            cut: level(rng, 20, 100),
+            crash: level(rng, 8, 40),
+            cut: level(rng, 30, 150),
             close: level(rng, 50, 300),
             task_fails: level(rng, 50, 200),
             host_fails: level(rng, 30, 150),
@@ -93,7 +93,7 @@ fn submission(rng: &mut Rng, nodes: usize) -> Submission {
     let cpus = rng.range(1, 2) as u32;
     let mut steps = vec![fixture::step(
         fixture::template(0, cpus.min(1), KEEP_MS),
-        rng.range(1, 10),
+        rng.range(1, 16),
         Vec::new(),
     )];
     if rng.chance(300) {

@@ -15,6 +15,7 @@ use crate::check::Truth;
 use crate::fixture;
 use crate::node::Node;
 use crate::rng::Rng;
+use crate::run::Tally;
 use crate::schedule::{Plant, Schedule};
 
 /// What is going to happen.
@@ -98,6 +99,7 @@ pub struct World {
     generation: u32,
     next_token: RequestToken,
     pub finished: BTreeSet<p2pnode_protocol::JobId>,
+    pub tally: Tally,
 }
 
 /// A run of the world that broke a rule.
@@ -128,6 +130,7 @@ impl World {
             generation: 0,
             next_token: 0,
             finished: BTreeSet::new(),
+            tally: Tally::default(),
         };
         for node in 0..world.nodes.len() {
             world.later(0, Happening::Start(node));
@@ -351,6 +354,10 @@ impl World {
         if self.trace {
             eprintln!("{:>8} node {number} dies", self.now - 1_000_000);
         }
+        self.tally.deaths += 1;
+        if let Some(core) = &self.nodes[number].core {
+            self.tally.add_core(core);
+        }
         self.nodes[number].die();
         for other in 0..self.nodes.len() {
             if let Some(generation) = self.nodes[other].open.get(&number).copied() {
@@ -369,7 +376,9 @@ impl World {
                 );
             }
         }
-        let after = self.rng.range(50, 15_000);
+        // Some come back at once, some only when everybody has given them up.
+        let longest = if self.rng.chance(200) { 120_000 } else { 12_000 };
+        let after = self.rng.range(50, longest);
         self.later(after, Happening::Start(number));
     }
 

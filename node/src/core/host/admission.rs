@@ -9,7 +9,7 @@ use p2pnode_protocol::message::{MAX_BATCH, Offer, Refusal, TaskRef};
 use p2pnode_protocol::task::{Assignment, InputSource, RuntimeKind, TaskTemplate};
 
 use super::Host;
-use super::job::{Phase, Queued};
+use super::job::{Attempt, Killed, Phase, Queued};
 use crate::core::desk::Cx;
 use crate::core::io::HostedJob;
 use crate::core::peers::offers;
@@ -179,7 +179,12 @@ impl Host {
                 index: assignment.index,
                 attempt: assignment.attempt,
             };
-            if !job.attempts.contains_key(&task) {
+            if let Some(known) = job.attempts.get_mut(&task) {
+                // Wanted again: if it was being killed, its submitter has to hear of its end.
+                if let Attempt::Running { killed, .. } = known {
+                    *killed = Killed::No;
+                }
+            } else {
                 let size = sizes::assignment(&assignment);
                 let full = queued >= config.max_queued_by_submitter
                     || self.queued >= config.max_queued

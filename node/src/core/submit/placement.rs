@@ -140,11 +140,10 @@ impl Job {
             }
             None => {}
         }
-        match self.links.get(peer).map(|link| &link.stand) {
-            Some(Stand::Refused { why, .. } | Stand::Resting { why, .. }) => {
-                return Err(Unfit::Stands(why.clone()));
-            }
-            _ => {}
+        if let Some(link) = self.links.get(peer)
+            && let Stand::Refused { why, .. } | Stand::Resting { why, .. } = &link.stand
+        {
+            return Err(Unfit::Stands(why.clone()));
         }
         if watch.is_usable(peers, peer) {
             Ok(())
