@@ -1,12 +1,17 @@
 use p2pnode_node::net::{CallError, NetConfig, NetLimits};
 use p2pnode_protocol::JobId;
-use p2pnode_protocol::message::{MAX_MESSAGE_BYTES, TaskRequest, TaskResponse};
+use p2pnode_protocol::message::{MAX_MESSAGE_BYTES, Renewal, TaskRequest, TaskResponse};
 
 use crate::support::{PATIENCE, eventually, loopback, pair, start, start_beside};
 
 fn heartbeat(jobs: usize) -> TaskRequest {
     TaskRequest::Heartbeat {
-        jobs: (0..jobs as u64).map(|n| JobId(n.to_be_bytes())).collect(),
+        jobs: (0..jobs as u64)
+            .map(|n| Renewal {
+                job: JobId(n.to_be_bytes()),
+                epoch: 0,
+            })
+            .collect(),
     }
 }
 
@@ -23,7 +28,8 @@ async fn a_request_is_answered() {
             let TaskRequest::Heartbeat { jobs } = got else {
                 panic!("{got:?}");
             };
-            let answer = TaskResponse::Heartbeat { unknown: jobs };
+            let unknown = jobs.into_iter().map(|renewal| renewal.job).collect();
+            let answer = TaskResponse::Heartbeat { unknown };
             b.handle.respond(id, &answer).await.unwrap();
         };
         let (answer, ()) = tokio::join!(call, serve);

@@ -377,7 +377,11 @@ impl World {
             }
         }
         // Some come back at once, some only when everybody has given them up.
-        let longest = if self.rng.chance(200) { 120_000 } else { 12_000 };
+        let longest = if self.rng.chance(200) {
+            120_000
+        } else {
+            12_000
+        };
         let after = self.rng.range(50, longest);
         self.later(after, Happening::Start(number));
     }
