@@ -10,7 +10,7 @@ use crate::net::NetMetrics;
 
 /// Registers everything that counts and returns what writes it out.
 pub(super) fn text(net: NetMetrics) -> MetricsText {
-    let mut registry = Registry::with_prefix("p2pnode");
+    let mut registry = Registry::default();
     net.register(&mut registry);
     Arc::new(move || {
         let mut text = String::new();

@@ -26,6 +26,10 @@ use super::tasks::InboundId;
 
 /// Something that the node should know.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "requests are the common case, and each is moved once"
+)]
 pub enum NetEvent {
     /// A first connection to this peer opened.
     Connected(PeerId),
@@ -215,6 +219,10 @@ impl EventSink {
     }
 
     /// Hands a request on; gives it back when there is no room for it.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the caller gets its request back, to answer it"
+    )]
     pub(super) fn request(&self, request: WaitingRequest) -> Result<(), WaitingRequest> {
         self.requests
             .try_send(request)

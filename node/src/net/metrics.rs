@@ -78,6 +78,16 @@ impl NetMetrics {
             &self.peers_connected,
         );
         gauge("connections", "Open connections", &self.connections);
+        self.register_counters(registry);
+        self.register_bytes(registry);
+        registry.register(
+            "misdeeds",
+            "What peers did wrong, by kind",
+            self.misdeeds.clone(),
+        );
+    }
+
+    fn register_counters(&self, registry: &mut Registry) {
         for (name, help, counter) in [
             ("requests_sent", "Task requests sent", &self.requests_sent),
             (
@@ -138,6 +148,9 @@ impl NetMetrics {
         ] {
             registry.register(name, help, counter.clone());
         }
+    }
+
+    fn register_bytes(&self, registry: &mut Registry) {
         for (sent, received, what, bytes) in [
             (
                 "task_sent",
@@ -171,11 +184,6 @@ impl NetMetrics {
                 bytes.received.clone(),
             );
         }
-        registry.register(
-            "misdeeds",
-            "What peers did wrong, by kind",
-            self.misdeeds.clone(),
-        );
     }
 
     /// The counter of one kind of misdeed.

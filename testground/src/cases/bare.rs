@@ -52,18 +52,16 @@ async fn start(bootstrap: Vec<libp2p::Multiaddr>) -> Result<(NetHandle, NetEvent
 
 async fn receive(events: &mut NetEvents, bytes: u64) -> Result<()> {
     loop {
-        match events.recv().await.context("the network ended")? {
-            NetEvent::Stream { mut stream, .. } => {
-                let mut buffer = vec![0; BLOCK];
-                let mut left = bytes;
-                while left > 0 {
-                    let read = stream.read(&mut buffer).await?;
-                    anyhow::ensure!(read > 0, "the stream ended {left} bytes early");
-                    left -= read as u64;
-                }
-                return Ok(());
+        let event = events.recv().await.context("the network ended")?;
+        if let NetEvent::Stream { mut stream, .. } = event {
+            let mut buffer = vec![0; BLOCK];
+            let mut left = bytes;
+            while left > 0 {
+                let read = stream.read(&mut buffer).await?;
+                anyhow::ensure!(read > 0, "the stream ended {left} bytes early");
+                left -= read as u64;
             }
-            _ => {}
+            return Ok(());
         }
     }
 }

@@ -228,7 +228,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn to_the_end(&mut self, mut events: EventStream) -> Result<End, Failure> {
+    async fn run_to_end(&mut self, mut events: EventStream) -> Result<End, Failure> {
         while let Some(event) = events.next().await? {
             if let Event::JobFinished {
                 state,

@@ -81,7 +81,7 @@ fn some_tree() -> BTreeMap<Vec<u8>, Thing> {
         (b"dir/link".to_vec(), Thing::Link(b"../big".to_vec())),
     ]);
     let mut file = |path: &[u8], content| {
-        let executable = path.len() % 2 == 0;
+        let executable = path.len().is_multiple_of(2);
         tree.insert(
             path.to_vec(),
             Thing::File {
