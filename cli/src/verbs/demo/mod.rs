@@ -115,7 +115,7 @@ async fn render(
         let events = client.events(Method::POST, "/jobs", &request).await?;
         let mut watch = Watch::new(providers, args.kill_one, !own.json);
         watch
-            .to_the_end(events)
+            .run_to_end(events)
             .await
             .map(|end| (discovery_ms, end, watch.killed))
     }
