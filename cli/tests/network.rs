@@ -166,7 +166,7 @@ fn a_killed_provider_loses_no_task() {
         .spawn()
         .unwrap();
     eventually("the second provider runs a task", || {
-        let job = lab.json("me", &["job", "last"]);
+        let job = lab.last_job("me")?;
         let running = job["tasks"]
             .as_array()?
             .iter()

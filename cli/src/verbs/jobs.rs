@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::follow::{self, Follow};
 use crate::args::Global;
+use crate::client::Client;
 use crate::exit::Failure;
 use crate::{here, output};
 
@@ -66,7 +67,7 @@ pub async fn list(global: &Global) -> Result<ExitCode, Failure> {
 
 pub async fn show(global: &Global, job: &str) -> Result<ExitCode, Failure> {
     let client = here::must_run(global)?;
-    let info: JobInfo = client.get(&format!("/jobs/{job}")).await?;
+    let info: JobInfo = client.get(&Client::job_path(job)).await?;
     let mut tasks: Vec<TaskInfo> = Vec::new();
     let wanted = if global.json {
         info.tasks.total
@@ -150,7 +151,11 @@ fn print(info: &JobInfo, tasks: &[TaskInfo]) {
 pub async fn cancel(global: &Global, job: &str) -> Result<ExitCode, Failure> {
     let client = here::must_run(global)?;
     let info: JobInfo = client
-        .ask(Method::POST, &format!("/jobs/{job}/cancel"), &())
+        .ask(
+            Method::POST,
+            &format!("{}/cancel", Client::job_path(job)),
+            &(),
+        )
         .await?;
     if global.json {
         output::line_json(&info);
@@ -163,7 +168,11 @@ pub async fn cancel(global: &Global, job: &str) -> Result<ExitCode, Failure> {
 pub async fn wait(global: &Global, job: &str) -> Result<ExitCode, Failure> {
     let client = here::must_run(global)?;
     let events = client
-        .events(Method::GET, &format!("/jobs/{job}/events"), &())
+        .events(
+            Method::GET,
+            &format!("{}/events", Client::job_path(job)),
+            &(),
+        )
         .await?;
     follow::follow(
         client,

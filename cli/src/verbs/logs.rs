@@ -7,6 +7,7 @@ use p2pnode_protocol::api::{JobInfo, JobState, LogEntries, LogEntry};
 use p2pnode_protocol::task::Stream;
 
 use crate::args::Global;
+use crate::client::Client;
 use crate::exit::Failure;
 use crate::{here, output};
 
@@ -15,7 +16,7 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 pub async fn logs(global: &Global, selector: &str, follow: bool) -> Result<ExitCode, Failure> {
     let client = here::must_run(global)?;
-    let info: JobInfo = client.get(&format!("/jobs/{selector}")).await?;
+    let info: JobInfo = client.get(&Client::job_path(selector)).await?;
     let task = task_of(selector)?;
     let of_task = task
         .map(|index| format!("&task={index}"))

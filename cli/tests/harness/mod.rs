@@ -79,6 +79,13 @@ impl Lab {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// The newest job and its tasks, once there is one.
+    pub fn last_job(&self, name: &str) -> Option<Value> {
+        let output = self.run(name, &["job", "last", "--json"]);
+        let found = output.status.success();
+        found.then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
     /// Starts a node with `verb` and waits until it is ready.
     pub fn start(
         &self,

@@ -8,6 +8,7 @@
 
 mod actor;
 mod advertising;
+mod assembly;
 mod calls;
 mod clock;
 mod collecting;

@@ -1,3 +1,5 @@
+//! Capacity adverts between real swarms: they arrive, and what is old, replayed or forged does not.
+
 use p2pnode_node::net::NetEvent;
 use p2pnode_protocol::advert::SignedAdvert;
 

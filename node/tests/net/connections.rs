@@ -1,3 +1,5 @@
+//! Connections come, go and are told of.
+
 use crate::support::{connected, loopback, pair, start, start_beside};
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! Peers find each other through one address.
+
 use std::time::Duration;
 
 use libp2p::PeerId;

@@ -1,3 +1,5 @@
+//! Listen addresses that work, and those that cannot.
+
 use libp2p::Multiaddr;
 use p2pnode_node::net::{self, NetConfig, NetError, NetEvent};
 

@@ -1,3 +1,5 @@
+//! Requests and answers, their limits, and what misuse leads to.
+
 use p2pnode_node::net::{CallError, NetConfig, NetLimits};
 use p2pnode_protocol::JobId;
 use p2pnode_protocol::message::{MAX_MESSAGE_BYTES, Renewal, TaskRequest, TaskResponse};

@@ -1,3 +1,5 @@
+//! Streams arrive whole or are refused, never lost.
+
 use p2pnode_node::net::{NetConfig, NetEvent, NetLimits, OpenError, StreamKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -67,10 +67,42 @@ const CORE_NEVER: [&str; 10] = [
 const MAX_LINES: usize = 400;
 
 /// Files that may be longer, each with its reason.
-const LONG_FILES: [(&str, &str); 0] = [];
+const LONG_FILES: [(&str, &str); 8] = [
+    (
+        "protocol/src/api.rs",
+        "one list of types, each with its fields' documentation",
+    ),
+    (
+        "node/src/core/io.rs",
+        "one list of inputs, effects and records",
+    ),
+    (
+        "node/src/core/submit/mod.rs",
+        "brings every input of the submitting side to its owner",
+    ),
+    (
+        "node/src/blobs/store/mod.rs",
+        "one lock order over index, packs and pins",
+    ),
+    (
+        "node/src/blobs/tests/transfer.rs",
+        "one table of hostile peers",
+    ),
+    ("node/src/blobs/tests/trees.rs", "one table of odd trees"),
+    (
+        "node/tests/sim/world.rs",
+        "the simulated world is one piece of state",
+    ),
+    ("testground/src/cases/mod.rs", "one function a measurement"),
+];
 
 /// Where printing is somebody's job.
-const PRINTS: &str = "cli/src/output.rs";
+const PRINTS: [&str; 3] = [
+    "cli/src/output.rs",
+    // Programs of their own, whose output is their result.
+    "testground/src/",
+    "docs/examples/",
+];
 
 fn none(offenders: &[String], rule: &str) {
     assert!(offenders.is_empty(), "{rule}:\n{}", offenders.join("\n"));
@@ -214,7 +246,9 @@ fn files_are_short() {
 fn only_the_output_prints() {
     let mut offenders = Vec::new();
     for source in sources(&[".rs"]) {
-        if source.path == PRINTS || source.path.ends_with("build.rs") {
+        if PRINTS.iter().any(|path| source.path.starts_with(path))
+            || source.path.ends_with("build.rs")
+        {
             continue;
         }
         for (number, line) in source.code() {

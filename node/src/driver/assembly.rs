@@ -1,0 +1,215 @@
+//! The parts of a node, from what its data directory holds to a driver that can run.
+use std::sync::Arc;
+
+use libp2p::identity::Keypair;
+use p2pnode_executor::host::HostInfo;
+
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::api::{Event, RuntimeStatus};
+
+use super::actor::{Driver, Internal};
+use super::advertising::Advertiser;
+use super::calls::Calls;
+use super::clock::Clock;
+use super::collecting::Collecting;
+use super::fetching::Fetcher;
+use super::hosting::{HostContext, Hosting};
+use super::inbound::Inbound;
+use super::loghub::LogHub;
+use super::logpipe::LogTarget;
+use super::node::NodeError;
+use super::owner::{About, Owner};
+use super::submitting::Submitter;
+use super::{probing, remembering};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::blobs::{BlobStore, PinOwner, PinScope};
+use crate::command::Command;
+use crate::config::Config;
+use crate::core::io::{Effect, Input, Snapshot};
+use crate::core::{Core, CoreConfig};
+use crate::exec::{Exec, WorkDirs};
+use crate::home::{Home, Paths};
+use crate::net::{NetEvents, NetHandle};
+use crate::store::{JobLogs, Store};
+
+/// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB.
+const EVENT_QUEUE: usize = 16_384;
+
+/// Things said to the loop that may wait. Senders wait when it is full.
+const INTERNAL_QUEUE: usize = 1_024;
+
+/// What a node finds in its data directory.
+pub(super) struct State {
+    pub(super) store: Store,
+    snapshot: Snapshot,
+    blobs: Arc<BlobStore>,
+    hub: LogHub,
+    pub(super) events: broadcast::Sender<Arc<Event>>,
+}
+
+impl State {
+    pub(super) fn open(paths: &Paths, config: &Config) -> Result<Self, NodeError> {
+        let (store, snapshot) = Store::open(&paths.database)?;
+        let (events, _) = broadcast::channel(EVENT_QUEUE);
+        let logs = JobLogs::open(&paths.logs)?;
+        logs.keep_only(&snapshot.jobs.iter().map(|job| job.job).collect())?;
+        let hub = LogHub::new(logs, events.clone());
+        let blobs = Arc::new(BlobStore::open(&paths.blobs, config.blob_quota)?);
+        pin_what_is_needed(&blobs, &snapshot);
+        Ok(Self {
+            store,
+            snapshot,
+            blobs,
+            hub,
+            events,
+        })
+    }
+}
+
+/// What the driver is made of, beside the state.
+pub(super) struct Parts<'a> {
+    pub(super) me: PeerId,
+    pub(super) keypair: Keypair,
+    pub(super) net: NetHandle,
+    pub(super) exec: Exec,
+    pub(super) home: &'a Home,
+    pub(super) config: Config,
+}
+
+impl Parts<'_> {
+    pub(super) async fn assemble(
+        self,
+        state: State,
+        net_events: NetEvents,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<(Driver, Vec<Effect>), NodeError> {
+        let clock = Clock::start();
+        let (writer, committed) = state.store.start()?;
+        let (internal, internal_queue) = mpsc::channel(INTERNAL_QUEUE);
+        let probed = probing::look(&self.exec).await;
+        let links = Links {
+            me: self.me,
+            fetcher: Fetcher::new(self.net.clone(), state.blobs.clone()),
+            net: self.net,
+            blobs: state.blobs,
+            hub: state.hub,
+            events: state.events,
+            internal,
+        };
+        let mut core_config = CoreConfig::new(self.me);
+        core_config.labels.clone_from(&self.config.labels);
+        let inbound = links.inbound(&state.snapshot);
+        let hosting = links.hosting(self.exec.clone(), self.home.paths());
+        let about = About::of(self.me, &self.config, self.home, clock.started_ms());
+        let owner = links.owner(about, self.home.paths(), probed.runtimes.clone());
+        let now = clock.now();
+        let mut advertiser = Advertiser::new(links.net.clone(), self.keypair, self.config, now);
+        advertiser.set_images(probed.images.clone());
+        let (core, first) = Core::new(core_config, state.snapshot, now);
+        let own = [Input::Runtimes(probed.working.clone())].into();
+        let (net, internal) = (links.net.clone(), links.internal.clone());
+        tokio::spawn(probing::keep_looking(self.exec, probed, internal.clone()));
+        tokio::spawn(remembering::remember(
+            net.clone(),
+            writer.clone(),
+            internal.clone(),
+        ));
+        let driver = Driver {
+            core,
+            clock,
+            me: self.me,
+            writer,
+            committed,
+            net_events,
+            commands,
+            internal: internal_queue,
+            events: links.events,
+            calls: Calls::new(net, internal.clone()),
+            inbound,
+            hosting,
+            collecting: Collecting::new(links.blobs, links.fetcher, links.hub, internal),
+            advertiser,
+            owner,
+            own,
+            in_flight: 0,
+            then: Vec::new(),
+            stopped: false,
+        };
+        Ok((driver, first))
+    }
+}
+
+/// What several parts of the driver share.
+struct Links {
+    me: PeerId,
+    net: NetHandle,
+    blobs: Arc<BlobStore>,
+    fetcher: Fetcher,
+    hub: LogHub,
+    events: broadcast::Sender<Arc<Event>>,
+    internal: mpsc::Sender<Internal>,
+}
+
+impl Links {
+    fn inbound(&self, snapshot: &Snapshot) -> Inbound {
+        let inbound = Inbound::new(self.net.clone(), self.blobs.clone(), self.hub.clone());
+        for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
+            inbound.restore(job.job, job.dispatched.iter().map(|(peer, _)| *peer));
+        }
+        inbound
+    }
+
+    fn hosting(&self, exec: Exec, paths: &Paths) -> Hosting {
+        Hosting::new(HostContext {
+            exec,
+            dirs: WorkDirs::new(paths.work.clone()),
+            blobs: self.blobs.clone(),
+            fetcher: self.fetcher.clone(),
+            log_target: LogTarget {
+                me: self.me,
+                net: self.net.clone(),
+                hub: self.hub.clone(),
+            },
+            internal: self.internal.clone(),
+        })
+    }
+
+    fn owner(&self, about: About, paths: &Paths, runtimes: Vec<RuntimeStatus>) -> Owner {
+        Owner {
+            about,
+            net: self.net.clone(),
+            host: HostInfo::detect(None),
+            work_root: paths.work.clone(),
+            hub: self.hub.clone(),
+            submitter: Submitter::new(self.blobs.clone(), paths.jobs.clone()),
+            internal: self.internal.clone(),
+            events: self.events.clone(),
+            runtimes,
+        }
+    }
+}
+
+/// Pins are not stored: what is needed follows from the jobs.
+fn pin_what_is_needed(blobs: &BlobStore, snapshot: &Snapshot) {
+    for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
+        for blob in super::submitting::blobs_of(&job.plan) {
+            repin(blobs, PinOwner::job(PinScope::Own(job.job)), blob);
+        }
+    }
+    for hosted in &snapshot.hosted {
+        for (_, event) in &hosted.outbox {
+            if let Some((run, blob)) = super::hosting::outputs_of(hosted.hosted, event) {
+                repin(blobs, run.pin_owner(), blob);
+            }
+        }
+    }
+}
+
+fn repin(blobs: &BlobStore, owner: PinOwner, blob: p2pnode_protocol::manifest::BlobRef) {
+    match blobs.pin_stored(owner, &blob) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(blob = %blob.digest, "a stored job lacks a part of a blob"),
+        Err(error) => tracing::warn!(%error, "a stored job lacks a blob"),
+    }
+}
