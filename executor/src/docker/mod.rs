@@ -2,8 +2,8 @@
 //!
 //! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
-//! one task from creation to removal with `output`, `watch` and `meter` beside it, and [`reaper`] is
-//! the process that cleans up after a node that was killed.
+//! one task from creation to removal (`stage` before it, `output`, `watch` and `meter` beside it,
+//! `exit` after it), and [`reaper`] is the process that cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
@@ -12,6 +12,7 @@ pub mod container;
 mod ending;
 pub mod engine;
 mod exit;
+mod hosts;
 mod image;
 pub mod labels;
 mod meter;
@@ -19,10 +20,12 @@ mod output;
 pub mod reaper;
 mod remove;
 mod run;
+mod stage;
 mod watch;
 mod workdir;
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -58,6 +61,9 @@ pub struct DockerConfig {
     pub incarnation: String,
     /// How to start the reaper.
     pub reaper: ReaperCommand,
+    /// A folder for this runtime's own use, made when it is missing. The engine must see it at the
+    /// same path, as it must the tasks' work directories.
+    pub dir: PathBuf,
     /// The engine: a socket's path, `unix://...` or `tcp://...`. Without one, what `DOCKER_HOST`
     /// names, or the first default socket of Docker or Podman that answers.
     pub socket: Option<String>,
@@ -86,6 +92,7 @@ impl DockerRuntime {
             engine: Engine::new(config.socket),
             reaper: Reaper::new(config.reaper, label.clone()),
             label,
+            dir: config.dir,
             mounts: Mounts::of_this_process(),
             starts: Semaphore::new(cpus * STARTS_PER_CPU),
             stopping: CancellationToken::new(),
@@ -245,6 +252,7 @@ mod tests {
                 program: "/no/such/program".into(),
                 args: Vec::new(),
             },
+            dir: "/no/such/folder".into(),
             socket: Some(socket.into()),
         }
     }
