@@ -41,6 +41,7 @@ use self::image::Image;
 use self::labels::Owner;
 use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
+use self::remove::Lost;
 use self::run::Shared;
 use crate::host::cgroup::Mounts;
 use crate::{
@@ -97,6 +98,7 @@ impl DockerRuntime {
             starts: Semaphore::new(cpus * STARTS_PER_CPU),
             stopping: CancellationToken::new(),
             tracker: TaskTracker::new(),
+            lost: Lost::default(),
             serial: AtomicU64::new(1),
         };
         Self {
@@ -114,7 +116,15 @@ impl DockerRuntime {
             .await
             .map_err(|error| error.to_string())?;
         match image::list(&engine.docker).await {
-            Ok(images) => Ok((engine, images)),
+            Ok(images) => {
+                if !self.shared.lost.is_empty() {
+                    let shared = Arc::clone(&self.shared);
+                    let docker = engine.docker.clone();
+                    let retry = async move { shared.lost.retry(&docker).await };
+                    self.shared.tracker.spawn(retry);
+                }
+                Ok((engine, images))
+            }
             Err(error) => {
                 self.shared.engine.forget().await;
                 Err(format!(
@@ -200,7 +210,10 @@ impl Runtime for DockerRuntime {
         self.shared.stopping.cancel();
         self.shared.tracker.close();
         self.shared.tracker.wait().await;
-        self.shared.reaper.dismiss().await;
+        self.shared
+            .reaper
+            .dismiss(self.shared.lost.is_empty())
+            .await;
     }
 }
 

@@ -28,7 +28,7 @@ use super::image::Image;
 use super::meter::Meter;
 use super::output::{self, Freezer};
 use super::reaper::Reaper;
-use super::remove;
+use super::remove::{self, Lost};
 use super::stage::Stage;
 use super::watch::{self, Limits, Pulse};
 use super::{ending, exit};
@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub stopping: CancellationToken,
     /// The runs under way.
     pub tracker: TaskTracker,
+    /// Containers that a lost engine may still have.
+    pub lost: Lost,
     /// Makes containers' names unique.
     pub serial: AtomicU64,
 }
@@ -117,7 +119,7 @@ pub(super) async fn run(
         Err(error) => {
             // A fault of ours, or the async runtime is going down.
             if let Ok(engine) = shared.engine.connect().await {
-                remove::remove(&engine.docker, &name).await;
+                shared.lost.remove(&engine.docker, &name).await;
             }
             let why = format!("the run of this task broke off: {error}");
             TaskEnd {
@@ -193,7 +195,7 @@ impl Run {
             }
         };
         // Also after a failed creation: the engine may have made it before its answer was lost.
-        remove::remove(docker, &self.name).await;
+        self.shared.lost.remove(docker, &self.name).await;
         if matches!(&result, Err(failure) if failure.kind == FailureKind::Host) {
             // It may have been restarted with another version or other limits.
             self.shared.engine.forget().await;
@@ -258,7 +260,7 @@ impl Run {
                     drop(pump);
                     failure
                 };
-                let (_gone, failure) = tokio::join!(remove::remove(docker, &self.name), last_words);
+                let (_killed, failure) = tokio::join!(remove::kill(docker, &id), last_words);
                 return Err(failure);
             }
         };

@@ -11,6 +11,7 @@ mod images;
 mod life;
 mod limits;
 mod output;
+mod registry;
 mod sandbox;
 mod subject;
 
