@@ -7,6 +7,7 @@
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod engine;
 mod images;
 mod life;
 mod limits;
