@@ -2,8 +2,8 @@
 //!
 //! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
-//! one task from creation to removal with `output`, `watch` and `meter` beside it, and [`reaper`] is
-//! the process that cleans up after a node that was killed.
+//! one task from creation to removal (`stage` before it, `output`, `watch` and `meter` beside it,
+//! `exit` after it), and [`reaper`] is the process that cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
@@ -12,6 +12,7 @@ pub mod container;
 mod ending;
 pub mod engine;
 mod exit;
+mod hosts;
 mod image;
 pub mod labels;
 mod meter;
@@ -19,10 +20,12 @@ mod output;
 pub mod reaper;
 mod remove;
 mod run;
+mod stage;
 mod watch;
 mod workdir;
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -38,6 +41,7 @@ use self::image::Image;
 use self::labels::Owner;
 use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
+use self::remove::Lost;
 use self::run::Shared;
 use crate::host::cgroup::Mounts;
 use crate::{
@@ -58,6 +62,9 @@ pub struct DockerConfig {
     pub incarnation: String,
     /// How to start the reaper.
     pub reaper: ReaperCommand,
+    /// A folder for this runtime's own use, made when it is missing. The engine must see it at the
+    /// same path, as it must the tasks' work directories.
+    pub dir: PathBuf,
     /// The engine: a socket's path, `unix://...` or `tcp://...`. Without one, what `DOCKER_HOST`
     /// names, or the first default socket of Docker or Podman that answers.
     pub socket: Option<String>,
@@ -86,10 +93,12 @@ impl DockerRuntime {
             engine: Engine::new(config.socket),
             reaper: Reaper::new(config.reaper, label.clone()),
             label,
+            dir: config.dir,
             mounts: Mounts::of_this_process(),
             starts: Semaphore::new(cpus * STARTS_PER_CPU),
             stopping: CancellationToken::new(),
             tracker: TaskTracker::new(),
+            lost: Lost::default(),
             serial: AtomicU64::new(1),
         };
         Self {
@@ -107,7 +116,15 @@ impl DockerRuntime {
             .await
             .map_err(|error| error.to_string())?;
         match image::list(&engine.docker).await {
-            Ok(images) => Ok((engine, images)),
+            Ok(images) => {
+                if !self.shared.lost.is_empty() {
+                    let shared = Arc::clone(&self.shared);
+                    let docker = engine.docker.clone();
+                    let retry = async move { shared.lost.retry(&docker).await };
+                    self.shared.tracker.spawn(retry);
+                }
+                Ok((engine, images))
+            }
             Err(error) => {
                 self.shared.engine.forget().await;
                 Err(format!(
@@ -193,7 +210,10 @@ impl Runtime for DockerRuntime {
         self.shared.stopping.cancel();
         self.shared.tracker.close();
         self.shared.tracker.wait().await;
-        self.shared.reaper.dismiss().await;
+        self.shared
+            .reaper
+            .dismiss(self.shared.lost.is_empty())
+            .await;
     }
 }
 
@@ -245,6 +265,7 @@ mod tests {
                 program: "/no/such/program".into(),
                 args: Vec::new(),
             },
+            dir: "/no/such/folder".into(),
             socket: Some(socket.into()),
         }
     }

@@ -107,11 +107,14 @@ impl Reaper {
         Ok(())
     }
 
-    /// Sends it home: all containers are gone.
-    pub(super) async fn dismiss(&self) {
+    /// Sends it home when all containers are gone; otherwise leaves the rest to it.
+    pub(super) async fn dismiss(&self, all_removed: bool) {
         let Some((mut child, mut stdin)) = self.process.lock().await.take() else {
             return;
         };
+        if !all_removed {
+            return;
+        }
         // It may have died already; then there is nobody to tell.
         let _ = stdin.write_all(ALL_REMOVED).await;
         drop(stdin);
@@ -273,7 +276,7 @@ mod tests {
             reaper.process.lock().await.as_ref().unwrap().0.id(),
             Some(second)
         );
-        reaper.dismiss().await;
+        reaper.dismiss(true).await;
         assert!(reaper.process.lock().await.is_none());
     }
 }

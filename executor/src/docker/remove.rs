@@ -4,19 +4,22 @@
 //! of them may meet: a container that somebody else is removing, or has removed, is not an error.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::{
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use super::{labels, words};
 
-/// How long one container's removal is tried, while the engine fails or does not answer. What is left
-/// then is the reaper's, or the next sweep's.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one container's removal is tried while the engine fails or does not answer: a restart of
+/// an engine takes a few seconds. What is left then goes to [`Lost`].
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// First pause between two tries; each doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -24,6 +27,14 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Removals under way at once in a sweep: the engine does the rest one after the other anyway.
 const PARALLEL: usize = 8;
+
+/// Kills a container's processes. What goes wrong shows at its removal, which kills, too.
+pub(super) async fn kill(docker: &Docker, id: &str) {
+    let options = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
+    if let Err(error) = docker.kill_container(id, Some(options)).await {
+        tracing::debug!(container = id, error = words(&error), "cannot kill");
+    }
+}
 
 /// Kills and removes a container with its volumes. True when it is gone for certain.
 pub(super) async fn remove(docker: &Docker, name: &str) -> bool {
@@ -52,6 +63,37 @@ pub(super) async fn remove(docker: &Docker, name: &str) -> bool {
         }
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Containers that could not be removed because the engine was gone, to be removed when it is back.
+#[derive(Debug, Default)]
+pub(super) struct Lost(Mutex<Vec<String>>);
+
+impl Lost {
+    /// Removes a container, now or when the engine is back.
+    pub(super) async fn remove(&self, docker: &Docker, name: &str) {
+        if !remove(docker, name).await {
+            self.names().push(name.to_owned());
+        }
+    }
+
+    /// The engine answers: tries again what is left. True when nothing is.
+    pub(super) async fn retry(&self, docker: &Docker) -> bool {
+        let names = std::mem::take(&mut *self.names());
+        for name in names {
+            self.remove(docker, &name).await;
+        }
+        self.is_empty()
+    }
+
+    /// Whether nothing is left to be removed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.names().is_empty()
+    }
+
+    fn names(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,6 +5,7 @@
 //! The work runs in a task of its own that outlives the caller's future: whoever drops that future
 //! cancels the run, and the container is removed all the same.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,21 +16,21 @@ use bollard::container::AttachContainerResults;
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, StartContainerOptions,
 };
-use p2pnode_protocol::task::{Failure, FailureKind};
+use p2pnode_protocol::task::{Failure, FailureKind, Usage};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::container::{Sandbox, TaskUser, create_body};
-use super::engine::{Connected, Engine};
+use super::container::{Sandbox, create_body};
+use super::engine::Engine;
 use super::image::Image;
 use super::meter::Meter;
 use super::output::{self, Freezer};
 use super::reaper::Reaper;
-use super::remove;
+use super::remove::{self, Lost};
+use super::stage::Stage;
 use super::watch::{self, Limits, Pulse};
-use super::workdir::{self, Measure};
 use super::{ending, exit};
 use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
@@ -46,6 +47,8 @@ pub(super) struct Shared {
     /// What containers' names begin with.
     pub name_prefix: String,
     pub engine: Engine,
+    /// The runtime's own folder.
+    pub dir: PathBuf,
     pub reaper: Reaper,
     pub mounts: Mounts,
     /// Bounds how many containers are being started at once.
@@ -54,6 +57,8 @@ pub(super) struct Shared {
     pub stopping: CancellationToken,
     /// The runs under way.
     pub tracker: TaskTracker,
+    /// Containers that a lost engine may still have.
+    pub lost: Lost,
     /// Makes containers' names unique.
     pub serial: AtomicU64,
 }
@@ -114,12 +119,12 @@ pub(super) async fn run(
         Err(error) => {
             // A fault of ours, or the async runtime is going down.
             if let Ok(engine) = shared.engine.connect().await {
-                remove::remove(&engine.docker, &name).await;
+                shared.lost.remove(&engine.docker, &name).await;
             }
             let why = format!("the run of this task broke off: {error}");
             TaskEnd {
                 result: Err(Failure::new(FailureKind::Host, why)),
-                usage: Pulse::default().usage(Duration::ZERO),
+                usage: Usage::default(),
             }
         }
     }
@@ -137,112 +142,65 @@ struct Run {
 
 impl Run {
     async fn into_end(self, log: LogSink) -> TaskEnd {
-        let mut wall = Duration::ZERO;
-        let result = self.contained(&log, &mut wall).await;
+        let result = self.contained(&log).await;
         if let Err(failure) = &result {
             tracing::debug!(attempt = %self.task.attempt, container = self.name, ?failure, "task failed");
         }
         TaskEnd {
             result,
-            usage: self.pulse.usage(wall),
+            usage: self.pulse.usage(),
         }
     }
 
     /// Makes the container, lets the task live in it, removes it.
-    async fn contained(&self, log: &LogSink, wall: &mut Duration) -> Result<(), Failure> {
+    async fn contained(&self, log: &LogSink) -> Result<(), Failure> {
         self.stops.check()?;
-        let host = |why: String| Failure::new(FailureKind::Host, why);
-        let engine = self
-            .shared
-            .engine
-            .connect()
-            .await
-            .map_err(|error| host(error.to_string()))?;
+        let engine = self.shared.engine.connect().await;
+        let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
         let reaper = self.shared.reaper.ensure(&engine.address).await;
         reaper.map_err(|error| {
-            host(format!(
-                "the reaper cannot be started, without which no container may be: {error}"
-            ))
+            let why = "the reaper cannot be started, without which no container may be";
+            Failure::new(FailureKind::Host, format!("{why}: {error}"))
         })?;
-        let starting = self.shared.starts.acquire().await;
-        self.stops.check()?;
-        let (user, limits) = self.hand_over(&engine).await?;
+        let starting = tokio::select! {
+            permit = self.shared.starts.acquire() => permit,
+            failure = self.stops.stopped() => return Err(failure),
+        };
+        let stage = Stage::set(&self.task, &self.shared.dir, engine.rootless).await?;
         let sandbox = Sandbox {
             image: &self.image.id,
             volumes: &self.image.volumes,
             owner: &self.shared.label,
-            user: user.inside,
-            file_size: limits.disk,
+            hosts: &stage.hosts,
+            user: stage.user,
+            file_size: stage.limits.disk,
         };
         let body = create_body(&self.task, &sandbox)?;
-        let options = CreateContainerOptionsBuilder::new()
+        let name = CreateContainerOptionsBuilder::new()
             .name(&self.name)
             .build();
         let docker = &engine.docker;
-        let result = match docker.create_container(Some(options), body).await {
+        let result = match docker.create_container(Some(name), body).await {
+            Err(error) => Err(ending::of_create(&error)),
             Ok(created) => {
                 let started = self.start(docker, &created.id).await;
                 drop(starting);
                 match started {
-                    Ok(attached) => {
-                        let began = Instant::now();
-                        let result = self.live(docker, created.id, attached, &limits, log).await;
-                        *wall = began.elapsed();
-                        result
-                    }
                     Err(failure) => Err(failure),
+                    Ok(attached) => {
+                        self.live(docker, created.id, attached, &stage.limits, log)
+                            .await
+                    }
                 }
             }
-            Err(error) => Err(ending::of_create(&error)),
         };
         // Also after a failed creation: the engine may have made it before its answer was lost.
-        remove::remove(docker, &self.name).await;
-        if let Err(failure) = &result
-            && failure.kind == FailureKind::Host
-        {
+        self.shared.lost.remove(docker, &self.name).await;
+        if matches!(&result, Err(failure) if failure.kind == FailureKind::Host) {
             // It may have been restarted with another version or other limits.
             self.shared.engine.forget().await;
         }
         result
-    }
-
-    /// Gives the work directory to the task's user and sets the limits by what stands in it.
-    async fn hand_over(&self, engine: &Connected) -> Result<(TaskUser, Limits), Failure> {
-        let node = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
-        let user = TaskUser::choose(node, engine.rootless, self.task.root)?;
-        let dir = self.task.work_dir.clone();
-        let handed_over =
-            tokio::task::spawn_blocking(move || workdir::hand_over(&dir, user.hand_over)).await;
-        let measured = handed_over
-            .unwrap_or_else(|error| Err(error.into()))
-            .map_err(|error| {
-                Failure::new(
-                    FailureKind::Host,
-                    format!(
-                        "the work directory {} cannot be prepared: {error}",
-                        self.task.work_dir.display()
-                    ),
-                )
-            })?;
-        let Measure::Bytes(inputs) = measured else {
-            return Err(Failure::new(
-                FailureKind::BadProgram,
-                "its inputs hold too many files, or folders nested too deeply, to be watched; pack \
-                 them into an archive",
-            ));
-        };
-        let asked = self.task.resources.disk;
-        let limits = Limits {
-            timeout: self.task.timeout,
-            stall: self.task.stall,
-            work_dir: self.task.work_dir.clone(),
-            disk: inputs.saturating_add(asked.0),
-            asked,
-        };
-        Ok((user, limits))
     }
 
     async fn start(&self, docker: &Docker, id: &str) -> Result<AttachContainerResults, Failure> {
@@ -256,6 +214,7 @@ impl Run {
             .attach_container(id, Some(options))
             .await
             .map_err(|error| ending::of_loss("the task's output cannot be read", &error))?;
+        self.pulse.begins();
         docker
             .start_container(id, None::<StartContainerOptions>)
             .await
@@ -288,6 +247,7 @@ impl Run {
                 failure = self.stops.stopped() => break Err(failure),
             }
         };
+        self.pulse.ends();
         let code = match exited {
             Ok(code) => code,
             Err(failure) => {
@@ -300,7 +260,7 @@ impl Run {
                     drop(pump);
                     failure
                 };
-                let (_gone, failure) = tokio::join!(remove::remove(docker, &self.name), last_words);
+                let (_killed, failure) = tokio::join!(remove::kill(docker, &id), last_words);
                 return Err(failure);
             }
         };

@@ -4,8 +4,8 @@
 //! and output it knows through [`Pulse`], which the output pump feeds.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use p2pnode_protocol::Bytes;
@@ -42,9 +42,21 @@ pub(super) struct Pulse {
     wrote: AtomicBool,
     waiting: AtomicBool,
     sample: Mutex<Option<Sample>>,
+    began: OnceLock<Instant>,
+    ended: OnceLock<Instant>,
 }
 
 impl Pulse {
+    /// The task is being started.
+    pub(super) fn begins(&self) {
+        let _ = self.began.set(Instant::now());
+    }
+
+    /// The task has ended, or is about to be ended.
+    pub(super) fn ends(&self) {
+        let _ = self.ended.set(Instant::now());
+    }
+
     /// The task wrote something.
     pub(super) fn wrote(&self) {
         self.wrote.store(true, Ordering::Relaxed);
@@ -71,13 +83,19 @@ impl Pulse {
     }
 
     /// What the task used, as far as it was seen.
-    pub(super) fn usage(&self, wall: Duration) -> Usage {
+    pub(super) fn usage(&self) -> Usage {
         let sample = *self
             .sample
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ended = self.ended.get().copied().unwrap_or_else(Instant::now);
+        let wall = self
+            .began
+            .get()
+            .map(|began| ended.saturating_duration_since(*began));
+        let wall_us = wall.unwrap_or_default().as_micros();
         Usage {
-            wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+            wall_us: u64::try_from(wall_us).unwrap_or(u64::MAX),
             cpu_us: sample.map_or(0, |sample| sample.cpu_us),
             memory_peak: sample.map_or(0, |sample| sample.memory_peak),
         }

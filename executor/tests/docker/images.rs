@@ -1,12 +1,13 @@
 //! Images: what they may ask for, and what becomes of those that can't be had.
 
-use bollard::query_parameters::ListVolumesOptions;
-use p2pnode_executor::{ProgramFile, Runtime};
+use bollard::query_parameters::{ListVolumesOptions, RemoveImageOptions};
+use p2pnode_executor::{PrepareProgress, ProgramFile, Runtime};
 use p2pnode_protocol::task::FailureKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{clean, within};
+use crate::registry::Registry;
 use crate::sandbox::{failure_text, task_uid, trial};
 use crate::subject::{DockerSubject, ODD_IMAGE};
 
@@ -107,4 +108,39 @@ async fn the_probe_tells_version_and_images() {
         report.images
     );
     assert!(report.images.len() <= 64);
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn an_image_that_is_not_at_hand_is_pulled() {
+    let subject = DockerSubject::new().await;
+    let registry = Registry::start().await;
+    let (progress, mut steps) = mpsc::channel(1_000);
+    let program = ProgramFile::Image {
+        reference: registry.reference.clone(),
+    };
+    let prepared = within(subject.runtime.prepare(program.clone(), progress)).await;
+    assert!(prepared.is_ok(), "{:?}", prepared.err());
+    let mut last = PrepareProgress::default();
+    while let Some(step) = steps.recv().await {
+        assert!(step.done <= step.total, "{step:?}");
+        last = step;
+    }
+    let whole = registry.layer_bytes;
+    assert_eq!((last.done, last.total), (whole, whole));
+    // Now it is at hand: the registry is not needed any more.
+    let name = format!("{}:latest", registry.reference);
+    drop(registry);
+    let (progress, _) = mpsc::channel(1);
+    assert!(
+        within(subject.runtime.prepare(program, progress))
+            .await
+            .is_ok()
+    );
+    assert!(subject.runtime.probe().await.images.contains(&name));
+    subject
+        .engine
+        .remove_image(&name, None::<RemoveImageOptions>, None)
+        .await
+        .unwrap();
 }

@@ -11,6 +11,7 @@ use p2pnode_executor::Runtime;
 use p2pnode_executor::docker::{labels, reaper};
 use p2pnode_protocol::PeerId;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::contract::{Act, PATIENCE, Subject, Trial, clean};
 use crate::subject::{DockerSubject, IMAGE, containers, fresh_incarnation, reaper_command};
@@ -51,10 +52,12 @@ async fn owner_process() {
     }
 }
 
-fn start_owner(node: PeerId, incarnation: &str) -> Child {
+/// `dir` is for its temporary files, which it will not remove.
+fn start_owner(node: PeerId, incarnation: &str, dir: &TempDir) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["life::owner_process", "--exact", "--include-ignored"])
         .env(OWNER, format!("{node}:{incarnation}"))
+        .env("TMPDIR", dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -62,7 +65,7 @@ fn start_owner(node: PeerId, incarnation: &str) -> Child {
 }
 
 /// Waits until `done`, asked every 50 ms; returns how long it took.
-async fn until(limit: Duration, mut done: impl AsyncFnMut() -> bool) -> Duration {
+pub async fn until(limit: Duration, mut done: impl AsyncFnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !done().await {
         assert!(start.elapsed() < limit, "did not happen within {limit:?}");
@@ -76,7 +79,8 @@ async fn until(limit: Duration, mut done: impl AsyncFnMut() -> bool) -> Duration
 async fn a_killed_nodes_containers_are_gone_within_30_s() {
     let subject = DockerSubject::new().await;
     let incarnation = fresh_incarnation();
-    let mut owner = start_owner(subject.node, &incarnation);
+    let dir = tempfile::tempdir().unwrap();
+    let mut owner = start_owner(subject.node, &incarnation, &dir);
     let of_owner = async || containers(&subject.engine, subject.node, &incarnation).await;
     until(PATIENCE, async || {
         let running = Some(ContainerSummaryStateEnum::RUNNING);
@@ -101,7 +105,8 @@ async fn a_node_killed_while_it_makes_containers_leaves_none() {
     let subject = DockerSubject::new().await;
     for delay_ms in [0, 30, 60, 120, 250] {
         let incarnation = fresh_incarnation();
-        let mut owner = start_owner(subject.node, &incarnation);
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = start_owner(subject.node, &incarnation, &dir);
         let of_owner = async || containers(&subject.engine, subject.node, &incarnation).await;
         until(PATIENCE, async || !of_owner().await.is_empty()).await;
         tokio::time::sleep(Duration::from_millis(delay_ms)).await;

@@ -109,3 +109,54 @@ async fn memory_use_is_metered() {
     assert!(end.usage.memory_peak >= 20_000_000, "{:?}", end.usage);
     clean(&subject).await;
 }
+
+const NO_CGROUPS: &str = "P2PNODE_TEST_NO_CGROUPS";
+
+/// Not a test: the checks that need a meter, in a process that sees no cgroups.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that other tests start"]
+async fn without_cgroups_process() {
+    if std::env::var_os(NO_CGROUPS).is_none() {
+        return;
+    }
+    assert!(!std::path::Path::new("/sys/fs/cgroup/cpuacct").exists());
+    assert!(!std::path::Path::new("/sys/fs/cgroup/cgroup.procs").exists());
+    let subject = DockerSubject::new().await;
+    let mut trial = trial(&subject, "while :; do :; done");
+    trial.task.timeout = Duration::from_secs(5);
+    trial.task.stall = Duration::from_secs(2);
+    let ended = trial.run().await;
+    assert_eq!(ended.failure(), FailureKind::Timeout, "it was busy");
+    assert!(ended.end.usage.cpu_us > 100_000, "{:?}", ended.end.usage);
+    assert!(ended.end.usage.memory_peak > 0, "{:?}", ended.end.usage);
+    trial.task.command = DockerSubject::shell("sleep 1000");
+    trial.task.timeout = Duration::from_secs(60);
+    assert_eq!(trial.run().await.failure(), FailureKind::Stalled);
+    clean(&subject).await;
+}
+
+/// As for a rootless engine, or a node in a container of its own.
+#[test]
+#[ignore = "needs docker"]
+fn without_visible_cgroups_the_engine_is_asked() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let hide = "umount -R -l /sys/fs/cgroup && exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", hide])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "limits::without_cgroups_process",
+            "--exact",
+            "--include-ignored",
+        ])
+        .env(NO_CGROUPS, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}

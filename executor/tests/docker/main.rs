@@ -7,10 +7,12 @@
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod engine;
 mod images;
 mod life;
 mod limits;
 mod output;
+mod registry;
 mod sandbox;
 mod subject;
 

@@ -64,6 +64,17 @@ async fn it_has_no_network_but_loopback() {
     let routes = "tail -n +2 /proc/net/route; grep -v ' lo$' /proc/net/ipv6_route";
     let seen = shell(&subject, &format!("ls /sys/class/net; {routes}; true")).await;
     assert_eq!(seen, "lo\n", "an interface or a route beside loopback");
+    // The host's names and name servers are unknown, its own are not.
+    let seen = shell(
+        &subject,
+        "hostname; cat /etc/hosts; cat /etc/resolv.conf; true",
+    )
+    .await;
+    let names =
+        "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 p2pnode\n";
+    assert_eq!(seen, format!("p2pnode\n{names}"));
+    let up = shell(&subject, "ifconfig lo").await;
+    assert!(up.contains("127.0.0.1") && up.contains("UP"), "{up}");
     clean(&subject).await;
 }
 

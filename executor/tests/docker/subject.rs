@@ -50,6 +50,7 @@ impl DockerSubject {
             node,
             incarnation: incarnation.to_owned(),
             reaper: reaper_command(),
+            dir: std::env::temp_dir().join("p2pnode-test-docker"),
             socket: None,
         });
         Self {

@@ -40,6 +40,7 @@ const SANDBOX: Sandbox<'_> = Sandbox {
     image: "sha256:abc",
     volumes: &[],
     owner: "peer:life",
+    hosts: "/data/docker/hosts",
     user: NOBODY,
     file_size: 1 << 30,
 };
@@ -52,7 +53,8 @@ fn body(task: &TaskRun) -> (ContainerCreateBody, HostConfig) {
 
 #[test]
 fn it_reaches_nothing() {
-    let (_, host) = body(&task());
+    let (body, host) = body(&task());
+    assert_eq!(body.network_disabled, Some(true));
     assert_eq!(host.network_mode.as_deref(), Some("none"));
     assert_eq!(host.ipc_mode.as_deref(), Some("private"));
     assert_eq!(
@@ -88,10 +90,18 @@ fn it_writes_only_its_work_directory_and_scratch() {
     let (body, host) = body(&task());
     assert_eq!(host.readonly_rootfs, Some(true));
     let mounts = host.mounts.unwrap();
-    assert_eq!(mounts.len(), 1);
-    assert_eq!(mounts[0].source.as_deref(), Some("/data/work/3"));
-    assert_eq!(mounts[0].target.as_deref(), Some("/work"));
-    assert_eq!(mounts[0].typ, Some(MountType::BIND));
+    let bind = |source: &str, target: &str, read_only| Mount {
+        source: Some(source.into()),
+        target: Some(target.into()),
+        typ: Some(MountType::BIND),
+        read_only: Some(read_only),
+        ..Mount::default()
+    };
+    let expected = [
+        bind("/data/work/3", "/work", false),
+        bind("/data/docker/hosts", "/etc/hosts", true),
+    ];
+    assert_eq!(mounts, expected);
     let tmpfs = host.tmpfs.unwrap();
     assert_eq!(tmpfs.len(), 1);
     let half = Bytes::mib(32).0;
@@ -101,6 +111,7 @@ fn it_writes_only_its_work_directory_and_scratch() {
     );
     assert_eq!(host.shm_size, Some(half as i64));
     assert_eq!(body.working_dir.as_deref(), Some("/work"));
+    assert_eq!(body.hostname.as_deref(), Some("p2pnode"));
     assert_eq!(body.user.as_deref(), Some("65534:65534"));
 }
 
@@ -226,10 +237,10 @@ fn an_images_volumes_stay_in_memory() {
     };
     let body = create_body(&task(), &sandbox).unwrap();
     let mounts = body.host_config.unwrap().mounts.unwrap();
-    assert_eq!(mounts.len(), 2);
-    assert_eq!(mounts[1].target.as_deref(), Some("/data"));
-    assert_eq!(mounts[1].typ, Some(MountType::TMPFS));
-    assert_eq!(mounts[1].source, None);
+    assert_eq!(mounts.len(), 3);
+    assert_eq!(mounts[2].target.as_deref(), Some("/data"));
+    assert_eq!(mounts[2].typ, Some(MountType::TMPFS));
+    assert_eq!(mounts[2].source, None);
 }
 
 #[test]

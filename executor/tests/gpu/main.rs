@@ -1,0 +1,43 @@
+//! GPUs are detected through NVML, here a stand-in that is compiled on the spot.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use p2pnode_executor::host::HostInfo;
+use p2pnode_protocol::{Bytes, Gpu};
+
+/// Building p2pnode needs a C compiler anyway.
+fn stand_in(dir: &std::path::Path) -> PathBuf {
+    let library = dir.join("libnvidia-ml.so.1");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gpu/nvml.c");
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status();
+    assert!(status.unwrap().success());
+    library
+}
+
+#[test]
+fn gpus_have_uuid_model_and_memory_and_a_broken_one_costs_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let info = HostInfo::detect(Some(&stand_in(dir.path())));
+    let gpu = |uuid: &str, model: &str, gib| Gpu {
+        uuid: uuid.into(),
+        model: model.into(),
+        memory: Bytes::gib(gib),
+    };
+    let expected = [
+        gpu("GPU-00000007", "Stand-in 2", 3),
+        gpu("GPU-00000009", "Stand-in 0", 1),
+    ];
+    assert_eq!(info.gpus, expected);
+    assert_eq!(info.notes.len(), 1);
+    assert!(
+        info.notes[0].starts_with("GPU 1 does not answer"),
+        "{:?}",
+        info.notes
+    );
+}
