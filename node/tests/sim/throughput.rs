@@ -15,6 +15,10 @@ use p2pnode_protocol::task::{Outcome, RuntimeKind, Usage};
 use crate::fixture;
 
 /// A submitter and two providers in one loop; returns how many messages went between them.
+#[expect(
+    clippy::too_many_lines,
+    reason = "both sides of one exchange, read top to bottom"
+)]
 fn run(tasks: u64) -> u64 {
     let now = 1_000_000;
     let mut queue: VecDeque<(usize, Input)> = VecDeque::new();
