@@ -97,10 +97,11 @@ const LONG_FILES: [(&str, &str); 8] = [
 ];
 
 /// Where printing is somebody's job.
-const PRINTS: [&str; 3] = [
+const PRINTS: [&str; 4] = [
     "cli/src/output.rs",
     // Programs of their own, whose output is their result.
     "testground/src/",
+    "executor/examples/",
     "docs/examples/",
 ];
 
