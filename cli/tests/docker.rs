@@ -17,20 +17,19 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/containers/job.toml")
 }
 
-/// Ids of containers that belong to the node `peer`.
+/// Ids of containers that belong to the node `peer`, in whichever of its lives.
 fn containers_of(peer: &str) -> Vec<String> {
     let listed = Command::new("docker")
-        .args([
-            "ps",
-            "--all",
-            "--quiet",
-            "--filter",
-            &format!("label=p2pnode.node={peer}"),
-        ])
+        .args(["ps", "--all", "--filter", "label=p2pnode.node"])
+        .args(["--format", "{{.ID}} {{.Label \"p2pnode.node\"}}"])
         .output()
         .unwrap();
     assert!(listed.status.success(), "{}", text(&listed.stderr));
-    text(&listed.stdout).lines().map(str::to_owned).collect()
+    let of_node = |line: &str| {
+        let (id, node) = line.split_once(' ')?;
+        node.starts_with(peer).then(|| id.to_owned())
+    };
+    text(&listed.stdout).lines().filter_map(of_node).collect()
 }
 
 fn sleeping_job(lab: &Lab) -> PathBuf {
