@@ -12,6 +12,7 @@ pub mod container;
 mod ending;
 pub mod engine;
 mod exit;
+mod fitness;
 mod hosts;
 mod image;
 pub mod labels;
