@@ -212,7 +212,7 @@ async fn remove_all(address: &str, label: &str, once: bool) -> bool {
     let mut quiet_since = None;
     loop {
         let found = match engine::dial(address).await {
-            Ok(docker) => remove::sweep(&docker, |of| of == label).await.ok(),
+            Ok(docker) => remove::sweep(&docker, address, |of| of == label).await.ok(),
             Err(_) => None,
         };
         match found {
