@@ -55,7 +55,9 @@ pub struct TaskRun {
     /// Environment.
     pub env: Vec<(String, String)>,
     /// The task's own directory on the host: inputs stand in it, outputs are looked for in it. It
-    /// exists, belongs to this task alone, and is the only host path that the task may see.
+    /// exists, belongs to this task alone, and is the only host path that the task may see. Its path
+    /// is absolute. What stands in it when the task starts does not count towards its disk limit.
+    /// Afterwards it may belong to another user and hold anything, links to anywhere included.
     pub work_dir: PathBuf,
     /// Limits, enforced by the runtime.
     pub resources: Resources,

@@ -9,11 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::models::SystemInfo;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Mutex;
 
-use super::words;
+use super::{fitness, words};
 
 /// Longest wait for the head of an answer. Starting a container on a machine with a busy disk has
 /// been seen to take half a minute; this is bollard's own default.
@@ -27,6 +26,9 @@ const SYSTEM_SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/podman/podman.s
 
 /// Where an engine run by the user listens, below `$XDG_RUNTIME_DIR`.
 const USER_SOCKETS: [&str; 2] = ["docker.sock", "podman/podman.sock"];
+
+/// Where Docker Desktop listens, below `$HOME`.
+const DESKTOP_SOCKETS: [&str; 2] = [".docker/run/docker.sock", ".docker/desktop/docker.sock"];
 
 /// Why there is no usable engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +123,11 @@ async fn find(socket: Option<&str>) -> Result<Connected, EngineError> {
     if let Some(address) = socket.map(str::to_owned).or(host) {
         return hello(&address).await;
     }
-    let candidates = default_sockets(std::env::var("XDG_RUNTIME_DIR").ok().as_deref());
+    let variable = |name| std::env::var(name).ok();
+    let candidates = default_sockets(
+        variable("XDG_RUNTIME_DIR").as_deref(),
+        variable("HOME").as_deref(),
+    );
     let mut first_error = None;
     for socket in candidates
         .iter()
@@ -137,15 +143,17 @@ async fn find(socket: Option<&str>) -> Result<Connected, EngineError> {
     }))
 }
 
-fn default_sockets(runtime_dir: Option<&str>) -> Vec<String> {
-    let user = runtime_dir
-        .into_iter()
-        .flat_map(|dir| USER_SOCKETS.map(|name| format!("{dir}/{name}")));
+fn default_sockets(runtime_dir: Option<&str>, home: Option<&str>) -> Vec<String> {
+    let below = |dir: Option<&str>, names: [&str; 2]| {
+        let sockets = dir.map(|dir| names.map(|name| format!("{dir}/{name}")));
+        sockets.into_iter().flatten()
+    };
     // The system's engine first: it can enforce limits that a user's engine often can't.
     SYSTEM_SOCKETS
         .map(str::to_owned)
         .into_iter()
-        .chain(user)
+        .chain(below(runtime_dir, USER_SOCKETS))
+        .chain(below(home, DESKTOP_SOCKETS))
         .collect()
 }
 
@@ -196,7 +204,7 @@ async fn hello(address: &str) -> Result<Connected, EngineError> {
             address: address.to_owned(),
             why: words(&error),
         })?;
-    check(&info).map_err(|why| EngineError::Unfit {
+    fitness::check(&info).map_err(|why| EngineError::Unfit {
         address: address.to_owned(),
         why,
     })?;
@@ -204,132 +212,21 @@ async fn hello(address: &str) -> Result<Connected, EngineError> {
         docker,
         address: address.to_owned(),
         version: info.server_version.clone().unwrap_or_default(),
-        rootless: has_option(&info, "rootless"),
+        rootless: fitness::has_option(&info, "rootless"),
     })
-}
-
-/// Whether the engine reports a security option, such as `name=seccomp,profile=default`.
-fn has_option(info: &SystemInfo, name: &str) -> bool {
-    option(info, name).is_some()
-}
-
-fn option<'a>(info: &'a SystemInfo, name: &str) -> Option<&'a str> {
-    let options = info.security_options.as_deref().unwrap_or_default();
-    options.iter().map(String::as_str).find(|option| {
-        *option == name
-            || option
-                .split(',')
-                .any(|part| part.strip_prefix("name=") == Some(name))
-    })
-}
-
-/// What a sandbox of ours needs of an engine. Limits that an engine does not have it ignores in
-/// silence, so they are asked for here.
-fn check(info: &SystemInfo) -> Result<(), String> {
-    if info.os_type.as_deref().is_some_and(|os| os != "linux") {
-        return Err("it runs Windows containers; switch it to Linux containers".into());
-    }
-    match option(info, "seccomp") {
-        None => return Err("it has no seccomp; use a kernel and an engine that have it".into()),
-        Some(option) if option.contains("unconfined") => {
-            return Err("its default seccomp profile is `unconfined`; remove that setting".into());
-        }
-        Some(_) => {}
-    }
-    if has_option(info, "userns") {
-        return Err(
-            "it maps user ids (userns-remap), so a task could not use its work directory; \
-                    turn that off, or run a rootless engine"
-                .into(),
-        );
-    }
-    let limits = [
-        ("memory", info.memory_limit),
-        ("process", info.pids_limit),
-        ("CPU", info.cpu_cfs_quota),
-    ];
-    for (name, enforced) in limits {
-        if enforced == Some(false) {
-            return Err(format!(
-                "it cannot enforce {name} limits; delegate that cgroup controller to it"
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fit() -> SystemInfo {
-        SystemInfo {
-            os_type: Some("linux".into()),
-            security_options: Some(vec!["name=seccomp,profile=default".into()]),
-            memory_limit: Some(true),
-            pids_limit: Some(true),
-            cpu_cfs_quota: Some(true),
-            ..SystemInfo::default()
-        }
-    }
-
-    #[test]
-    fn engines_that_cannot_hold_a_sandbox_are_refused() {
-        assert_eq!(check(&fit()), Ok(()));
-        let seccomp = |options: &[&str]| SystemInfo {
-            security_options: Some(options.iter().map(ToString::to_string).collect()),
-            ..fit()
-        };
-        for (info, expected) in [
-            (
-                SystemInfo {
-                    os_type: Some("windows".into()),
-                    ..fit()
-                },
-                "Linux containers",
-            ),
-            (
-                SystemInfo {
-                    memory_limit: Some(false),
-                    ..fit()
-                },
-                "memory limits",
-            ),
-            (
-                SystemInfo {
-                    pids_limit: Some(false),
-                    ..fit()
-                },
-                "process limits",
-            ),
-            (
-                SystemInfo {
-                    cpu_cfs_quota: Some(false),
-                    ..fit()
-                },
-                "CPU limits",
-            ),
-            (seccomp(&[]), "no seccomp"),
-            (seccomp(&["name=seccomp,profile=unconfined"]), "unconfined"),
-            (
-                seccomp(&["name=seccomp,profile=builtin", "name=userns"]),
-                "userns-remap",
-            ),
-        ] {
-            let error = check(&info).unwrap_err();
-            assert!(error.contains(expected), "{error}");
-        }
-        let rootless = seccomp(&["name=seccomp,profile=builtin", "name=rootless"]);
-        assert_eq!(check(&rootless), Ok(()));
-        assert!(has_option(&rootless, "rootless") && !has_option(&fit(), "rootless"));
-    }
-
     #[test]
     fn the_systems_engine_is_tried_first() {
-        let sockets = default_sockets(Some("/run/user/7"));
+        let sockets = default_sockets(Some("/run/user/7"), Some("/home/a"));
         assert_eq!(sockets[0], "/var/run/docker.sock");
         assert_eq!(sockets[3], "/run/user/7/podman/podman.sock");
-        assert_eq!(default_sockets(None).len(), 2);
+        assert_eq!(sockets[4], "/home/a/.docker/run/docker.sock");
+        assert_eq!(default_sockets(None, None).len(), 2);
     }
 
     #[tokio::test]

@@ -201,7 +201,16 @@ pub(super) async fn list(docker: &Docker) -> Result<Vec<String>, Error> {
     Ok(names
         .filter(|name| !name.contains("<none>"))
         .take(MAX_LISTED)
+        .map(|name| short(&name).to_owned())
         .collect())
+}
+
+/// A name as people write it: Podman puts in front where an image would be pulled from.
+fn short(name: &str) -> &str {
+    ["docker.io/library/", "docker.io/", "localhost/"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -228,6 +237,15 @@ mod tests {
         ] {
             assert!(check(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_are_told_as_people_write_them() {
+        assert_eq!(short("docker.io/library/busybox:1"), "busybox:1");
+        assert_eq!(short("docker.io/a/b:1"), "a/b:1");
+        assert_eq!(short("localhost/a:1"), "a:1");
+        assert_eq!(short("localhost:5000/a:1"), "localhost:5000/a:1");
+        assert_eq!(short("quay.io/a:1"), "quay.io/a:1");
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Meter {
         }
     }
 
-    /// The newest reading; `None` while there is none.
+    /// The newest reading; `None` while there is none, and once the container has ended.
     pub(super) fn read(&mut self) -> Option<Sample> {
         if self.files.is_none() {
             self.files = Files::find(&self.mounts, &self.id);
@@ -142,7 +142,11 @@ impl Meter {
         if self.stats.is_none() && self.started.elapsed() >= STATS_AFTER {
             self.stats = Some(Stats::follow(self.docker.clone(), self.id.clone()));
         }
-        self.stats.as_ref().and_then(|stats| *stats.newest.borrow())
+        let stats = self
+            .stats
+            .as_ref()
+            .filter(|stats| !stats.follower.is_finished());
+        stats.and_then(|stats| *stats.newest.borrow())
     }
 }
 

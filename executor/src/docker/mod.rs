@@ -12,9 +12,11 @@ pub mod container;
 mod ending;
 pub mod engine;
 mod exit;
+mod fitness;
 mod hosts;
 mod image;
 pub mod labels;
+mod list;
 mod meter;
 mod output;
 pub mod reaper;
@@ -192,7 +194,8 @@ impl Runtime for DockerRuntime {
         let Ok(engine) = self.shared.engine.connect().await else {
             return;
         };
-        match remove::sweep(&engine.docker, |label| self.owner.is_earlier_life(label)).await {
+        let pick = |label: &str| self.owner.is_earlier_life(label);
+        match remove::sweep(&engine.docker, &engine.address, pick).await {
             Ok(0) => {}
             Ok(count) => {
                 tracing::info!(count, "removed containers of an earlier life of this node")

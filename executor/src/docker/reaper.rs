@@ -64,7 +64,15 @@ impl ReaperCommand {
 pub(super) struct Reaper {
     command: ReaperCommand,
     label: String,
-    process: Mutex<Option<(Child, ChildStdin)>>,
+    /// One for every engine that has had containers of ours: nearly always one.
+    processes: Mutex<Vec<Process>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    engine_address: String,
+    child: Child,
+    pipe: ChildStdin,
 }
 
 impl Reaper {
@@ -73,7 +81,7 @@ impl Reaper {
         Self {
             command,
             label,
-            process: Mutex::new(None),
+            processes: Mutex::default(),
         }
     }
 
@@ -82,13 +90,22 @@ impl Reaper {
     /// # Errors
     /// When the program can't be started; then no container may be.
     pub(super) async fn ensure(&self, engine_address: &str) -> io::Result<()> {
-        let mut process = self.process.lock().await;
-        if let Some((child, _)) = &mut *process {
-            match child.try_wait()? {
+        let mut processes = self.processes.lock().await;
+        let known = processes
+            .iter()
+            .position(|process| process.engine_address == engine_address);
+        if let Some(known) = known {
+            match processes[known].child.try_wait()? {
                 None => return Ok(()),
                 Some(status) => tracing::warn!(%status, "the reaper ended; starting it again"),
             }
+            processes.swap_remove(known);
         }
+        processes.push(self.start(engine_address)?);
+        Ok(())
+    }
+
+    fn start(&self, engine_address: &str) -> io::Result<Process> {
         let mut child = Command::new(&self.command.program)
             .args(&self.command.args)
             .arg(engine_address)
@@ -101,25 +118,33 @@ impl Reaper {
             .process_group(0)
             .kill_on_drop(false)
             .spawn()?;
-        let stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let pipe = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         tracing::debug!(pid = child.id(), "reaper started");
-        *process = Some((child, stdin));
-        Ok(())
+        Ok(Process {
+            engine_address: engine_address.to_owned(),
+            child,
+            pipe,
+        })
     }
 
     /// Sends it home when all containers are gone; otherwise leaves the rest to it.
     pub(super) async fn dismiss(&self, all_removed: bool) {
-        let Some((mut child, mut stdin)) = self.process.lock().await.take() else {
-            return;
-        };
-        if !all_removed {
-            return;
-        }
-        // It may have died already; then there is nobody to tell.
-        let _ = stdin.write_all(ALL_REMOVED).await;
-        drop(stdin);
-        if timeout(FAREWELL, child.wait()).await.is_err() {
-            tracing::warn!("the reaper takes its time to end; it is left to itself");
+        let processes = std::mem::take(&mut *self.processes.lock().await);
+        for Process {
+            mut child,
+            mut pipe,
+            ..
+        } in processes
+        {
+            if !all_removed {
+                continue;
+            }
+            // It may have died already; then there is nobody to tell.
+            let _ = pipe.write_all(ALL_REMOVED).await;
+            drop(pipe);
+            if timeout(FAREWELL, child.wait()).await.is_err() {
+                tracing::warn!("the reaper takes its time to end; it is left to itself");
+            }
         }
     }
 }
@@ -187,7 +212,7 @@ async fn remove_all(address: &str, label: &str, once: bool) -> bool {
     let mut quiet_since = None;
     loop {
         let found = match engine::dial(address).await {
-            Ok(docker) => remove::sweep(&docker, |of| of == label).await.ok(),
+            Ok(docker) => remove::sweep(&docker, address, |of| of == label).await.ok(),
             Err(_) => None,
         };
         match found {
@@ -252,31 +277,27 @@ mod tests {
         let mut reaper = Reaper::new(command.clone(), "label".into());
         reaper.ensure("address").await.unwrap();
         let first = {
-            let mut process = reaper.process.lock().await;
-            let (child, _) = process.as_mut().unwrap();
-            let pid = child.id().unwrap();
-            child.wait().await.unwrap();
+            let mut processes = reaper.processes.lock().await;
+            let pid = processes[0].child.id().unwrap();
+            processes[0].child.wait().await.unwrap();
             pid
         };
-        command.args[1] = "cat; test \"$0\" = address -a \"$1\" = label".into();
+        command.args[1] = "cat".into();
         reaper.command = command;
         reaper.ensure("address").await.unwrap();
-        let second = reaper
-            .process
-            .lock()
-            .await
-            .as_ref()
-            .unwrap()
-            .0
-            .id()
-            .unwrap();
-        assert_ne!(first, second);
+        let pids = async || {
+            let processes = reaper.processes.lock().await;
+            let pids = processes.iter().map(|process| process.child.id().unwrap());
+            pids.collect::<Vec<_>>()
+        };
+        let second = pids().await;
+        assert_ne!(second, [first]);
         reaper.ensure("address").await.unwrap();
-        assert_eq!(
-            reaper.process.lock().await.as_ref().unwrap().0.id(),
-            Some(second)
-        );
+        assert_eq!(pids().await, second);
+        // Another engine has a reaper of its own.
+        reaper.ensure("elsewhere").await.unwrap();
+        assert_eq!(pids().await.len(), 2);
         reaper.dismiss(true).await;
-        assert!(reaper.process.lock().await.is_none());
+        assert!(reaper.processes.lock().await.is_empty());
     }
 }

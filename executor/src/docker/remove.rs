@@ -3,19 +3,17 @@
 //! Used after every run, at shutdown, at start for what an earlier life left, and by the reaper. All
 //! of them may meet: a container that somebody else is removing, or has removed, is not an error.
 
-use std::collections::HashMap;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::query_parameters::{
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-};
+use bollard::query_parameters::{KillContainerOptionsBuilder, RemoveContainerOptionsBuilder};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
-use super::{labels, words};
+use super::{list, words};
 
 /// How long one container's removal is tried while the engine fails or does not answer: a restart of
 /// an engine takes a few seconds. What is left then goes to [`Lost`].
@@ -97,33 +95,22 @@ impl Lost {
     }
 }
 
-/// Removes all containers of p2pnode whose label [`labels::NODE`] is picked, and returns how many
-/// there were.
+/// Removes all containers of p2pnode whose label [`labels::NODE`](super::labels::NODE) is picked, and
+/// returns how many there were.
 ///
 /// # Errors
 /// When the engine cannot list its containers.
-pub(super) async fn sweep(docker: &Docker, pick: impl Fn(&str) -> bool) -> Result<usize, Error> {
-    let filters = HashMap::from([("label", vec![labels::NODE])]);
-    let options = ListContainersOptionsBuilder::new()
-        .all(true)
-        .filters(&filters)
-        .build();
-    let found = docker.list_containers(Some(options)).await?;
-    let picked: Vec<String> = found
-        .into_iter()
-        .filter(|container| {
-            let label = container
-                .labels
-                .as_ref()
-                .and_then(|labels| labels.get(labels::NODE));
-            label.is_some_and(|label| pick(label))
-        })
-        .filter_map(|container| container.id)
-        .collect();
-    let count = picked.len();
-    stream::iter(picked)
-        .for_each_concurrent(PARALLEL, |id| async move {
-            remove(docker, &id).await;
+pub(super) async fn sweep(
+    docker: &Docker,
+    address: &str,
+    pick: impl Fn(&str) -> bool,
+) -> io::Result<usize> {
+    let mut found = list::ours(address).await?;
+    found.retain(|container| pick(&container.owner));
+    let count = found.len();
+    stream::iter(found)
+        .for_each_concurrent(PARALLEL, |container| async move {
+            remove(docker, &container.id).await;
         })
         .await;
     Ok(count)

@@ -184,8 +184,8 @@ impl Stillness {
         }
     }
 
-    /// `stirred`: it wrote, or waits for its reader. Without any reading of its CPU use nobody can
-    /// say that it is idle, so then it is not.
+    /// `stirred`: it wrote, or waits for its reader. Without a reading of its CPU use nobody can say
+    /// that it is idle, so then it is not: it may just have ended.
     fn since(&mut self, now: Instant, sample: Option<Sample>, stirred: bool) -> Duration {
         let busy = match (self.last, sample) {
             (Some(last), Some(sample)) => {
@@ -193,8 +193,7 @@ impl Stillness {
                 let used = Duration::from_micros(sample.cpu_us.saturating_sub(last.cpu_us));
                 !passed.is_zero() && used >= passed / BUSY_PART
             }
-            (None, _) => true,
-            (Some(_), None) => false,
+            (None, _) | (_, None) => true,
         };
         self.last = sample.or(self.last);
         if busy || stirred {
@@ -281,14 +280,19 @@ mod tests {
             "output is life"
         );
         assert_eq!(
-            still.since(at(8), None, false),
+            still.since(at(8), sample(6, 100), false),
             seconds(2),
-            "no new reading is no life"
+            "an old reading is no life"
         );
         assert_eq!(
             still.since(at(9), sample(6, 100), false),
             seconds(3),
             "nor is an old one"
+        );
+        assert_eq!(
+            still.since(at(10), None, false),
+            seconds(0),
+            "nobody can tell"
         );
     }
 
