@@ -214,14 +214,9 @@ impl EventSink {
         self.shared.filled.notify_one();
     }
 
-    /// Hands a request on; gives it back when there is no room for it.
-    pub(super) fn request(&self, request: WaitingRequest) -> Result<(), WaitingRequest> {
-        self.requests
-            .try_send(request)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(request)
-                | mpsc::error::TrySendError::Closed(request) => request,
-            })
+    /// Hands a request on; false when there is no room for it.
+    pub(super) fn request(&self, request: WaitingRequest) -> bool {
+        self.requests.try_send(request).is_ok()
     }
 
     /// Room for one stream, if there is any.

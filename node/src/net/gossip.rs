@@ -51,8 +51,7 @@ pub(super) fn behaviour(
         .build()?;
     let setup = |text: &str| NetError::Gossip(text.to_owned());
     let authenticity = MessageAuthenticity::Signed(keypair.clone());
-    let mut behaviour =
-        gossipsub::Behaviour::new(authenticity, config).map_err(|text| setup(text))?;
+    let mut behaviour = gossipsub::Behaviour::new(authenticity, config).map_err(setup)?;
     behaviour
         .with_peer_score(score(protocols), PeerScoreThresholds::default())
         .map_err(|text| setup(&text))?;

@@ -44,7 +44,7 @@ async fn addresses_that_cannot_be_listened_on() {
             listen: vec![text.parse().unwrap()],
             ..loopback()
         };
-        let error = net::start(config).await.err().expect(text);
+        let error = net::start(config).await.expect_err(text);
         assert!(error.to_string().contains(text), "{text}: {error}");
     }
     let nowhere = NetConfig {
