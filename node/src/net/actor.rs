@@ -301,6 +301,9 @@ impl NetActor {
             cx.behaviour.kad.remove_peer(&peer);
             cx.behaviour.blocked.block_peer(peer);
             cx.events.shut_out(peer, misdeed);
+            for peer in self.handlers.conduct.released(cx.now) {
+                cx.behaviour.blocked.unblock_peer(peer);
+            }
         }
     }
 
