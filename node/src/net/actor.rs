@@ -5,6 +5,7 @@
 //! a whole they ask for by [`Action`]s. It must never wait for anybody: not for the node (events go
 //! through [`super::events`], which merges or refuses), nor for a peer.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -118,9 +119,15 @@ impl NetActor {
     }
 
     fn trim(&mut self) {
-        let gossip = &self.swarm.behaviour().gossipsub;
+        let mesh: HashSet<PeerId> = self
+            .swarm
+            .behaviour()
+            .gossipsub
+            .all_mesh_peers()
+            .copied()
+            .collect();
         let surplus = limits::surplus(&self.common.peers, &self.limits, Instant::now(), |peer| {
-            gossip.all_mesh_peers().any(|needed| needed == peer)
+            mesh.contains(peer)
         });
         for peer in surplus {
             let _ = self.swarm.disconnect_peer_id(peer);
@@ -223,13 +230,13 @@ impl NetActor {
     }
 
     fn on_disconnected(&mut self, peer: PeerId, id: ConnectionId) {
-        let mut cx = self.common.context(&mut self.swarm);
+        let cx = self.common.context(&mut self.swarm);
         cx.metrics.connections.dec();
         if cx.peers.disconnected_now(&peer, id) {
             cx.metrics.peers_connected.dec();
             cx.events.disconnected(peer);
             self.handlers.exchange.on_disconnected(&peer);
-            self.handlers.discovery.on_disconnected(&mut cx);
+            self.handlers.discovery.on_disconnected(&cx, peer);
         }
     }
 
@@ -285,11 +292,18 @@ impl NetActor {
         cx.metrics.misdeed(misdeed).inc();
         tracing::debug!(%peer, misdeed = misdeed.name(), "a peer misbehaved");
         if self.handlers.conduct.report(peer, misdeed, cx.now) == Verdict::ShutOut {
-            tracing::info!(%peer, misdeed = misdeed.name(), "shutting a peer out for a while");
+            if misdeed == Misdeed::OtherNetwork {
+                tracing::debug!(%peer, "of another network");
+            } else {
+                tracing::info!(%peer, misdeed = misdeed.name(), "shutting a peer out for a while");
+            }
             cx.metrics.peers_shut_out.inc();
             cx.behaviour.kad.remove_peer(&peer);
             cx.behaviour.blocked.block_peer(peer);
             cx.events.shut_out(peer, misdeed);
+            for peer in self.handlers.conduct.released(cx.now) {
+                cx.behaviour.blocked.unblock_peer(peer);
+            }
         }
     }
 

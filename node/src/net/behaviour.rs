@@ -1,8 +1,9 @@
 //! All protocols of one node, put together.
 //!
 //! The order of the fields matters: a connection that one behaviour refuses was already accepted by
-//! those before it, and some of them would then wait for it for ever. So those that refuse come
-//! first.
+//! those before it, and some of them would then wait for it for ever; so those that refuse come
+//! first. What a connection hands to its last behaviour goes through the fewest layers of the others;
+//! so the busiest come last.
 
 use std::time::Duration;
 
@@ -36,19 +37,19 @@ pub(super) struct Behaviour {
     pub(super) blocked: allow_block_list::Behaviour<BlockedPeers>,
     pub(super) connection_limits: connection_limits::Behaviour,
     pub(super) memory_limit: Toggle<memory_connection_limits::Behaviour>,
+    pub(super) upnp: Toggle<upnp::tokio::Behaviour>,
+    pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(super) autonat: Toggle<autonat::Behaviour>,
+    pub(super) dcutr: Toggle<dcutr::Behaviour>,
+    pub(super) relay_server: Toggle<relay::Behaviour>,
+    pub(super) relay_client: relay::client::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
-    pub(super) kad: Kademlia,
-    pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(super) gossipsub: gossipsub::Behaviour,
-    pub(super) tasks: TaskBehaviour,
     pub(super) exchange: ExchangeBehaviour,
+    pub(super) kad: Kademlia,
+    pub(super) gossipsub: gossipsub::Behaviour,
     pub(super) streams: streams::Behaviour,
-    pub(super) relay_client: relay::client::Behaviour,
-    pub(super) relay_server: Toggle<relay::Behaviour>,
-    pub(super) dcutr: Toggle<dcutr::Behaviour>,
-    pub(super) autonat: Toggle<autonat::Behaviour>,
-    pub(super) upnp: Toggle<upnp::tokio::Behaviour>,
+    pub(super) tasks: TaskBehaviour,
 }
 
 impl Behaviour {

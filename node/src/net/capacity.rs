@@ -16,6 +16,7 @@ use libp2p::PeerId;
 use libp2p::gossipsub::{self, MessageAcceptance, MessageId, PublishError};
 use p2pnode_protocol::advert::{Advert, AdvertError, MAX_ADVERT_BYTES, MAX_TTL_MS, SignedAdvert};
 use p2pnode_protocol::codec;
+use rand::seq::IteratorRandom;
 
 use super::conduct::Misdeed;
 use super::context::Context;
@@ -92,6 +93,8 @@ struct Latest {
 #[derive(Debug, Default)]
 pub(super) struct Capacity {
     own: Option<Latest>,
+    /// Our latest advert was gossiped when nobody was there to hear it.
+    unheard: bool,
     others: HashMap<PeerId, Latest>,
 }
 
@@ -109,15 +112,30 @@ impl Capacity {
                 return;
             }
         };
-        let bytes = match codec::encode(&signed, MAX_SIGNED_BYTES) {
+        self.own = Some(latest(&advert, signed));
+        cx.metrics.adverts_published.inc();
+        self.gossip(cx);
+    }
+
+    /// A peer follows our gossip from now on. The advert that nobody heard goes out again.
+    pub(super) fn on_subscribed(&mut self, cx: &mut Context<'_>) {
+        if self.unheard {
+            self.gossip(cx);
+        }
+    }
+
+    fn gossip(&mut self, cx: &mut Context<'_>) {
+        self.unheard = false;
+        let Some(own) = &self.own else {
+            return;
+        };
+        let bytes = match codec::encode(&own.signed, MAX_SIGNED_BYTES) {
             Ok(bytes) => bytes,
             Err(error) => {
-                tracing::error!(%error, "not publishing an advert");
+                tracing::error!(%error, "not gossiping an advert");
                 return;
             }
         };
-        self.own = Some(latest(&advert, signed));
-        cx.metrics.adverts_published.inc();
         if rand::random::<f64>() >= gossip_share(self.others.len() + 1, bytes.len()) {
             return;
         }
@@ -126,8 +144,8 @@ impl Capacity {
             .gossipsub
             .publish(cx.protocols.topic.hash(), bytes)
         {
-            // Nobody there yet: whoever comes is told directly.
-            Ok(_) | Err(PublishError::NoPeersSubscribedToTopic) => {}
+            Ok(_) => {}
+            Err(PublishError::NoPeersSubscribedToTopic) => self.unheard = true,
             Err(error) => tracing::debug!(%error, "an advert was not gossiped"),
         }
     }
@@ -142,21 +160,15 @@ impl Capacity {
         self.own.as_ref().map(|latest| latest.issued_ms)
     }
 
-    /// Up to `count` adverts of others than `asker` that still hold, those made last first.
-    pub(super) fn newest(&self, count: usize, asker: PeerId) -> Vec<SignedAdvert> {
+    /// Up to `count` adverts of others than `asker` that still hold, chosen by chance, so that two who
+    /// are asked tell different things.
+    pub(super) fn some(&self, count: usize, asker: PeerId) -> Vec<SignedAdvert> {
         let now_ms = unix_ms();
-        let mut valid: Vec<_> = self
-            .others
+        self.others
             .iter()
             .filter(|(peer, latest)| **peer != asker && latest.expires_ms > now_ms)
-            .map(|(_, latest)| latest)
-            .collect();
-        valid.sort_unstable_by_key(|latest| std::cmp::Reverse(latest.issued_ms));
-        valid
-            .into_iter()
-            .take(count)
-            .map(|latest| latest.signed.clone())
-            .collect()
+            .map(|(_, latest)| latest.signed.clone())
+            .sample(&mut rand::rng(), count)
     }
 
     /// How many nodes are known by their adverts.

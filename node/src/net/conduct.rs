@@ -8,7 +8,7 @@
 //! A peer that errs once (a message cut short by a crash, an old version) must not be lost for it,
 //! and a peer that sends garbage all day must not be served: points add up and fade.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
@@ -27,6 +27,9 @@ const SHUT_OUT: Duration = Duration::from_secs(600);
 /// The most peers whose points are remembered. Ids are free for an attacker, so the table is
 /// bounded; 4,096 entries are some 400 KiB.
 const MAX_PEERS: usize = 4_096;
+
+/// The most peers that are shut out at a time; more, and the first are let in again early.
+const MAX_SHUT_OUT: usize = 4_096;
 
 /// Something that a correct peer never does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,8 +105,8 @@ struct Score {
 #[derive(Debug, Default)]
 pub struct Conduct {
     scores: HashMap<PeerId, Score>,
-    /// Ends of shut-outs. Several may end at one instant.
-    until: BTreeMap<Instant, Vec<PeerId>>,
+    /// Who is shut out until when, in that order.
+    shut_out: VecDeque<(Instant, PeerId)>,
 }
 
 impl Conduct {
@@ -122,23 +125,27 @@ impl Conduct {
             return Verdict::Counted;
         }
         self.scores.remove(&peer);
-        self.until.entry(now + SHUT_OUT).or_default().push(peer);
+        self.shut_out.push_back((now + SHUT_OUT, peer));
         Verdict::ShutOut
     }
 
     /// When the next shut-out ends.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.until.keys().next().copied()
+        self.shut_out.front().map(|(until, _)| *until)
     }
 
     /// The peers whose shut-out is over.
     pub fn released(&mut self, now: Instant) -> Vec<PeerId> {
-        let later = self.until.split_off(&(now + Duration::from_nanos(1)));
-        std::mem::replace(&mut self.until, later)
-            .into_values()
-            .flatten()
-            .collect()
+        let mut released = Vec::new();
+        while let Some((until, peer)) = self.shut_out.front() {
+            if *until > now && self.shut_out.len() <= MAX_SHUT_OUT {
+                break;
+            }
+            released.push(*peer);
+            self.shut_out.pop_front();
+        }
+        released
     }
 
     /// Forgets the least burdened peer when the table is full.
@@ -212,6 +219,17 @@ mod tests {
             conduct.report(PeerId::random(), Misdeed::OtherNetwork, Instant::now()),
             Verdict::ShutOut
         );
+    }
+
+    #[test]
+    fn not_more_than_so_many_are_shut_out() {
+        let mut conduct = Conduct::default();
+        let now = Instant::now();
+        for _ in 0..MAX_SHUT_OUT + 3 {
+            conduct.report(PeerId::random(), Misdeed::OtherNetwork, now);
+        }
+        assert_eq!(conduct.released(now).len(), 3);
+        assert_eq!(conduct.released(now + SHUT_OUT).len(), MAX_SHUT_OUT);
     }
 
     #[test]

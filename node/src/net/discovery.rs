@@ -5,8 +5,8 @@
 //! through [`Context`], and never decides which peers are useful.
 //!
 //! A node joins by dialling a bootstrap node; identify then names that node's addresses, and a walk
-//! (Kademlia's own bootstrap) dials the nearest nodes one after the other and thereby makes the node
-//! known to them. Two nodes that join at the same moment may miss each other, so the walk is repeated,
+//! (a lookup of the node's own id) dials the nearest nodes one after the other and thereby makes the
+//! node known to them. Two nodes that join at the same moment may miss each other, so the walk is repeated,
 //! soon at first and seldom later.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ use super::conduct::Misdeed;
 use super::context::Context;
 use super::dht;
 use super::joining::Joining;
-use super::schedule::Walks;
+use super::schedule::{Walk, Walks};
 use super::seeking::Seeking;
 
 /// What a query of ours is for.
@@ -66,14 +66,22 @@ impl Discovery {
     /// Does what is due.
     pub(super) fn on_deadline(&mut self, cx: &mut Context<'_>) {
         self.joining.on_deadline(cx);
-        if self.walks.take_due(cx.now) && !self.is_running(Query::Walk) {
-            match cx.behaviour.kad.bootstrap() {
-                Ok(id) => {
-                    self.queries.insert(id, Query::Walk);
-                }
-                // Nobody to ask; the next peer starts the walks anew.
-                Err(_) => self.walks.stop(),
+        let Some(walk) = self.walks.take_due(cx.now) else {
+            return;
+        };
+        if self.is_running(Query::Walk) {
+            return;
+        }
+        let query = match walk {
+            Walk::Near => Some(cx.behaviour.kad.get_closest_peers(cx.local)),
+            Walk::Far => cx.behaviour.kad.bootstrap().ok(),
+        };
+        match query {
+            Some(id) => {
+                self.queries.insert(id, Query::Walk);
             }
+            // Nobody to ask; the next peer starts the walks anew.
+            None => self.walks.stop(),
         }
     }
 
@@ -93,9 +101,12 @@ impl Discovery {
     }
 
     /// The last connection to a peer closed.
-    pub(super) fn on_disconnected(&mut self, cx: &mut Context<'_>) {
-        if cx.peers.connected_count() == 0 {
-            self.joining.on_alone(cx.now);
+    pub(super) fn on_disconnected(&mut self, cx: &Context<'_>, peer: PeerId) {
+        let connected = cx.peers.connected_count();
+        self.joining.on_disconnected(cx.now, peer, connected);
+        if connected == 0 {
+            // The next peer starts the walks anew, with short pauses.
+            self.walks.stop();
         }
     }
 
@@ -200,21 +211,30 @@ impl Discovery {
         }
     }
 
-    pub(super) fn on_kad(&mut self, cx: &mut Context<'_>, event: kad::Event) {
+    /// The DHT says something. Returns whether a walk ended.
+    pub(super) fn on_kad(&mut self, cx: &mut Context<'_>, event: kad::Event) -> bool {
         match event {
-            kad::Event::OutboundQueryProgressed {
-                id,
-                result: QueryResult::GetClosestPeers(result),
-                ..
-            } => self.seeking.on_closest(cx, id, result),
             kad::Event::OutboundQueryProgressed {
                 id, result, step, ..
             } => {
-                let query = self.queries.get(&id).copied();
-                if step.last {
-                    self.queries.remove(&id);
+                let query = if step.last {
+                    self.queries.remove(&id)
+                } else {
+                    self.queries.get(&id).copied()
+                };
+                match (query, result) {
+                    (None, QueryResult::GetClosestPeers(result)) => {
+                        self.seeking.on_closest(cx, id, result);
+                    }
+                    (Some(Query::Providers), QueryResult::GetProviders(Ok(found))) => {
+                        self.on_providers(cx, &found);
+                    }
+                    (Some(Query::Walk), _) if step.last => {
+                        self.on_walked(cx);
+                        return true;
+                    }
+                    _ => {}
                 }
-                self.on_progress(cx, query, &result, step.last);
             }
             kad::Event::InboundRequest {
                 request:
@@ -227,43 +247,33 @@ impl Discovery {
             } => cx.report(source, Misdeed::OutOfPlace),
             _ => {}
         }
+        false
     }
 
-    fn on_progress(
-        &mut self,
-        cx: &mut Context<'_>,
-        query: Option<Query>,
-        result: &QueryResult,
-        last: bool,
-    ) {
-        match (query, result) {
-            (
-                Some(Query::Providers),
-                QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })),
-            ) => {
-                let strangers = providers
-                    .iter()
-                    .filter(|peer| **peer != cx.local && !cx.peers.is_connected(peer));
-                for peer in strangers
-                    .take(self.comfortable)
-                    .copied()
-                    .collect::<Vec<_>>()
-                {
-                    // The query knows their addresses for as long as it runs.
-                    let addresses = cx.preferred(&peer);
-                    cx.dial(peer, addresses);
-                }
-            }
-            (Some(Query::Walk), QueryResult::Bootstrap(_)) if last => {
-                tracing::debug!(
-                    connected = cx.peers.connected_count(),
-                    "walked through the network"
-                );
-                if self.providing {
-                    self.announce(cx);
-                }
-            }
-            _ => {}
+    fn on_providers(&mut self, cx: &mut Context<'_>, found: &GetProvidersOk) {
+        let GetProvidersOk::FoundProviders { providers, .. } = found else {
+            return;
+        };
+        let strangers: Vec<PeerId> = providers
+            .iter()
+            .filter(|peer| **peer != cx.local && !cx.peers.is_connected(peer))
+            .take(self.comfortable)
+            .copied()
+            .collect();
+        for peer in strangers {
+            // The query knows their addresses for as long as it runs.
+            let addresses = cx.preferred(&peer);
+            cx.dial(peer, addresses);
+        }
+    }
+
+    fn on_walked(&mut self, cx: &mut Context<'_>) {
+        tracing::debug!(
+            connected = cx.peers.connected_count(),
+            "walked through the network"
+        );
+        if self.providing {
+            self.announce(cx);
         }
     }
 }

@@ -52,7 +52,11 @@ pub(super) fn event(handlers: &mut Handlers, cx: &mut Context<'_>, event: Behavi
         }
         BehaviourEvent::Gossipsub(event) => on_gossip(handlers, cx, event),
         BehaviourEvent::Identify(event) => on_identify(handlers, cx, event),
-        BehaviourEvent::Kad(event) => handlers.discovery.on_kad(cx, event),
+        BehaviourEvent::Kad(event) => {
+            if handlers.discovery.on_kad(cx, event) {
+                handlers.exchange.ask_somebody(cx, &handlers.capacity);
+            }
+        }
         BehaviourEvent::Mdns(event) => handlers.discovery.on_mdns(cx, event),
         BehaviourEvent::Ping(ping::Event {
             peer,
@@ -82,6 +86,7 @@ fn on_gossip(handlers: &mut Handlers, cx: &mut Context<'_>, event: gossipsub::Ev
             .capacity
             .on_gossip(cx, propagation_source, &message_id, &message),
         gossipsub::Event::Subscribed { peer_id, .. } => {
+            handlers.capacity.on_subscribed(cx);
             handlers
                 .exchange
                 .on_subscribed(cx, &handlers.capacity, peer_id);

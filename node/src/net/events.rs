@@ -26,10 +26,6 @@ use super::tasks::InboundId;
 
 /// Something that the node should know.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "requests are the common case, and each is moved once"
-)]
 pub enum NetEvent {
     /// A first connection to this peer opened.
     Connected(PeerId),
@@ -218,18 +214,9 @@ impl EventSink {
         self.shared.filled.notify_one();
     }
 
-    /// Hands a request on; gives it back when there is no room for it.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the caller gets its request back, to answer it"
-    )]
-    pub(super) fn request(&self, request: WaitingRequest) -> Result<(), WaitingRequest> {
-        self.requests
-            .try_send(request)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(request)
-                | mpsc::error::TrySendError::Closed(request) => request,
-            })
+    /// Hands a request on; false when there is no room for it.
+    pub(super) fn request(&self, request: WaitingRequest) -> bool {
+        self.requests.try_send(request).is_ok()
     }
 
     /// Room for one stream, if there is any.

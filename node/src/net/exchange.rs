@@ -12,6 +12,7 @@ use libp2p::PeerId;
 use libp2p::request_response::{self, Event, Message, ProtocolSupport};
 use p2pnode_protocol::advert::SignedAdvert;
 use p2pnode_protocol::codec;
+use rand::seq::IteratorRandom;
 
 use super::capacity::{Capacity, MAX_SIGNED_BYTES};
 use super::conduct::Misdeed;
@@ -20,11 +21,11 @@ use super::metrics::NetMetrics;
 use super::protocols::Protocols;
 use super::wire::{Frame, WireCodec};
 
-/// The most adverts in one answer. A newcomer asks three peers, so it begins with up to 192 nodes to
-/// choose from; gossip brings the rest.
+/// The most adverts in one answer. A newcomer asks its first three peers, so it begins with up to 192
+/// nodes to choose from.
 const MAX_ADVERTS: usize = 64;
 
-/// How many peers a newcomer asks.
+/// How many peers a newcomer asks when it meets them.
 const PEERS_ASKED: u32 = 3;
 
 /// The largest hello, in bytes.
@@ -40,7 +41,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_STREAMS: usize = 8;
 
 /// A peer is told about others this often at the most (1 minute): an answer is some 30 KiB, and what
-/// changes meanwhile is gossiped.
+/// changes meanwhile is gossiped. Nobody is asked more often either.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(60);
 
 /// First and only message of the side that opens the exchange.
@@ -55,7 +56,7 @@ pub(super) struct AdvertHello {
 /// Answers an [`AdvertHello`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct AdvertAnswer {
-    /// Adverts of others, those made last first.
+    /// Adverts of others, chosen by chance when there are more.
     others: Vec<SignedAdvert>,
 }
 
@@ -87,8 +88,17 @@ struct Greeting {
     told_ms: u64,
     /// When it was last told about others.
     answered: Option<Instant>,
-    /// Whether it was asked about others and has not answered yet.
-    asked: bool,
+    /// When it was last asked about others.
+    asked: Option<Instant>,
+    /// Whether its answer to that is still to come.
+    expected: bool,
+}
+
+impl Greeting {
+    fn may_be_asked(&self, now: Instant) -> bool {
+        self.asked
+            .is_none_or(|at| now.saturating_duration_since(at) > ANSWER_INTERVAL)
+    }
 }
 
 /// Who was told what.
@@ -103,15 +113,24 @@ pub(super) struct Exchange {
 impl Exchange {
     /// A first connection to `peer` opened.
     pub(super) fn on_connected(&mut self, cx: &mut Context<'_>, capacity: &Capacity, peer: PeerId) {
-        let mut greeting = Greeting::default();
-        let mut want = 0;
-        if self.asked < PEERS_ASKED {
-            self.asked += 1;
-            greeting.asked = true;
-            want = MAX_ADVERTS as u16;
+        self.peers.insert(peer, Greeting::default());
+        let ask = self.asked < PEERS_ASKED;
+        self.asked += u32::from(ask);
+        self.greet(cx, capacity, peer, ask);
+    }
+
+    /// Asks one of the peers what it knows of others. Done after every walk: what was gossiped while
+    /// the network's parts did not know of each other yet is not gossiped again.
+    pub(super) fn ask_somebody(&mut self, cx: &mut Context<'_>, capacity: &Capacity) {
+        let now = cx.now;
+        let candidates = self
+            .peers
+            .iter()
+            .filter(|(_, greeting)| greeting.may_be_asked(now))
+            .map(|(peer, _)| *peer);
+        if let Some(peer) = candidates.choose(&mut rand::rng()) {
+            self.greet(cx, capacity, peer, true);
         }
-        self.peers.insert(peer, greeting);
-        self.greet(cx, capacity, peer, want);
     }
 
     /// `peer` follows our gossip from now on. What was published since it was greeted was too late
@@ -122,7 +141,7 @@ impl Exchange {
         capacity: &Capacity,
         peer: PeerId,
     ) {
-        self.greet(cx, capacity, peer, 0);
+        self.greet(cx, capacity, peer, false);
     }
 
     /// The last connection to `peer` closed.
@@ -134,24 +153,28 @@ impl Exchange {
         }
     }
 
-    fn greet(&mut self, cx: &mut Context<'_>, capacity: &Capacity, peer: PeerId, want: u16) {
+    fn greet(&mut self, cx: &mut Context<'_>, capacity: &Capacity, peer: PeerId, ask: bool) {
         let Some(greeting) = self.peers.get_mut(&peer) else {
             return;
         };
         let news = capacity
             .own_issued_ms()
             .filter(|issued_ms| *issued_ms > greeting.told_ms);
-        if news.is_none() && want == 0 {
+        if news.is_none() && !ask {
             return;
         }
         let hello = AdvertHello {
             mine: news.and_then(|_| capacity.own().cloned()),
-            want,
+            want: if ask { MAX_ADVERTS as u16 } else { 0 },
         };
         let Ok(bytes) = codec::encode(&hello, MAX_HELLO_BYTES) else {
             return;
         };
         greeting.told_ms = news.unwrap_or(greeting.told_ms);
+        if ask {
+            greeting.asked = Some(cx.now);
+            greeting.expected = true;
+        }
         cx.behaviour
             .exchange
             .send_request(&peer, Frame::Encoded(bytes));
@@ -217,7 +240,7 @@ impl Exchange {
                 .is_none_or(|at| now.saturating_duration_since(at) >= ANSWER_INTERVAL)
         {
             greeting.answered = Some(now);
-            others = capacity.newest(want.min(MAX_ADVERTS), peer);
+            others = capacity.some(want.min(MAX_ADVERTS), peer);
         }
         codec::encode(&AdvertAnswer { others }, MAX_ANSWER_BYTES).unwrap_or_default()
     }
@@ -243,7 +266,7 @@ impl Exchange {
         let expected = self
             .peers
             .get_mut(&peer)
-            .is_some_and(|greeting| std::mem::take(&mut greeting.asked));
+            .is_some_and(|greeting| std::mem::take(&mut greeting.expected));
         if !expected || others.len() > MAX_ADVERTS {
             cx.report(peer, Misdeed::OutOfPlace);
             return;

@@ -83,6 +83,7 @@ fn score(protocols: &Protocols) -> PeerScoreParams {
             IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(Ipv6Addr::LOCALHOST),
         ]),
+        retain_score: MEMORY_OF_BAD_MESSAGES,
         ..PeerScoreParams::default()
     }
 }

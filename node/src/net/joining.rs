@@ -19,8 +19,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause while this node is alone.
 const ALONE_PAUSE: Duration = Duration::from_secs(10);
 
-/// Longest pause while there are other peers, and how often a connected bootstrap node is checked.
+/// Longest pause while there are few other peers, and how often a connected bootstrap node is checked.
 const PAUSE: Duration = Duration::from_secs(60);
+
+/// Longest pause while there are many: a network must not fall apart for good, but its bootstrap node
+/// must not be dialled by a thousand nodes every minute either.
+const COMPANY_PAUSE: Duration = Duration::from_secs(300);
+
+/// How many other peers are many.
+const COMPANY: usize = 16;
 
 /// How many remembered peers are dialled at a time.
 const REMEMBERED_AT_A_TIME: usize = 16;
@@ -71,7 +78,7 @@ impl Joining {
     }
 
     pub(super) fn on_deadline(&mut self, cx: &mut Context<'_>) {
-        let alone = cx.peers.connected_count() == 0;
+        let longest = longest_pause(cx.peers.connected_count());
         for node in &mut self.bootstrap {
             if node.dialling.is_some() || node.next > cx.now {
                 continue;
@@ -91,7 +98,7 @@ impl Joining {
             };
             node.dialling = Some(options.connection_id());
             node.next = cx.now + node.pause;
-            node.pause = (node.pause * 2).min(if alone { ALONE_PAUSE } else { PAUSE });
+            node.pause = (node.pause * 2).min(longest);
             cx.actions.push(Action::Dial(options));
         }
         if self.remembered.is_some_and(|at| at <= cx.now) {
@@ -122,8 +129,23 @@ impl Joining {
         self.pause = FIRST_PAUSE;
     }
 
+    /// The last connection to `peer` closed, and so many other peers are connected. A bootstrap node
+    /// that was lost is dialled soon, by who has few others; who has many was perhaps let go because
+    /// of the crowd there.
+    pub(super) fn on_disconnected(&mut self, now: Instant, peer: PeerId, connected: usize) {
+        if connected == 0 {
+            self.on_alone(now);
+        }
+        for node in &mut self.bootstrap {
+            if node.peer == Some(peer) && connected < COMPANY {
+                node.next = now + FIRST_PAUSE;
+                node.pause = FIRST_PAUSE;
+            }
+        }
+    }
+
     /// The last peer is gone.
-    pub(super) fn on_alone(&mut self, now: Instant) {
+    fn on_alone(&mut self, now: Instant) {
         self.remembered = Some(now);
         for node in &mut self.bootstrap {
             node.next = now;
@@ -157,5 +179,13 @@ impl Joining {
                 tracing::debug!(address = %node.address, %error, "a bootstrap node does not answer");
             }
         }
+    }
+}
+
+fn longest_pause(connected: usize) -> Duration {
+    match connected {
+        0 => ALONE_PAUSE,
+        1..COMPANY => PAUSE,
+        _ => COMPANY_PAUSE,
     }
 }

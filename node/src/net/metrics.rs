@@ -71,15 +71,21 @@ impl NetMetrics {
     /// Registers everything under `p2pnode_net`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("p2pnode_net");
-        let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
-        gauge(
-            "peers_connected",
-            "Peers that are connected",
-            &self.peers_connected,
-        );
-        gauge("connections", "Open connections", &self.connections);
-        self.register_counters(registry);
-        self.register_bytes(registry);
+        for (name, help, gauge) in self.gauges() {
+            registry.register(name, help, gauge.clone());
+        }
+        for (name, help, counter) in self.counters() {
+            registry.register(name, help, counter.clone());
+        }
+        for (sent, received, what, bytes) in self.byte_counters() {
+            for (name, way, counter) in [
+                (sent, "sent", &bytes.sent),
+                (received, "received", &bytes.received),
+            ] {
+                let help = format!("Bytes of {what} {way}");
+                registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
+            }
+        }
         registry.register(
             "misdeeds",
             "What peers did wrong, by kind",
@@ -87,103 +93,38 @@ impl NetMetrics {
         );
     }
 
-    fn register_counters(&self, registry: &mut Registry) {
-        for (name, help, counter) in [
-            ("requests_sent", "Task requests sent", &self.requests_sent),
-            (
-                "requests_failed",
-                "Task requests without an answer",
-                &self.requests_failed,
-            ),
-            (
-                "requests_received",
-                "Task requests received",
-                &self.requests_received,
-            ),
-            (
-                "requests_refused",
-                "Task requests answered busy",
-                &self.requests_refused,
-            ),
-            (
-                "streams_opened",
-                "Streams opened to peers",
-                &self.streams_opened,
-            ),
-            (
-                "streams_accepted",
-                "Streams accepted from peers",
-                &self.streams_accepted,
-            ),
-            (
-                "streams_refused",
-                "Streams from peers that were refused",
-                &self.streams_refused,
-            ),
-            (
-                "adverts_published",
-                "Own capacity adverts published",
-                &self.adverts_published,
-            ),
-            (
-                "adverts_accepted",
-                "New capacity adverts of others",
-                &self.adverts_accepted,
-            ),
-            (
-                "adverts_stale",
-                "Capacity adverts that were known or expired",
-                &self.adverts_stale,
-            ),
-            (
-                "adverts_rejected",
-                "Capacity adverts that were forged",
-                &self.adverts_rejected,
-            ),
-            (
-                "peers_shut_out",
-                "Peers shut out for misbehaviour",
-                &self.peers_shut_out,
-            ),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
+    fn gauges(&self) -> [(&'static str, &'static str, &Gauge); 2] {
+        [
+            ("peers_connected", "Connected peers", &self.peers_connected),
+            ("connections", "Open connections", &self.connections),
+        ]
     }
 
-    fn register_bytes(&self, registry: &mut Registry) {
-        for (sent, received, what, bytes) in [
-            (
-                "task_sent",
-                "task_received",
-                "task messages",
-                &self.task_bytes,
-            ),
-            (
-                "stream_sent",
-                "stream_received",
-                "streams",
-                &self.stream_bytes,
-            ),
-            (
-                "advert_sent",
-                "advert_received",
-                "adverts exchanged directly",
-                &self.advert_bytes,
-            ),
-        ] {
-            registry.register_with_unit(
-                sent,
-                format!("Bytes of {what} sent"),
-                Unit::Bytes,
-                bytes.sent.clone(),
-            );
-            registry.register_with_unit(
-                received,
-                format!("Bytes of {what} received"),
-                Unit::Bytes,
-                bytes.received.clone(),
-            );
-        }
+    #[rustfmt::skip]
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 12] {
+        [
+            ("requests_sent", "Task requests sent", &self.requests_sent),
+            ("requests_failed", "Task requests without an answer", &self.requests_failed),
+            ("requests_received", "Task requests received", &self.requests_received),
+            ("requests_refused", "Task requests answered busy", &self.requests_refused),
+            ("streams_opened", "Streams opened to peers", &self.streams_opened),
+            ("streams_accepted", "Streams accepted from peers", &self.streams_accepted),
+            ("streams_refused", "Streams from peers that were refused", &self.streams_refused),
+            ("adverts_published", "Own capacity adverts published", &self.adverts_published),
+            ("adverts_accepted", "New capacity adverts of others", &self.adverts_accepted),
+            ("adverts_stale", "Capacity adverts that were known or expired", &self.adverts_stale),
+            ("adverts_rejected", "Capacity adverts that were forged", &self.adverts_rejected),
+            ("peers_shut_out", "Peers shut out for misbehaviour", &self.peers_shut_out),
+        ]
+    }
+
+    #[rustfmt::skip]
+    fn byte_counters(&self) -> [(&'static str, &'static str, &'static str, &ByteCounters); 3] {
+        [
+            ("task_sent", "task_received", "task messages", &self.task_bytes),
+            ("stream_sent", "stream_received", "streams", &self.stream_bytes),
+            ("advert_sent", "advert_received", "adverts exchanged directly", &self.advert_bytes),
+        ]
     }
 
     /// The counter of one kind of misdeed.

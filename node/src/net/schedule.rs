@@ -16,6 +16,20 @@ const PAUSES: [Duration; 8] = [
     Duration::from_secs(300),
 ];
 
+/// How many of the first walks stay near.
+const NEAR_WALKS: usize = 5;
+
+/// How far to walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// To the nodes nearest to our own id: some 20 requests, and in a network of up to 20 nodes that
+    /// is everybody.
+    Near,
+    /// Also to distant parts of the network, which fills the routing table: some 20 requests and as many
+    /// new connections for each doubling of its size. Nobody is in a hurry for that.
+    Far,
+}
+
 /// The schedule of walks.
 #[derive(Debug, Default)]
 pub(super) struct Walks {
@@ -41,16 +55,21 @@ impl Walks {
         self.next
     }
 
-    /// Whether a walk is due; if so, the next one is scheduled.
-    pub(super) fn take_due(&mut self, now: Instant) -> bool {
+    /// The walk that is due, if one is; then the next one is scheduled.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Walk> {
         if self.next.is_none_or(|next| next > now) {
-            return false;
+            return None;
         }
+        let walk = if self.done < NEAR_WALKS {
+            Walk::Near
+        } else {
+            Walk::Far
+        };
         let pause = PAUSES[self.done.min(PAUSES.len() - 1)];
         self.done += 1;
         // Up to a quarter more, so that nodes that started together do not walk together for ever.
         self.next = Some(now + pause.mul_f64(1.0 + rand::random::<f64>() / 4.0));
-        true
+        Some(walk)
     }
 }
 
@@ -64,22 +83,22 @@ mod tests {
     fn walks_begin_at_once_and_become_seldom() {
         let mut walks = Walks::default();
         let mut now = Instant::now();
-        assert!(!walks.take_due(now), "nobody to ask");
+        assert_eq!(walks.take_due(now), None, "nobody to ask");
         let start = now;
         walks.start(now);
-        let mut within_two_seconds = 0;
+        let mut taken = Vec::new();
         let mut last = Duration::ZERO;
         for _ in 0..20 {
-            assert!(walks.take_due(now));
-            assert!(!walks.take_due(now));
-            if now - start < Duration::from_secs(2) {
-                within_two_seconds += 1;
-            }
+            taken.push((now - start, walks.take_due(now).unwrap()));
+            assert_eq!(walks.take_due(now), None);
             walks.start(now);
             last = walks.deadline().unwrap() - now;
             now = walks.deadline().unwrap();
         }
-        assert_eq!(within_two_seconds, 3);
+        let soon = |(at, _): &&(Duration, Walk)| *at < Duration::from_secs(2);
+        assert_eq!(taken.iter().filter(soon).count(), 3);
+        assert_eq!(taken[NEAR_WALKS - 1].1, Walk::Near);
+        assert_eq!(taken[NEAR_WALKS].1, Walk::Far);
         assert!((300.0..376.0).contains(&last.as_secs_f64()));
         walks.stop();
         assert_eq!(walks.deadline(), None);

@@ -228,7 +228,7 @@ impl Tasks {
         let full = load.asked >= self.per_peer
             || (load.asked > 0 && load.asked_bytes + bytes > BYTES_PER_PEER)
             || self.asked_bytes + bytes > BYTES;
-        if full || cx.events.request(waiting).is_err() {
+        if full || !cx.events.request(waiting) {
             self.tidy(peer);
             cx.metrics.requests_refused.inc();
             let _ = cx

@@ -17,7 +17,7 @@ use super::slots::Slot;
 /// end. Shutting it down tells the peer that no more comes; dropping it before that resets it.
 #[derive(Debug)]
 pub struct NetStream {
-    inner: Compat<Stream>,
+    inner: Box<Compat<Stream>>,
     peer: PeerId,
     kind: StreamKind,
     bytes: ByteCounters,
@@ -33,7 +33,7 @@ impl NetStream {
         slot: Slot,
     ) -> Self {
         Self {
-            inner: stream.compat(),
+            inner: Box::new(stream.compat()),
             peer,
             kind,
             bytes,
