@@ -84,6 +84,11 @@ impl Timers {
         self.by_time.first().map(|(at, _)| *at)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_time.len()
+    }
+
     /// Takes out one that is due.
     pub(super) fn due(&mut self, now: Millis) -> Option<Timer> {
         let (at, timer) = *self.by_time.first()?;

@@ -12,7 +12,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod check;
+mod executor;
+mod faults;
 mod fixture;
+mod network;
 mod node;
 mod perform;
 mod rng;

@@ -27,6 +27,8 @@ pub struct Node {
     pub running: BTreeMap<RunKey, Resources>,
     pub advertises: bool,
     pub issued_ms: u64,
+    /// Since when it is down.
+    pub down_since: Option<u64>,
     /// When the core is looked after next.
     pub wake: Option<u64>,
 }
@@ -47,12 +49,14 @@ impl Node {
             running: BTreeMap::new(),
             advertises: false,
             issued_ms: 0,
+            down_since: None,
             wake: None,
         }
     }
 
     /// The process is gone; the disk stays.
-    pub fn die(&mut self) {
+    pub fn die(&mut self, now: u64) {
+        self.down_since = Some(now);
         self.life += 1;
         self.core = None;
         self.calls.clear();
