@@ -22,6 +22,9 @@ mod stop;
 mod submit;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{CoreConfig, Faults, HostConfig, SubmitConfig};
 pub use desk::Counters;
 pub use view::CapacityView;

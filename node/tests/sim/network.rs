@@ -80,7 +80,9 @@ impl World {
         let node = &mut self.nodes[from];
         let Some(core) = &node.core else { return };
         node.issued_ms = now.max(node.issued_ms + 1);
-        let advert = Box::new(fixture::advert(from, core.capacity(), node.issued_ms));
+        let view = core.capacity();
+        let advert = fixture::advert(from, view.total, view.free, node.issued_ms);
+        let advert = Box::new(advert);
         if !self.chance(self.schedule.drop) {
             let after = self.delay();
             self.later(after, Happening::Advert { to, from, advert });

@@ -142,35 +142,45 @@ impl Submit {
     /// Looks at every job that something happened to: is it over, what can be handed out, does it wait.
     pub(super) fn settle(&mut self, cx: &mut Cx, peers: &mut Peers, stopping: bool) {
         while let Some((id, dirty)) = self.dirty.pop_first() {
-            let Some(job) = self.jobs.get_mut(&id) else {
-                continue;
-            };
-            if let Some(state) = job.verdict() {
+            if let Some(state) = self.look(cx, peers, id, dirty, stopping) {
                 self.end(cx, peers, id, state);
-                continue;
-            }
-            for peer in &dirty.peers {
-                job.tend(cx, peers, &self.watch, *peer);
-            }
-            if dirty.all {
-                let linked: Vec<PeerId> = job.links.keys().copied().collect();
-                for peer in linked {
-                    job.tend(cx, peers, &self.watch, peer);
-                }
-            }
-            if stopping {
-                continue;
-            }
-            for peer in dirty.peers {
-                job.place_at(cx, peers, &mut self.watch, peer);
-            }
-            if dirty.all {
-                job.place_all(cx, peers, &mut self.watch);
-            }
-            if job.on_idle(cx, peers, &mut self.watch) {
-                self.end(cx, peers, id, JobState::Failed);
             }
         }
+    }
+
+    /// Looks at one job; returns how it ends, when it does.
+    fn look(
+        &mut self,
+        cx: &mut Cx,
+        peers: &mut Peers,
+        id: JobId,
+        dirty: Dirty,
+        stopping: bool,
+    ) -> Option<JobState> {
+        let job = self.jobs.get_mut(&id)?;
+        if let Some(state) = job.verdict() {
+            return Some(state);
+        }
+        let mut to_tend = dirty.peers.clone();
+        if dirty.all {
+            to_tend.extend(job.links.keys());
+        }
+        for peer in to_tend {
+            job.tend(cx, peers, &self.watch, peer);
+        }
+        if stopping {
+            return None;
+        }
+        for peer in dirty.peers {
+            job.place_at(cx, peers, &mut self.watch, peer);
+        }
+        if dirty.all {
+            job.place_all(cx, peers, &mut self.watch);
+        }
+        let gave_up = job.on_idle(cx, peers, &mut self.watch);
+        // Tasks that cannot be put into any offer failed just now.
+        let state = job.verdict();
+        state.or(gave_up.then_some(JobState::Failed))
     }
 
     fn end(&mut self, cx: &mut Cx, peers: &Peers, id: JobId, state: JobState) {
