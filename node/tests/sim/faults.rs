@@ -7,7 +7,7 @@ use p2pnode_node::core::{Core, CoreConfig};
 use p2pnode_protocol::task::RuntimeKind;
 
 use crate::fixture;
-use crate::schedule::Plant;
+use crate::schedule::{LONGEST_DEATH_MS, Plant};
 use crate::world::{Broken, Happening, World};
 
 /// A lease of 60 s, messages that were up to 20 s on their way, and the time to kill.
@@ -27,6 +27,7 @@ impl World {
         let mut config = CoreConfig::new(node.id);
         config.submit.max_moves = 250;
         config.submit.max_rest_ms = 30_000;
+        config.host.max_keep_ms = 60_000;
         config.faults.stale_attempt_accepted = self.plant == Plant::StaleAttemptAccepted;
         config.faults.slot_given_twice = self.plant == Plant::SlotGivenTwice;
         let fresh = node.disk.offer.is_none();
@@ -81,7 +82,7 @@ impl World {
         }
         // Some come back at once, some only when everybody has given them up.
         let longest = if self.rng.chance(200) {
-            120_000
+            LONGEST_DEATH_MS
         } else {
             12_000
         };
@@ -135,6 +136,9 @@ impl World {
             self.crash(a);
         }
         self.check_orphans()?;
+        if self.chance(self.schedule.stranger) {
+            self.meddle(b)?;
+        }
         // Adverts are repeated now and then.
         if self.rng.chance(100) {
             self.later(0, Happening::Advertise(a));

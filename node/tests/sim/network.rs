@@ -4,6 +4,7 @@ use p2pnode_node::core::io::{CallFailure, CallId, Input};
 use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 
 use crate::fixture;
+use crate::stranger::{self, STRANGER};
 use crate::world::{Asked, Broken, Happening, World};
 
 /// Time until an unanswered request counts as failed, as in the network.
@@ -93,6 +94,10 @@ impl World {
     pub fn send(&mut self, from: usize, to: usize, call: CallId, request: TaskRequest) {
         let life = self.nodes[from].life;
         self.nodes[from].calls.insert(call, to);
+        if to == STRANGER {
+            self.mislead(from, call);
+            return;
+        }
         if from != to && !self.nodes[from].open.contains_key(&to) {
             let after = self.rng.range(1, 100);
             let result = Err(CallFailure::Unreachable);
@@ -205,7 +210,10 @@ impl World {
         let Some(peer) = self.nodes[to].calls.remove(&call) else {
             return Ok(());
         };
-        let peer = self.nodes[peer].id;
+        let peer = match peer {
+            STRANGER => stranger::name(),
+            number => self.nodes[number].id,
+        };
         let response = result;
         self.input(
             to,

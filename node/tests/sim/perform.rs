@@ -6,6 +6,7 @@ use p2pnode_protocol::api::Event;
 use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 
 use crate::schedule::Plant;
+use crate::stranger::{self, STRANGER};
 use crate::world::{Broken, Happening, World};
 
 impl World {
@@ -80,6 +81,9 @@ impl World {
                 let Some(asked) = self.asked.remove(&token) else {
                     return Err(format!("node {number} answered twice"));
                 };
+                if asked.by == STRANGER {
+                    return Ok(());
+                }
                 if let (TaskRequest::Report(report), TaskResponse::Reported { .. }) =
                     (&asked.request, &response)
                 {
@@ -92,7 +96,9 @@ impl World {
             Effect::Connect(peer) => {
                 let to = self.number(&peer)?;
                 let after = self.rng.range(1, 300);
-                self.later(after, Happening::Open(number, to));
+                if to != STRANGER {
+                    self.later(after, Happening::Open(number, to));
+                }
             }
             Effect::Advertise => {
                 if !std::mem::replace(&mut self.nodes[number].advertises, true) {
@@ -108,6 +114,9 @@ impl World {
     }
 
     pub fn number(&self, peer: &PeerId) -> Result<usize, Broken> {
+        if *peer == stranger::name() {
+            return Ok(STRANGER);
+        }
         let found = self.nodes.iter().position(|node| node.id == *peer);
         found.ok_or_else(|| format!("nobody is {peer}"))
     }

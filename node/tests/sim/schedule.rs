@@ -46,6 +46,8 @@ pub struct Schedule {
     pub cut: u64,
     /// Of each second: a connection closes.
     pub close: u64,
+    /// Of each second: a stranger says something to a node.
+    pub stranger: u64,
     pub task_fails: u64,
     pub host_fails: u64,
     pub prepare_fails: u64,
@@ -55,6 +57,9 @@ pub struct Schedule {
 
 /// How long outputs are kept for a lost submitter.
 pub const KEEP_MS: u64 = 20_000;
+
+/// How long a node is down at most.
+pub const LONGEST_DEATH_MS: u64 = 120_000;
 
 impl Schedule {
     pub fn draw(rng: &mut Rng) -> Self {
@@ -80,6 +85,7 @@ impl Schedule {
             crash: level(rng, 8, 40),
             cut: level(rng, 30, 150),
             close: level(rng, 50, 300),
+            stranger: level(rng, 100, 700),
             task_fails: level(rng, 50, 200),
             host_fails: level(rng, 30, 150),
             prepare_fails: level(rng, 50, 200),
