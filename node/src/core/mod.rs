@@ -8,7 +8,7 @@
 //!
 //! Nothing here may read a clock, draw a random number, block, or depend on the order of a hash
 //! table: the same inputs give the same effects, so that a seed reproduces a run of the simulation
-//! (`tests/sim.rs`). A peer's misbehaviour is data: it is counted and answered, never a panic.
+//! (`tests/sim/`). A peer's misbehaviour is data: it is counted and answered, never a panic.
 
 mod config;
 mod desk;
@@ -16,6 +16,7 @@ mod host;
 pub mod io;
 mod own;
 mod peers;
+mod record;
 mod sizes;
 mod snapshot;
 mod stop;

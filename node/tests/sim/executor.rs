@@ -1,6 +1,6 @@
 //! An executor and a collector that only pretend.
 
-use p2pnode_node::core::io::{CollectFailure, Effect, Input, RunEnd, RunKey};
+use p2pnode_node::core::io::{CollectFailure, Effect, HostedJob, Input, RunEnd, RunKey};
 use p2pnode_protocol::AttemptKey;
 use p2pnode_protocol::task::{Failure, FailureKind, Outcome, TaskTemplate, Usage};
 
@@ -12,31 +12,7 @@ impl World {
     pub fn execute(&mut self, number: usize, effect: Effect) -> Result<(), Broken> {
         let life = self.nodes[number].life;
         match effect {
-            Effect::Prepare { hosted, template } => {
-                let key = (hosted, template.step);
-                if self.nodes[number].prepared.insert(key, false).is_some() {
-                    return Err(format!("node {number} prepares {key:?} twice"));
-                }
-                let fails = self.schedule.prepare_fails;
-                let result = if self.is_faulty() && self.rng.chance(fails) {
-                    self.nodes[number].prepared.remove(&key);
-                    Err(Failure::new(FailureKind::InputUnavailable, "pretended"))
-                } else {
-                    Ok(())
-                };
-                let after = self.rng.range(0, 1_500);
-                let step = template.step;
-                self.local(
-                    number,
-                    after,
-                    Input::Prepared {
-                        hosted,
-                        step,
-                        result,
-                    },
-                    false,
-                );
-            }
+            Effect::Prepare { hosted, template } => self.prepare(number, hosted, template.step)?,
             Effect::Run { run, template, .. } => self.start_run(number, run, &template)?,
             Effect::Kill { run, why } => {
                 let end = RunEnd {
@@ -88,6 +64,28 @@ impl World {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    fn prepare(&mut self, number: usize, hosted: HostedJob, step: u16) -> Result<(), Broken> {
+        let key = (hosted, step);
+        if self.nodes[number].prepared.insert(key, false).is_some() {
+            return Err(format!("node {number} prepares {key:?} twice"));
+        }
+        let fails = self.schedule.prepare_fails;
+        let result = if self.is_faulty() && self.rng.chance(fails) {
+            self.nodes[number].prepared.remove(&key);
+            Err(Failure::new(FailureKind::InputUnavailable, "pretended"))
+        } else {
+            Ok(())
+        };
+        let after = self.rng.range(0, 1_500);
+        let input = Input::Prepared {
+            hosted,
+            step,
+            result,
+        };
+        self.local(number, after, input, false);
         Ok(())
     }
 

@@ -163,8 +163,12 @@ impl Job {
             return;
         };
         link.setbacks += 1;
-        if link.stand != Stand::Open {
-            return;
+        let no_image = failure.kind == FailureKind::ImageUnavailable;
+        match link.stand {
+            Stand::Refused { .. } => return,
+            // That it has not got the image weighs more than that it is full.
+            Stand::Resting { .. } if !no_image => return,
+            Stand::Resting { .. } | Stand::Open => {}
         }
         let why: String = failure.message.chars().take(400).collect();
         match failure.kind {

@@ -266,7 +266,11 @@ fn offers_grow_with_short_tasks_up_to_the_batch_and_never_beyond() {
     let first = offer(&slow.submit(plan(100_000)));
     slow.take(&first);
     let second = offer(&all_done(&mut slow, &first.tasks(), 100_000));
-    assert_eq!(second.tasks().len(), 20, "a second of work for two slots");
+    assert_eq!(
+        second.tasks().len(),
+        21,
+        "a second of work for two slots, and one that lies ready"
+    );
 }
 
 #[test]
