@@ -63,6 +63,12 @@ impl World {
             self.tally.add_core(core);
         }
         self.nodes[number].die(self.now);
+        if self.chance(self.schedule.power) {
+            let count = self.rng.range(1, 12) as usize;
+            for job in self.nodes[number].forget(count, &self.truth) {
+                self.finished.remove(&job);
+            }
+        }
         for other in 0..self.nodes.len() {
             if let Some(generation) = self.nodes[other].open.get(&number).copied() {
                 let after = if self.rng.chance(150) {

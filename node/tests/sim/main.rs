@@ -1,7 +1,8 @@
 //! A seeded simulation of several cores in one thread.
 //!
 //! Messages are dropped, delayed, doubled and reordered, nodes are cut off from one another, nodes die
-//! at any point between two effects and come back with what they had stored, and a stranger says what it
+//! at any point between two effects and come back with what they had stored, some without
+//! the last of it, and a stranger says what it
 //! likes to everyone. Checked after every
 //! input: no accepted result is lost or counted twice, no end is acknowledged before it is stored, no
 //! stale attempt is accepted, no slot is given twice, attempts only count up; and at the end: every

@@ -67,7 +67,8 @@ impl World {
                 let node = &mut self.nodes[number];
                 let checked = node.books.store(node.id, &self.truth, &record);
                 checked.map_err(|why| format!("node {number}: {why}"))?;
-                node.disk.apply(record);
+                node.disk.apply(record.clone());
+                node.journal.push(record);
             }
             Effect::Call {
                 peer,

@@ -42,6 +42,8 @@ pub struct Schedule {
     pub slow: u64,
     /// Of an input: the node dies while it performs what followed from it.
     pub crash: u64,
+    /// Of a death: it takes the last records with it.
+    pub power: u64,
     /// Of each second: two nodes do not hear one another for a while.
     pub cut: u64,
     /// Of each second: a connection closes.
@@ -83,6 +85,7 @@ impl Schedule {
             double: level(rng, 50, 300),
             slow: level(rng, 30, 200),
             crash: level(rng, 8, 40),
+            power: level(rng, 100, 500),
             cut: level(rng, 30, 150),
             close: level(rng, 50, 300),
             stranger: level(rng, 100, 700),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use p2pnode_protocol::Gpu;
 use p2pnode_protocol::id::StepIndex;
-use p2pnode_protocol::message::TaskRef;
+use p2pnode_protocol::message::{ReportEvent, TaskRef};
 use p2pnode_protocol::task::{Assignment, TaskTemplate};
 
 use super::outbox::Outbox;
@@ -72,6 +72,12 @@ pub(super) enum Attempt {
         acknowledged: bool,
         /// Its outputs or log may still be asked for.
         keeps: bool,
+        /// How it ended, should the submitter have to hear it again; only of those that are
+        /// acknowledged, and not over a restart.
+        end: Option<Box<ReportEvent>>,
+        /// It was offered again before the end was acknowledged, so the acknowledgement may be of a
+        /// submitter that did not know the attempt then.
+        offered_again: bool,
     },
 }
 

@@ -20,7 +20,9 @@ mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use p2pnode_protocol::message::{MAX_BATCH, Offer, OfferReply, Refusal, TaskRequest, TaskResponse};
+use p2pnode_protocol::message::{
+    MAX_BATCH, Offer, OfferReply, Refusal, TaskRef, TaskRequest, TaskResponse,
+};
 use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{JobId, PeerId};
 
@@ -114,6 +116,13 @@ impl Host {
             self.learn(cx, hosted, std::sync::Arc::new(*template));
         }
         let (step, offered) = (offer.step, offer.tasks.len() as u32);
+        let named = offer.tasks.iter().map(|task| TaskRef {
+            step,
+            index: task.index,
+            attempt: task.attempt,
+        });
+        let named: Vec<TaskRef> = named.collect();
+        self.tell_again(cx, hosted, &named);
         let taken = self.take_in(cx, hosted, offer);
         self.prepare(cx, hosted);
         self.wake_job(hosted);

@@ -161,6 +161,8 @@ impl Host {
         let done = Attempt::Done {
             acknowledged: false,
             keeps,
+            end: None,
+            offered_again: false,
         };
         job.attempts.insert(task, done);
         cx.persist(Record::Outbox {
@@ -202,6 +204,7 @@ impl Host {
             let Some(Attempt::Done {
                 acknowledged,
                 keeps,
+                ..
             }) = job.attempts.get_mut(task)
             else {
                 continue;

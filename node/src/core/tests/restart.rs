@@ -220,15 +220,47 @@ fn ends_are_reported_again_and_the_epoch_tells_that_runs_are_gone() {
     );
     assert_eq!(as_reply(&answer).accepted, 2);
     position(&effects, |effect| matches!(effect, Effect::Prepare { .. }));
-    rig.answer(1, call, TaskResponse::Reported { through: 2 });
+    // What was offered again is told again: the submitter may have forgotten that it was told.
+    let (call, told) = report(&rig.answer(1, call, TaskResponse::Reported { through: 2 }));
+    assert_eq!((told.first, told.events.len()), (3, 1), "numbers go on");
     let started = runs(&rig.prepared(1, JOB));
     assert_eq!(
         started.iter().map(|run| run.task()).collect::<Vec<_>>(),
         [task(2, 1)],
         "not what ended"
     );
-    let (_, next) = report(&rig.end(started[0], ended(Outcome::Succeeded)));
-    assert_eq!(next.first, 3, "numbers go on");
+    rig.end(started[0], ended(Outcome::Succeeded));
+    let (_, next) = report(&rig.answer(1, call, TaskResponse::Reported { through: 3 }));
+    assert_eq!(next.first, 4);
+}
+
+#[test]
+fn a_submitter_that_forgot_an_end_hears_it_again() {
+    let mut rig = Rig::provider(1);
+    let offer = |template| TaskRequest::Offer(offer_of(JOB, template, &[(0, 1)]));
+    rig.ask(1, offer(Some(fixture::template(0, 1, 0))));
+    let run = runs(&rig.prepared(1, JOB))[0];
+    let mut end = ended(Outcome::Succeeded);
+    end.outputs = Some(fixture::blob(1));
+    let (call, first) = report(&rig.end(run, end));
+    rig.answer(1, call, TaskResponse::Reported { through: 1 });
+    let (answer, effects) = rig.ask(1, offer(None));
+    assert_eq!(as_reply(&answer).accepted, 1);
+    let (_, again) = report(&effects);
+    assert_eq!((again.first, again.events), (2, first.events));
+}
+
+#[test]
+fn an_end_that_both_sides_forgot_is_run_anew() {
+    let mut snapshot = hosted_before();
+    snapshot.apply(Record::Acknowledged {
+        hosted: hosted(1, JOB),
+        through: 2,
+    });
+    let (mut rig, _) = woken(snapshot);
+    let (_, effects) = rig.ask(1, TaskRequest::Offer(offer_of(JOB, None, &[(0, 1)])));
+    position(&effects, |effect| matches!(effect, Effect::DropOutputs(_)));
+    assert_eq!(runs(&rig.prepared(1, JOB))[0].task(), task(0, 1));
 }
 
 #[test]
