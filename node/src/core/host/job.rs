@@ -46,11 +46,11 @@ pub(super) struct HostedStep {
 /// Why a run was killed; what stands later weighs more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Killed {
-    /// It was not, or by the owner: how it ends is reported.
+    /// It was not, or by the owner or a cancel of this attempt alone: how it ends is reported.
     No,
     /// Its submitter is gone or this node stops: its failure means nothing, its success counts.
     Abandoned,
-    /// Its submitter does not want it: whatever comes of it is dropped.
+    /// Its job is over: whatever comes of it is dropped.
     Unwanted,
 }
 
