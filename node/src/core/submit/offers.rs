@@ -127,11 +127,11 @@ impl Job {
     /// without being stored, because a restart would offer this very attempt to this peer again.
     fn on_not_taken(&mut self, cx: &mut Cx, peer: PeerId, task: TaskRef, teach: bool) {
         let at = At::from(task);
-        // It may have been reported as started or ended before this answer came.
-        let queued = self
-            .cell(at)
-            .is_some_and(|cell| cell.stage == Stage::Queued);
-        if !queued || !self.holds(&peer, task) {
+        // It may have ended before this answer came. That it started means little: an earlier life of
+        // the provider may have said so.
+        let stage = self.cell(at).map(|cell| cell.stage);
+        let out = matches!(stage, Some(Stage::Queued | Stage::Running));
+        if !out || !self.holds(&peer, task) {
             return;
         }
         if teach {

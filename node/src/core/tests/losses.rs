@@ -282,3 +282,17 @@ fn a_provider_that_is_lost_again_and_again_is_given_a_rest() {
     }
     assert!(!offers(&rig.pass(5_000)).is_empty());
 }
+
+#[test]
+fn a_task_that_an_earlier_life_had_started_and_the_next_does_not_take_is_out_again() {
+    let mut rig = Rig::submitter(&[1]);
+    let first = offer(&rig.submit(plan(1)));
+    rig.fail(1, first.call, CallFailure::TimedOut);
+    let again = offer(&rig.pass(100));
+    let started = p2pnode_protocol::message::ReportEvent::Started(task(0, 1));
+    rig.report(1, 1, started);
+    assert_eq!(rig.core.job(job()).unwrap().tasks.running, 1);
+    let full = p2pnode_protocol::message::Refusal::Full;
+    rig.answer(1, again.call, reply(0, Some(full), 0));
+    assert_eq!(rig.core.job(job()).unwrap().tasks.pending, 1);
+}
