@@ -77,7 +77,8 @@ pub struct SubmitConfig {
     /// A job that ran before and has no provider left waits at least so long, in milliseconds:
     /// 10 minutes, in which a router restarts or a laptop comes back.
     pub stranded_ms: Millis,
-    /// Time between looks into the DHT while a job has no provider, in milliseconds.
+    /// Time between looks into the DHT while a job has no provider, and between calls to a lost one,
+    /// in milliseconds: a dial takes half of it.
     pub find_ms: Millis,
     /// Least time between two reports of why a job waits, in milliseconds: as fast as one reads.
     pub waiting_ms: Millis,
@@ -110,7 +111,10 @@ pub struct HostConfig {
     pub max_jobs_by_submitter: usize,
     /// Hosted jobs, at most: with `max_template_bytes` each, 256 MiB.
     pub max_jobs: usize,
-    /// Attempts of one job that wait, run, or are not yet acknowledged or collected, at most.
+    /// Attempts of one submitter that wait, run, or are not yet acknowledged or collected, at most:
+    /// with the longest messages 16 MiB.
+    pub max_attempts_by_submitter: usize,
+    /// Such attempts of all submitters, at most: with the longest messages 128 MiB.
     pub max_attempts: usize,
     /// Estimated bytes of one job's templates, at most.
     pub max_template_bytes: usize,
@@ -195,7 +199,8 @@ impl Default for HostConfig {
             max_queued_bytes: 16 << 20,
             max_jobs_by_submitter: 64,
             max_jobs: 256,
-            max_attempts: 4 * MAX_BATCH,
+            max_attempts_by_submitter: 4 * MAX_BATCH,
+            max_attempts: 32 * MAX_BATCH,
             max_template_bytes: 1 << 20,
             max_running: 1_024,
             max_report_bytes: 3 << 20,

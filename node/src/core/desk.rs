@@ -84,6 +84,11 @@ impl Timers {
         self.by_time.first().map(|(at, _)| *at)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_time.len()
+    }
+
     /// Takes out one that is due.
     pub(super) fn due(&mut self, now: Millis) -> Option<Timer> {
         let (at, timer) = *self.by_time.first()?;
@@ -210,5 +215,60 @@ impl Notices {
     /// Whether something waits and nothing is under way.
     pub(super) fn is_due(&self) -> bool {
         self.sent.is_none() && !self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn task(index: u32) -> TaskRef {
+        TaskRef {
+            step: 0,
+            index,
+            attempt: 1,
+        }
+    }
+
+    #[test]
+    fn a_timer_has_one_deadline() {
+        let mut timers = Timers::default();
+        let job = Timer::Job(JobId([1; 8]));
+        timers.set(job, 50);
+        timers.set(Timer::Stop, 40);
+        timers.set(job, 30);
+        assert_eq!((timers.len(), timers.next()), (2, Some(30)));
+        assert_eq!(timers.due(29), None);
+        assert_eq!(timers.due(45), Some(job));
+        assert_eq!(timers.due(45), Some(Timer::Stop));
+        assert_eq!(timers.due(45), None);
+        timers.set(job, 60);
+        timers.clear(job);
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn notices_go_one_message_at_a_time_until_they_arrive() {
+        let mut notices = Notices::default();
+        for index in 0..5 {
+            notices.add(task(index), 4);
+        }
+        let first = notices.take(3).unwrap();
+        assert_eq!(first, [task(0), task(1), task(2)]);
+        notices.on_sent(1, first);
+        assert!(!notices.is_due() && notices.take(3).is_none());
+        notices.on_answer(9, true);
+        notices.on_answer(1, false);
+        assert!(notices.is_due(), "no answer: again");
+        let again = notices.take(3).unwrap();
+        notices.on_sent(2, again);
+        notices.on_answer(2, true);
+        assert_eq!(
+            notices.take(3).unwrap(),
+            [task(3)],
+            "the fifth was too many"
+        );
     }
 }

@@ -8,18 +8,23 @@
 //!
 //! Nothing here may read a clock, draw a random number, block, or depend on the order of a hash
 //! table: the same inputs give the same effects, so that a seed reproduces a run of the simulation
-//! (`tests/sim.rs`). A peer's misbehaviour is data: it is counted and answered, never a panic.
+//! (`tests/sim/`). A peer's misbehaviour is data: it is counted and answered, never a panic.
 
 mod config;
 mod desk;
 mod host;
 pub mod io;
+mod own;
 mod peers;
+mod record;
 mod sizes;
 mod snapshot;
 mod stop;
 mod submit;
 mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{CoreConfig, Faults, HostConfig, SubmitConfig};
 pub use desk::Counters;
@@ -33,12 +38,10 @@ use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 use desk::{CallKind, Cx, Desk, Timer};
 use host::Host;
 use io::{CallFailure, CallId, Effect, Input, Millis, RequestToken, Snapshot};
+use own::Free;
 use peers::{News, Peers};
 use stop::Stopping;
 use submit::Submit;
-
-/// What is free of this node, as far as an advert tells: CPUs, memory, disk, GPUs.
-type Free = (u32, u64, u64, usize);
 
 /// The decisions of one node. See the module.
 #[derive(Debug)]
@@ -200,13 +203,6 @@ impl Core {
         parts.submit.on_advert(&cx, peer, news != News::Same);
     }
 
-    /// What this node offers itself changed.
-    fn on_own_offer(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        self.refresh_own();
-        let (cx, parts) = self.cx(now, out);
-        parts.submit.on_advert(&cx, cx.config.me, true);
-    }
-
     fn on_request(
         &mut self,
         now: Millis,
@@ -263,11 +259,19 @@ impl Core {
     }
 
     fn on_deadlines(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        while let Some(timer) = self.desk.timers.due(now) {
+        // One that is set again for now waits for the next input, so that this ends whatever happens.
+        for _ in 0..self.desk.timers.len() {
+            let Some(timer) = self.desk.timers.due(now) else {
+                return;
+            };
             let (mut cx, parts) = self.cx(now, out);
             match timer {
                 Timer::Stop => parts.stopping.on_deadline(),
-                Timer::Provider(peer) => parts.submit.on_provider_deadline(&mut cx, peer),
+                Timer::Provider(peer) => {
+                    parts
+                        .submit
+                        .on_provider_deadline(&mut cx, parts.peers, peer);
+                }
                 Timer::Job(job) => parts.submit.on_job_deadline(job, None),
                 Timer::Link(job, peer) => parts.submit.on_job_deadline(job, Some(peer)),
                 Timer::Close(job, peer) => {
@@ -293,36 +297,6 @@ impl Core {
         if self.stopping.ends(done) {
             out.push(Effect::Stopped);
         }
-    }
-
-    /// Asks for an advert when what is free changed.
-    fn note_free(&mut self, out: &mut Vec<Effect>) {
-        let free = self.host.free();
-        let now_free = (free.cpus.0, free.memory.0, free.disk.0, free.gpus.len());
-        if now_free != self.advertised {
-            self.advertised = now_free;
-            let (running, queued) = (self.host.running(), self.host.queued());
-            self.peers.set_own_free(free, running, queued);
-            out.push(Effect::Advertise);
-        }
-    }
-
-    /// This node as a peer of itself.
-    fn refresh_own(&mut self) {
-        let own = self.host.is_offering().then(|| Advert {
-            network: String::new(),
-            name: String::new(),
-            issued_ms: 0,
-            ttl_ms: 0,
-            total: self.host.total(),
-            free: self.host.free().clone(),
-            runtimes: self.host.working_runtimes(),
-            labels: self.config.labels.clone(),
-            images: Vec::new(),
-            running: self.host.running(),
-            queued: self.host.queued(),
-        });
-        self.peers.set_own(own);
     }
 }
 

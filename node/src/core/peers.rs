@@ -54,6 +54,12 @@ fn short(peer: &PeerId) -> String {
     format!("…{}", &text[from..])
 }
 
+/// A peer's own name for itself, fit for a terminal.
+fn printable(name: &str) -> String {
+    let shown = name.chars().filter(|letter| !letter.is_control());
+    shown.take(64).collect()
+}
+
 impl Peers {
     pub(super) const fn new(me: PeerId) -> Self {
         Self {
@@ -151,7 +157,7 @@ impl Peers {
             return "this node".to_owned();
         }
         match self.name(peer) {
-            Some(name) if !name.is_empty() => format!("{name} ({})", short(peer)),
+            Some(name) if !name.is_empty() => format!("{} ({})", printable(name), short(peer)),
             _ => short(peer),
         }
     }

@@ -1,8 +1,7 @@
-//! Peers, plans and adverts that the simulation is made of.
+//! Peers, plans and adverts that the simulation and the tests of single rules are made of.
 
 use std::collections::BTreeMap;
 
-use p2pnode_node::core::CapacityView;
 use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::job::array::{Array, ArrayKey, Values};
 use p2pnode_protocol::job::{JobPlan, Placement, Policy, StepPlan};
@@ -102,18 +101,18 @@ pub fn plan(steps: Vec<StepPlan>, retries: u32, wait_for_peers_ms: u64) -> JobPl
     }
 }
 
-pub fn advert(number: usize, view: CapacityView, issued_ms: u64) -> Advert {
+pub fn advert(number: usize, total: Capacity, free: Capacity, issued_ms: u64) -> Advert {
     Advert {
         network: "sim".into(),
         name: format!("node-{number}"),
         issued_ms,
         ttl_ms: 60_000,
-        total: view.total,
-        free: view.free,
+        total,
+        free,
         runtimes: vec![RuntimeKind::Wasm],
         labels: BTreeMap::new(),
         images: Vec::new(),
-        running: view.running,
-        queued: view.queued,
+        running: 0,
+        queued: 0,
     }
 }

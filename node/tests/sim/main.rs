@@ -1,7 +1,9 @@
 //! A seeded simulation of several cores in one thread.
 //!
 //! Messages are dropped, delayed, doubled and reordered, nodes are cut off from one another, nodes die
-//! at any point between two effects and come back with what they had stored. Checked after every
+//! at any point between two effects and come back with what they had stored, some without
+//! the last of it, and a stranger says what it
+//! likes to everyone. Checked after every
 //! input: no accepted result is lost or counted twice, no end is acknowledged before it is stored, no
 //! stale attempt is accepted, no slot is given twice, attempts only count up; and at the end: every
 //! job is over, every lease has ended, every ledger is as it was.
@@ -12,12 +14,16 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod check;
+mod executor;
+mod faults;
 mod fixture;
+mod network;
 mod node;
 mod perform;
 mod rng;
 mod run;
 mod schedule;
+mod stranger;
 mod throughput;
 mod world;
 

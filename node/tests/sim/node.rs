@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use p2pnode_node::core::Core;
-use p2pnode_node::core::io::{CallId, HostedJob, RunKey, Snapshot};
-use p2pnode_protocol::{PeerId, Resources};
+use p2pnode_node::core::io::{CallId, HostedJob, Record, RunKey, Snapshot};
+use p2pnode_protocol::{JobId, PeerId, Resources};
 
-use crate::check::Books;
+use crate::check::{Books, Truth};
 
 /// See the module.
 pub struct Node {
@@ -16,6 +16,8 @@ pub struct Node {
     pub life: u32,
     pub core: Option<Core>,
     pub disk: Snapshot,
+    /// Everything that was ever stored, in order.
+    pub journal: Vec<Record>,
     pub books: Books,
     /// Outputs on disk.
     pub outputs: BTreeSet<RunKey>,
@@ -27,6 +29,8 @@ pub struct Node {
     pub running: BTreeMap<RunKey, Resources>,
     pub advertises: bool,
     pub issued_ms: u64,
+    /// Since when it is down.
+    pub down_since: Option<u64>,
     /// When the core is looked after next.
     pub wake: Option<u64>,
 }
@@ -39,6 +43,7 @@ impl Node {
             life: 0,
             core: None,
             disk: Snapshot::default(),
+            journal: Vec::new(),
             books: Books::default(),
             outputs: BTreeSet::new(),
             calls: BTreeMap::new(),
@@ -47,12 +52,14 @@ impl Node {
             running: BTreeMap::new(),
             advertises: false,
             issued_ms: 0,
+            down_since: None,
             wake: None,
         }
     }
 
     /// The process is gone; the disk stays.
-    pub fn die(&mut self) {
+    pub fn die(&mut self, now: u64) {
+        self.down_since = Some(now);
         self.life += 1;
         self.core = None;
         self.calls.clear();
@@ -61,6 +68,32 @@ impl Node {
         self.running.clear();
         self.advertises = false;
         self.wake = None;
+    }
+
+    /// The power fails: the last `count` records never reached the disk. What an owner decided and
+    /// what it was told is stored did. Returns the jobs whose end was forgotten.
+    pub fn forget(&mut self, count: usize, truth: &Truth) -> Vec<JobId> {
+        let sure = self.journal.iter().rposition(|record| {
+            matches!(
+                record,
+                Record::Offer(_) | Record::Allowed { .. } | Record::Job { .. }
+            )
+        });
+        let sure = sure.map_or(0, |position| position + 1);
+        let left = self.journal.len().saturating_sub(count).max(sure);
+        let forgotten = self.journal.split_off(left);
+        self.disk = Snapshot::default();
+        self.books = Books::default();
+        for record in &self.journal {
+            // It was checked when it was stored.
+            let _checked = self.books.store(self.id, truth, record);
+            self.disk.apply(record.clone());
+        }
+        let ends = forgotten.iter().filter_map(|record| match record {
+            Record::JobEnded { job, .. } => Some(*job),
+            _ => None,
+        });
+        ends.collect()
     }
 
     /// Whether what runs fits into what is offered. Returns both, in thousandths of a CPU.

@@ -1,13 +1,12 @@
 //! What nodes do with effects: the disk, the executor that only pretends, and dying in the middle.
 
-use p2pnode_node::core::io::{CollectFailure, Effect, Input, RunEnd, RunKey};
+use p2pnode_node::core::io::{Effect, Input};
+use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::Event;
 use p2pnode_protocol::message::{TaskRequest, TaskResponse};
-use p2pnode_protocol::task::{Failure, FailureKind, Outcome, TaskTemplate, Usage};
-use p2pnode_protocol::{AttemptKey, PeerId};
 
-use crate::fixture;
 use crate::schedule::Plant;
+use crate::stranger::{self, STRANGER};
 use crate::world::{Broken, Happening, World};
 
 impl World {
@@ -64,13 +63,13 @@ impl World {
         if self.trace {
             eprintln!("{:>8}   {number}: {effect:?}", self.now - 1_000_000);
         }
-        let life = self.nodes[number].life;
         match effect {
             Effect::Persist(record) => {
                 let node = &mut self.nodes[number];
                 let checked = node.books.store(node.id, &self.truth, &record);
                 checked.map_err(|why| format!("node {number}: {why}"))?;
-                node.disk.apply(record);
+                node.disk.apply(record.clone());
+                node.journal.push(record);
             }
             Effect::Call {
                 peer,
@@ -84,6 +83,9 @@ impl World {
                 let Some(asked) = self.asked.remove(&token) else {
                     return Err(format!("node {number} answered twice"));
                 };
+                if asked.by == STRANGER {
+                    return Ok(());
+                }
                 if let (TaskRequest::Report(report), TaskResponse::Reported { .. }) =
                     (&asked.request, &response)
                 {
@@ -96,96 +98,27 @@ impl World {
             Effect::Connect(peer) => {
                 let to = self.number(&peer)?;
                 let after = self.rng.range(1, 300);
-                self.later(after, Happening::Open(number, to));
+                if to != STRANGER {
+                    self.later(after, Happening::Open(number, to));
+                }
             }
-            Effect::FindProviders => {}
             Effect::Advertise => {
                 if !std::mem::replace(&mut self.nodes[number].advertises, true) {
                     self.later(100, Happening::Advertise(number));
                 }
             }
-            Effect::Prepare { hosted, template } => {
-                let key = (hosted, template.step);
-                if self.nodes[number].prepared.insert(key, false).is_some() {
-                    return Err(format!("node {number} prepares {key:?} twice"));
-                }
-                let fails = self.schedule.prepare_fails;
-                let result = if self.is_faulty() && self.rng.chance(fails) {
-                    self.nodes[number].prepared.remove(&key);
-                    Err(Failure::new(FailureKind::InputUnavailable, "pretended"))
-                } else {
-                    Ok(())
-                };
-                let after = self.rng.range(0, 1_500);
-                let step = template.step;
-                self.local(
-                    number,
-                    after,
-                    Input::Prepared {
-                        hosted,
-                        step,
-                        result,
-                    },
-                    false,
-                );
-            }
-            Effect::Run { run, template, .. } => self.start_run(number, run, &template)?,
-            Effect::Kill { run, why } => {
-                let end = RunEnd {
-                    outcome: Outcome::Failed(why),
-                    usage: Usage::default(),
-                    outputs: None,
-                    log_bytes: 0,
-                };
-                let after = self.rng.range(0, 400);
-                let node = number;
-                self.later(
-                    after,
-                    Happening::RunEnds {
-                        node,
-                        life,
-                        run,
-                        end,
-                    },
-                );
-            }
-            Effect::DropOutputs(run) => {
-                self.nodes[number].outputs.remove(&run);
-            }
-            Effect::Unhost(hosted) => {
-                let node = &mut self.nodes[number];
-                if node.running.keys().any(|run| run.hosted() == hosted) {
-                    return Err(format!("node {number} forgot {hosted:?} while it runs"));
-                }
-                node.prepared.retain(|(of, _), _| *of != hosted);
-            }
-            Effect::Collect {
-                peer,
-                attempt,
-                outputs,
-                ..
-            } => {
-                let from = self.number(&peer)?;
-                let after = self.delay();
-                self.later(
-                    after,
-                    Happening::Collect {
-                        node: number,
-                        life,
-                        from,
-                        attempt,
-                        wanted: outputs.is_some(),
-                    },
-                );
-            }
-            Effect::JobOver(_) => {}
+            Effect::JobOver(_) | Effect::FindProviders => {}
             Effect::Emit(event) => self.on_event(number, &event)?,
             Effect::Stopped => self.crash(number),
+            other => self.execute(number, other)?,
         }
         Ok(())
     }
 
-    fn number(&self, peer: &PeerId) -> Result<usize, Broken> {
+    pub fn number(&self, peer: &PeerId) -> Result<usize, Broken> {
+        if *peer == stranger::name() {
+            return Ok(STRANGER);
+        }
         let found = self.nodes.iter().position(|node| node.id == *peer);
         found.ok_or_else(|| format!("nobody is {peer}"))
     }
@@ -222,105 +155,5 @@ impl World {
             return Err(format!("job {job} gave up: {notes:?}"));
         }
         Ok(())
-    }
-
-    fn start_run(
-        &mut self,
-        number: usize,
-        run: RunKey,
-        template: &TaskTemplate,
-    ) -> Result<(), Broken> {
-        let node = &mut self.nodes[number];
-        if node.prepared.get(&(run.hosted(), run.task().step)) != Some(&true) {
-            return Err(format!("node {number} runs {run:?} without an environment"));
-        }
-        if node
-            .running
-            .insert(run, template.resources.clone())
-            .is_some()
-        {
-            return Err(format!("node {number} runs {run:?} twice at once"));
-        }
-        node.check_running()?;
-        let life = node.life;
-        let lasts = self.rng.range(1, self.schedule.longest);
-        let faulty = self.is_faulty();
-        let failure = if self.rng.chance(self.schedule.task_fails) {
-            Some(Failure::new(FailureKind::Exit(1), "pretended"))
-        } else if faulty && self.rng.chance(self.schedule.host_fails) {
-            Some(Failure::new(FailureKind::Host, "pretended"))
-        } else {
-            None
-        };
-        let outputs = failure.is_none() && self.rng.chance(500);
-        let end = RunEnd {
-            outcome: failure.map_or(Outcome::Succeeded, Outcome::Failed),
-            usage: Usage {
-                wall_us: lasts * 1_000,
-                cpu_us: lasts * 1_000,
-                memory_peak: 0,
-            },
-            outputs: outputs.then(|| fixture::blob(lasts)),
-            log_bytes: if self.rng.chance(300) { 10 } else { 0 },
-        };
-        if self.rng.chance(700) {
-            self.local(number, 0, Input::Started(run), false);
-        }
-        let node = number;
-        self.later(
-            lasts,
-            Happening::RunEnds {
-                node,
-                life,
-                run,
-                end,
-            },
-        );
-        Ok(())
-    }
-
-    pub fn on_run_ends(
-        &mut self,
-        number: usize,
-        life: u32,
-        run: RunKey,
-        end: RunEnd,
-    ) -> Result<(), Broken> {
-        let node = &mut self.nodes[number];
-        if node.life != life || node.running.remove(&run).is_none() {
-            return Ok(());
-        }
-        if end.outcome == Outcome::Succeeded {
-            self.truth.insert((node.id, run));
-            if end.outputs.is_some() {
-                node.outputs.insert(run);
-            }
-        }
-        self.input(number, Input::Ended { run, end })
-    }
-
-    pub fn on_collect(
-        &mut self,
-        number: usize,
-        life: u32,
-        from: usize,
-        attempt: AttemptKey,
-        wanted: bool,
-    ) -> Result<(), Broken> {
-        if self.nodes[number].life != life {
-            return Ok(());
-        }
-        let run = RunKey {
-            submitter: self.nodes[number].id,
-            attempt,
-        };
-        let there = from == number || self.nodes[number].open.contains_key(&from);
-        let has = !wanted || self.nodes[from].outputs.contains(&run);
-        let result = if there && has && self.nodes[from].core.is_some() {
-            Ok(1_000)
-        } else {
-            Err(CollectFailure::Lost("pretended".into()))
-        };
-        self.input(number, Input::Collected { attempt, result })
     }
 }

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use p2pnode_node::core::Core;
 
 use crate::fixture;
-use crate::schedule::Plant;
+use crate::schedule::{LONGEST_DEATH_MS, Plant};
 use crate::world::{Broken, World};
 
 /// Time that jobs get once nothing goes wrong any more: the longest rest, the longest tasks one after
 /// another, and then some.
 const PATIENCE_MS: u64 = 30 * 60_000;
 
-/// Time in which every lease must have ended after the last job.
-const LEASES_MS: u64 = 3 * 60_000;
+/// Time in which every lease must have ended after the last job and the last death: 60 s of lease,
+/// 60 s in which outputs are kept, and some for messages.
+const LEASES_MS: u64 = 150_000;
 
 /// Things that may happen in one run, so that a loop ends.
 const MOST_STEPS: u64 = 400_000;
@@ -77,7 +78,7 @@ pub fn one(seed: u64, plant: Plant, trace: bool) -> Result<Tally, Broken> {
             continue;
         }
         let since = *over_since.get_or_insert(world.now);
-        if world.now > since.max(healed + 15_000) + LEASES_MS {
+        if world.now > since.max(healed + LONGEST_DEATH_MS) + LEASES_MS {
             break;
         }
     }

@@ -42,10 +42,14 @@ pub struct Schedule {
     pub slow: u64,
     /// Of an input: the node dies while it performs what followed from it.
     pub crash: u64,
+    /// Of a death: it takes the last records with it.
+    pub power: u64,
     /// Of each second: two nodes do not hear one another for a while.
     pub cut: u64,
     /// Of each second: a connection closes.
     pub close: u64,
+    /// Of each second: a stranger says something to a node.
+    pub stranger: u64,
     pub task_fails: u64,
     pub host_fails: u64,
     pub prepare_fails: u64,
@@ -55,6 +59,9 @@ pub struct Schedule {
 
 /// How long outputs are kept for a lost submitter.
 pub const KEEP_MS: u64 = 20_000;
+
+/// How long a node is down at most.
+pub const LONGEST_DEATH_MS: u64 = 120_000;
 
 impl Schedule {
     pub fn draw(rng: &mut Rng) -> Self {
@@ -78,8 +85,10 @@ impl Schedule {
             double: level(rng, 50, 300),
             slow: level(rng, 30, 200),
             crash: level(rng, 8, 40),
+            power: level(rng, 100, 500),
             cut: level(rng, 30, 150),
             close: level(rng, 50, 300),
+            stranger: level(rng, 100, 700),
             task_fails: level(rng, 50, 200),
             host_fails: level(rng, 30, 150),
             prepare_fails: level(rng, 50, 200),

@@ -1,7 +1,7 @@
 //! What the core itself costs: many tasks that do nothing, a perfect network, no disk.
 //!
-//! Prints a figure and asserts none: machines differ. `cargo test --release -p p2pnode-node --test sim
-//! throughput -- --nocapture`.
+//! Prints a figure and asserts none, because machines differ:
+//! `cargo test --release -p p2pnode-node --test sim throughput -- --nocapture`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,138 +14,138 @@ use p2pnode_protocol::task::{Outcome, RuntimeKind, Usage};
 
 use crate::fixture;
 
-/// A submitter and two providers in one loop; returns how many messages went between them.
-#[expect(
-    clippy::too_many_lines,
-    reason = "both sides of one exchange, read top to bottom"
-)]
-fn run(tasks: u64) -> u64 {
-    let now = 1_000_000;
-    let mut queue: VecDeque<(usize, Input)> = VecDeque::new();
-    let mut cores: Vec<Core> = (0..3)
-        .map(|number| {
-            Core::new(
-                CoreConfig::new(fixture::peer(number)),
-                Snapshot::default(),
-                now,
-            )
-            .0
-        })
-        .collect();
-    for provider in [1, 2] {
-        queue.push_back((provider, Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))])));
-        let terms = OfferTerms {
-            total: fixture::capacity(1),
-            allow_any: true,
+/// The time, which stands still.
+const NOW: u64 = 1_000_000;
+
+/// A submitter, number 0, and two providers, with everything they say to one another.
+struct Loop {
+    cores: Vec<Core>,
+    queue: VecDeque<(usize, Input)>,
+    /// Who asked, and by which call; the position is the token.
+    asked: Vec<(usize, u64)>,
+}
+
+impl Loop {
+    fn new() -> Self {
+        let core = |number| {
+            let config = CoreConfig::new(fixture::peer(number));
+            Core::new(config, Snapshot::default(), NOW).0
         };
-        queue.push_back((provider, Input::Offer(terms)));
-        queue.push_back((0, Input::Connected(fixture::peer(provider))));
-        queue.push_back((provider, Input::Connected(fixture::peer(0))));
+        let mut all = Self {
+            cores: (0..3).map(core).collect(),
+            queue: VecDeque::new(),
+            asked: Vec::new(),
+        };
+        for provider in [1, 2] {
+            let terms = OfferTerms {
+                total: fixture::capacity(1),
+                allow_any: true,
+            };
+            all.say(provider, Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+            all.say(provider, Input::Offer(terms));
+            all.say(0, Input::Connected(fixture::peer(provider)));
+            all.say(provider, Input::Connected(fixture::peer(0)));
+        }
+        all.run();
+        for provider in [1, 2] {
+            let view = all.cores[provider].capacity();
+            let advert = fixture::advert(provider, view.total, view.free, NOW);
+            let (peer, advert) = (fixture::peer(provider), Box::new(advert));
+            all.say(0, Input::Advert { peer, advert });
+        }
+        all
     }
-    let step = fixture::step(fixture::template(0, 1, 1_000), tasks, Vec::new());
-    let submit = Input::Submit {
-        job: fixture::job_id(1),
-        plan: Arc::new(fixture::plan(vec![step], 0, 1_000)),
-        out: None,
-    };
-    let mut submit = Some(submit);
-    let mut asked: Vec<(usize, u64)> = Vec::new();
-    let mut calls = 0;
-    while let Some((number, input)) = queue.pop_front() {
-        for effect in cores[number].handle(now, input) {
-            match effect {
-                Effect::Call {
-                    peer,
-                    call,
-                    request,
-                } => {
-                    calls += 1;
-                    let to = (0..3).find(|to| fixture::peer(*to) == peer).unwrap();
-                    asked.push((number, call));
-                    let token = asked.len() as u64 - 1;
-                    let peer = fixture::peer(number);
-                    queue.push_back((
-                        to,
-                        Input::Request {
-                            peer,
-                            token,
-                            request,
-                        },
-                    ));
-                }
-                Effect::Respond { token, response } => {
-                    let (to, call) = asked[token as usize];
-                    let peer = fixture::peer(number);
-                    let response = Ok(response);
-                    queue.push_back((
-                        to,
-                        Input::Response {
-                            peer,
-                            call,
-                            response,
-                        },
-                    ));
-                }
-                Effect::Prepare { hosted, template } => {
-                    let step = template.step;
-                    let result = Ok(());
-                    queue.push_back((
-                        number,
-                        Input::Prepared {
-                            hosted,
-                            step,
-                            result,
-                        },
-                    ));
-                }
-                Effect::Run { run, .. } => {
-                    let end = RunEnd {
-                        outcome: Outcome::Succeeded,
-                        usage: Usage {
-                            wall_us: 20,
-                            cpu_us: 20,
-                            memory_peak: 0,
-                        },
-                        outputs: None,
-                        log_bytes: 0,
-                    };
-                    queue.push_back((number, Input::Started(run)));
-                    queue.push_back((number, Input::Ended { run, end }));
-                }
-                _ => {}
+
+    fn say(&mut self, to: usize, input: Input) {
+        self.queue.push_back((to, input));
+    }
+
+    fn run(&mut self) {
+        while let Some((number, input)) = self.queue.pop_front() {
+            for effect in self.cores[number].handle(NOW, input) {
+                self.perform(number, effect);
             }
         }
-        if queue.is_empty()
-            && let Some(submit) = submit.take()
-        {
-            for provider in [1, 2] {
-                let view = cores[provider].capacity();
-                let advert = Box::new(fixture::advert(provider, view, now));
-                queue.push_back((
-                    0,
-                    Input::Advert {
-                        peer: fixture::peer(provider),
-                        advert,
+    }
+
+    fn perform(&mut self, number: usize, effect: Effect) {
+        match effect {
+            Effect::Call {
+                peer: to,
+                call,
+                request,
+            } => {
+                let to = (0..3).find(|number| fixture::peer(*number) == to).unwrap();
+                let token = self.asked.len() as u64;
+                self.asked.push((number, call));
+                let peer = fixture::peer(number);
+                self.say(
+                    to,
+                    Input::Request {
+                        peer,
+                        token,
+                        request,
                     },
-                ));
+                );
             }
-            queue.push_back((0, submit));
+            Effect::Respond { token, response } => {
+                let (to, call) = self.asked[token as usize];
+                let (peer, response) = (fixture::peer(number), Ok(response));
+                self.say(
+                    to,
+                    Input::Response {
+                        peer,
+                        call,
+                        response,
+                    },
+                );
+            }
+            Effect::Prepare { hosted, template } => {
+                let (step, result) = (template.step, Ok(()));
+                self.say(
+                    number,
+                    Input::Prepared {
+                        hosted,
+                        step,
+                        result,
+                    },
+                );
+            }
+            Effect::Run { run, .. } => {
+                let usage = Usage {
+                    wall_us: 20,
+                    cpu_us: 20,
+                    memory_peak: 0,
+                };
+                let end = RunEnd {
+                    outcome: Outcome::Succeeded,
+                    usage,
+                    outputs: None,
+                    log_bytes: 0,
+                };
+                self.say(number, Input::Started(run));
+                self.say(number, Input::Ended { run, end });
+            }
+            _ => {}
         }
     }
-    let info = cores[0].job(fixture::job_id(1)).unwrap();
-    assert_eq!(info.state, JobState::Succeeded, "{info:?}");
-    assert_eq!(info.tasks.succeeded, tasks);
-    calls
 }
 
 #[test]
 fn throughput_of_tasks_that_do_nothing() {
-    for tasks in [10_000, 200_000] {
+    for tasks in [10_000, 30_000] {
+        let mut all = Loop::new();
         let begun = Instant::now();
-        let calls = run(tasks);
-        eprintln!(
-            "{tasks} tasks, all three cores: {:?}, {calls} calls",
-            begun.elapsed()
-        );
+        let step = fixture::step(fixture::template(0, 1, 1_000), tasks, Vec::new());
+        let job = fixture::job_id(1);
+        let plan = Arc::new(fixture::plan(vec![step], 0, 1_000));
+        let out = None;
+        all.say(0, Input::Submit { job, plan, out });
+        all.run();
+        let info = all.cores[0].job(job).unwrap();
+        assert_eq!(info.state, JobState::Succeeded, "{info:?}");
+        assert_eq!(info.tasks.succeeded, tasks);
+        let (took, calls) = (begun.elapsed(), all.asked.len());
+        eprintln!("{tasks} tasks through all three cores: {took:?}, {calls} calls");
     }
 }

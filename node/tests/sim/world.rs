@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use p2pnode_node::core::Core;
 use p2pnode_node::core::io::{CallFailure, CallId, Input, RequestToken};
-use p2pnode_node::core::{Core, CoreConfig};
 use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::message::{TaskRequest, TaskResponse};
-use p2pnode_protocol::task::RuntimeKind;
 
 use crate::check::Truth;
 use crate::fixture;
@@ -95,18 +94,15 @@ pub struct World {
     pub trace: bool,
     queue: BTreeMap<(u64, u64), Happening>,
     count: u64,
-    cut: BTreeSet<(usize, usize)>,
-    generation: u32,
-    next_token: RequestToken,
+    pub cut: BTreeSet<(usize, usize)>,
+    pub generation: u32,
+    pub next_token: RequestToken,
     pub finished: BTreeSet<p2pnode_protocol::JobId>,
     pub tally: Tally,
 }
 
 /// A run of the world that broke a rule.
 pub type Broken = String;
-
-/// Time until an unanswered request counts as failed, as in the network.
-const REQUEST_MS: u64 = 10_000;
 
 impl World {
     pub fn new(seed: u64, plant: Plant, trace: bool) -> Self {
@@ -170,21 +166,8 @@ impl World {
         self.now < 1_000_000 + self.schedule.faults_until
     }
 
-    fn chance(&mut self, of_1000: u64) -> bool {
+    pub fn chance(&mut self, of_1000: u64) -> bool {
         self.is_faulty() && self.rng.chance(of_1000)
-    }
-
-    fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.is_faulty() && self.cut.contains(&(from, to))
-    }
-
-    /// How long a message takes.
-    pub fn delay(&mut self) -> u64 {
-        if self.chance(self.schedule.slow) {
-            self.rng.range(100, 8_000)
-        } else {
-            self.rng.range(1, 40)
-        }
     }
 
     /// Lets the next thing happen. False when nothing is left.
@@ -310,323 +293,5 @@ impl World {
             self.nodes[node].wake = Some(at);
             self.later(at.saturating_sub(self.now), Happening::Wake(node));
         }
-    }
-
-    /// A node comes up with what its disk holds.
-    pub fn start(&mut self, number: usize) -> Result<(), Broken> {
-        if self.nodes[number].core.is_some() {
-            return Ok(());
-        }
-        let node = &mut self.nodes[number];
-        // As in a real node, what nothing stored speaks of is nobody's.
-        let kept = node.disk.hosted.iter().flat_map(|hosted| &hosted.kept);
-        let kept: BTreeSet<_> = kept.copied().collect();
-        node.outputs.retain(|run| kept.contains(run));
-        let mut config = CoreConfig::new(node.id);
-        config.submit.max_moves = 250;
-        config.submit.max_rest_ms = 30_000;
-        config.faults.stale_attempt_accepted = self.plant == Plant::StaleAttemptAccepted;
-        config.faults.slot_given_twice = self.plant == Plant::SlotGivenTwice;
-        let fresh = node.disk.offer.is_none();
-        let (core, effects) = Core::new(config, node.disk.clone(), self.now);
-        node.core = Some(core);
-        let cpus = node.cpus;
-        self.perform(number, effects)?;
-        self.input(number, Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]))?;
-        if fresh {
-            let terms = p2pnode_node::core::io::OfferTerms {
-                total: fixture::capacity(cpus),
-                allow_any: true,
-            };
-            self.input(number, Input::Offer(terms))?;
-        }
-        for other in 0..self.nodes.len() {
-            if other != number {
-                let after = self.rng.range(1, 500);
-                self.later(after, Happening::Open(number, other));
-            }
-        }
-        Ok(())
-    }
-
-    /// A node dies at once.
-    pub fn crash(&mut self, number: usize) {
-        if self.trace {
-            eprintln!("{:>8} node {number} dies", self.now - 1_000_000);
-        }
-        self.tally.deaths += 1;
-        if let Some(core) = &self.nodes[number].core {
-            self.tally.add_core(core);
-        }
-        self.nodes[number].die();
-        for other in 0..self.nodes.len() {
-            if let Some(generation) = self.nodes[other].open.get(&number).copied() {
-                let after = if self.rng.chance(150) {
-                    self.rng.range(500, 15_000)
-                } else {
-                    self.rng.range(0, 50)
-                };
-                self.later(
-                    after,
-                    Happening::Close {
-                        node: other,
-                        peer: number,
-                        generation,
-                    },
-                );
-            }
-        }
-        // Some come back at once, some only when everybody has given them up.
-        let longest = if self.rng.chance(200) {
-            120_000
-        } else {
-            12_000
-        };
-        let after = self.rng.range(50, longest);
-        self.later(after, Happening::Start(number));
-    }
-
-    fn on_open(&mut self, from: usize, to: usize) -> Result<(), Broken> {
-        let up = |node: usize| self.nodes[node].core.is_some();
-        if !up(from) || !up(to) || self.is_cut(from, to) || self.is_cut(to, from) {
-            return Ok(());
-        }
-        self.generation += 1;
-        let generation = self.generation;
-        for (node, peer) in [(from, to), (to, from)] {
-            let first = self.nodes[node].open.insert(peer, generation).is_none();
-            if first {
-                let id = self.nodes[peer].id;
-                self.input(node, Input::Connected(id))?;
-            }
-        }
-        for (node, peer) in [(from, to), (to, from)] {
-            self.send_advert(node, peer);
-        }
-        Ok(())
-    }
-
-    fn on_close(&mut self, node: usize, peer: usize, generation: u32) -> Result<(), Broken> {
-        // Another connection may have taken its place.
-        if self.nodes[node].open.get(&peer) != Some(&generation) {
-            return Ok(());
-        }
-        self.nodes[node].open.remove(&peer);
-        let calls: Vec<CallId> = self.nodes[node]
-            .calls
-            .iter()
-            .filter(|(_, to)| **to == peer)
-            .map(|(call, _)| *call)
-            .collect();
-        for call in calls {
-            let life = self.nodes[node].life;
-            self.on_answer(node, life, call, Err(CallFailure::Unreachable))?;
-        }
-        let id = self.nodes[peer].id;
-        self.input(node, Input::Disconnected(id))
-    }
-
-    fn on_advertise(&mut self, node: usize) {
-        if self.nodes[node].core.is_none() {
-            return;
-        }
-        self.nodes[node].advertises = false;
-        for other in 0..self.nodes.len() {
-            if other != node {
-                self.send_advert(node, other);
-            }
-        }
-    }
-
-    fn send_advert(&mut self, from: usize, to: usize) {
-        let now = self.now;
-        let node = &mut self.nodes[from];
-        let Some(core) = &node.core else { return };
-        node.issued_ms = now.max(node.issued_ms + 1);
-        let advert = Box::new(fixture::advert(from, core.capacity(), node.issued_ms));
-        if !self.chance(self.schedule.drop) {
-            let after = self.delay();
-            self.later(after, Happening::Advert { to, from, advert });
-        }
-    }
-
-    /// A call leaves a node.
-    pub fn send(&mut self, from: usize, to: usize, call: CallId, request: TaskRequest) {
-        let life = self.nodes[from].life;
-        self.nodes[from].calls.insert(call, to);
-        if from != to && !self.nodes[from].open.contains_key(&to) {
-            let after = self.rng.range(1, 100);
-            let result = Err(CallFailure::Unreachable);
-            self.later(
-                after,
-                Happening::Answer {
-                    to: from,
-                    life,
-                    call,
-                    result,
-                },
-            );
-            return;
-        }
-        let arrives = Happening::Request {
-            to,
-            from,
-            life,
-            call,
-            request,
-        };
-        if from == to {
-            self.later(0, arrives);
-            return;
-        }
-        let result = Err(CallFailure::TimedOut);
-        self.later(
-            REQUEST_MS,
-            Happening::Answer {
-                to: from,
-                life,
-                call,
-                result,
-            },
-        );
-        if self.chance(self.schedule.double) {
-            let after = self.rng.range(1, 20_000);
-            self.later(after, arrives.clone());
-        }
-        if !self.chance(self.schedule.drop) {
-            let after = self.delay();
-            self.later(after, arrives);
-        }
-    }
-
-    fn on_request(
-        &mut self,
-        to: usize,
-        from: usize,
-        life: u32,
-        call: CallId,
-        request: TaskRequest,
-    ) -> Result<(), Broken> {
-        if self.nodes[to].core.is_none() || self.is_cut(from, to) {
-            return Ok(());
-        }
-        self.next_token += 1;
-        let token = self.next_token;
-        let asked = Asked {
-            by: from,
-            life,
-            call,
-            request: request.clone(),
-        };
-        self.asked.insert(token, asked);
-        let peer = self.nodes[from].id;
-        self.input(
-            to,
-            Input::Request {
-                peer,
-                token,
-                request,
-            },
-        )?;
-        if self.nodes[to].core.is_some() && self.asked.contains_key(&token) {
-            return Err("a request was not answered".to_owned());
-        }
-        self.asked.remove(&token);
-        Ok(())
-    }
-
-    /// An answer leaves a node.
-    pub fn answer(&mut self, from: usize, asked: &Asked, response: TaskResponse) {
-        let (to, life, call) = (asked.by, asked.life, asked.call);
-        let arrives = Happening::Answer {
-            to,
-            life,
-            call,
-            result: Ok(response),
-        };
-        if to == from {
-            self.later(0, arrives);
-        } else if !self.chance(self.schedule.drop) && !self.is_cut(from, to) {
-            let after = self.delay();
-            self.later(after, arrives);
-        }
-    }
-
-    fn on_answer(
-        &mut self,
-        to: usize,
-        life: u32,
-        call: CallId,
-        result: Result<TaskResponse, CallFailure>,
-    ) -> Result<(), Broken> {
-        if self.nodes[to].life != life {
-            return Ok(());
-        }
-        // Only the first answer counts.
-        let Some(peer) = self.nodes[to].calls.remove(&call) else {
-            return Ok(());
-        };
-        let peer = self.nodes[peer].id;
-        let response = result;
-        self.input(
-            to,
-            Input::Response {
-                peer,
-                call,
-                response,
-            },
-        )
-    }
-
-    /// What goes wrong by itself, and what mends itself.
-    fn on_second(&mut self) -> Result<(), Broken> {
-        let after = if self.is_faulty() { 1_000 } else { 5_000 };
-        self.later(after, Happening::Second);
-        let count = self.nodes.len();
-        for a in 0..count {
-            for b in 0..a {
-                let apart =
-                    !self.nodes[a].open.contains_key(&b) || !self.nodes[b].open.contains_key(&a);
-                if apart && self.rng.chance(300) {
-                    self.later(1, Happening::Open(a, b));
-                }
-            }
-        }
-        let a = self.rng.range(0, count as u64 - 1) as usize;
-        let b = self.rng.range(0, count as u64 - 1) as usize;
-        if a != b && self.chance(self.schedule.cut) {
-            self.cut.insert((a, b));
-            if self.rng.chance(700) {
-                self.cut.insert((b, a));
-            }
-            let until = self.rng.range(500, 90_000);
-            self.later(until, Happening::Heal(a, b));
-        }
-        if a != b && self.chance(self.schedule.close) {
-            for (node, peer) in [(a, b), (b, a)] {
-                if let Some(generation) = self.nodes[node].open.get(&peer).copied() {
-                    let after = self.rng.range(0, 100);
-                    self.later(
-                        after,
-                        Happening::Close {
-                            node,
-                            peer,
-                            generation,
-                        },
-                    );
-                }
-            }
-        }
-        if self.chance(self.schedule.crash) && self.nodes[a].core.is_some() {
-            if self.rng.chance(500) {
-                return self.input(a, Input::Stop);
-            }
-            self.crash(a);
-        }
-        // Adverts are repeated now and then.
-        if self.rng.chance(100) {
-            self.later(0, Happening::Advertise(a));
-        }
-        Ok(())
     }
 }

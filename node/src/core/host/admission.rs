@@ -166,9 +166,15 @@ impl Host {
     pub(super) fn take_in(&mut self, cx: &Cx, hosted: HostedJob, offer: Offer) -> u32 {
         let config = &cx.config.host;
         let of_submitter = self.jobs_of(&hosted.submitter);
-        let (mut queued, mut bytes) = of_submitter.fold((0, 0), |(queued, bytes), job| {
-            (queued + job.queued, bytes + job.queued_bytes)
-        });
+        let (mut queued, mut bytes, mut attempts) =
+            of_submitter.fold((0, 0, 0), |(queued, bytes, attempts), job| {
+                (
+                    queued + job.queued,
+                    bytes + job.queued_bytes,
+                    attempts + job.attempts.len(),
+                )
+            });
+        let mut all: usize = self.jobs.values().map(|job| job.attempts.len()).sum();
         let Some(job) = self.jobs.get_mut(&hosted) else {
             return 0;
         };
@@ -188,13 +194,16 @@ impl Host {
                 let size = sizes::assignment(&assignment);
                 let full = queued >= config.max_queued_by_submitter
                     || self.queued >= config.max_queued
-                    || job.attempts.len() >= config.max_attempts
+                    || attempts >= config.max_attempts_by_submitter
+                    || all >= config.max_attempts
                     || (bytes + size > config.max_queued_bytes && queued > 0);
                 if full {
                     break;
                 }
                 queued += 1;
                 bytes += size;
+                attempts += 1;
+                all += 1;
                 self.queued += 1;
                 let waiting = Queued {
                     task,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use p2pnode_protocol::Gpu;
 use p2pnode_protocol::id::StepIndex;
-use p2pnode_protocol::message::TaskRef;
+use p2pnode_protocol::message::{ReportEvent, TaskRef};
 use p2pnode_protocol::task::{Assignment, TaskTemplate};
 
 use super::outbox::Outbox;
@@ -46,11 +46,11 @@ pub(super) struct HostedStep {
 /// Why a run was killed; what stands later weighs more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Killed {
-    /// It was not, or by the owner: how it ends is reported.
+    /// It was not, or by the owner or a cancel of this attempt alone: how it ends is reported.
     No,
     /// Its submitter is gone or this node stops: its failure means nothing, its success counts.
     Abandoned,
-    /// Its submitter does not want it: whatever comes of it is dropped.
+    /// Its job is over: whatever comes of it is dropped.
     Unwanted,
 }
 
@@ -72,6 +72,12 @@ pub(super) enum Attempt {
         acknowledged: bool,
         /// Its outputs or log may still be asked for.
         keeps: bool,
+        /// How it ended, should the submitter have to hear it again; only of those that are
+        /// acknowledged, and not over a restart.
+        end: Option<Box<ReportEvent>>,
+        /// It was offered again before the end was acknowledged, so the acknowledgement may be of a
+        /// submitter that did not know the attempt then.
+        offered_again: bool,
     },
 }
 

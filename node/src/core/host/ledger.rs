@@ -71,3 +71,71 @@ impl Ledger {
         self.free.gpus = self.total.gpus.iter().filter(is_free).cloned().collect();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use p2pnode_protocol::GpuRequest;
+
+    use super::*;
+
+    fn gpu(uuid: &str) -> Gpu {
+        Gpu {
+            uuid: uuid.into(),
+            model: "T4".into(),
+            memory: Bytes::gib(16),
+        }
+    }
+
+    fn offer(cpus: u32, gpus: &[&str]) -> Capacity {
+        Capacity {
+            cpus: MilliCpus::whole(cpus),
+            memory: Bytes::gib(8),
+            disk: Bytes::gib(8),
+            gpus: gpus.iter().map(|uuid| gpu(uuid)).collect(),
+        }
+    }
+
+    fn needs(cpus: u32, gpus: u16) -> Resources {
+        Resources {
+            cpus: MilliCpus::whole(cpus),
+            gpus: GpuRequest {
+                count: gpus,
+                ..GpuRequest::default()
+            },
+            ..Resources::default()
+        }
+    }
+
+    #[test]
+    fn what_is_taken_comes_back_and_no_gpu_is_given_twice() {
+        let mut ledger = Ledger::default();
+        ledger.set_total(offer(4, &["a", "b"]));
+        let first = ledger.take(&needs(1, 1)).unwrap();
+        let second = ledger.take(&needs(1, 1)).unwrap();
+        assert_ne!(first, second);
+        assert!(matches!(
+            ledger.take(&needs(1, 1)),
+            Err(Shortage::Gpus { .. })
+        ));
+        ledger.put_back(&needs(1, 1), &first);
+        assert_eq!(ledger.take(&needs(1, 1)).unwrap(), first);
+        ledger.put_back(&needs(1, 1), &first);
+        ledger.put_back(&needs(1, 1), &second);
+        assert_eq!((ledger.free(), ledger.runs()), (&offer(4, &["a", "b"]), 0));
+    }
+
+    #[test]
+    fn less_can_be_offered_than_runs() {
+        let mut ledger = Ledger::default();
+        ledger.set_total(offer(4, &["a", "b"]));
+        let taken = ledger.take(&needs(3, 2)).unwrap();
+        ledger.set_total(offer(2, &["b"]));
+        assert_eq!(ledger.free().cpus, MilliCpus(0));
+        assert!(ledger.free().gpus.is_empty());
+        assert!(ledger.take(&needs(1, 0)).is_err());
+        ledger.put_back(&needs(3, 2), &taken);
+        assert_eq!(ledger.free(), &offer(2, &["b"]));
+    }
+}

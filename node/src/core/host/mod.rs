@@ -12,6 +12,7 @@ mod job;
 mod lease;
 mod ledger;
 mod outbox;
+mod owner;
 mod reports;
 mod restore;
 mod runs;
@@ -19,14 +20,15 @@ mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use p2pnode_protocol::message::{Offer, OfferReply, Refusal, TaskRequest, TaskResponse};
-use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
-use p2pnode_protocol::{Capacity, JobId, PeerId};
+use p2pnode_protocol::message::{
+    MAX_BATCH, Offer, OfferReply, Refusal, TaskRef, TaskRequest, TaskResponse,
+};
+use p2pnode_protocol::task::RuntimeKind;
+use p2pnode_protocol::{JobId, PeerId};
 
 use super::desk::{Cx, Timer};
-use super::io::{Effect, HostedJob, OfferTerms, Record};
-use super::peers::offers;
-use job::{Hosted, HostedStep, Killed, Phase};
+use super::io::{HostedJob, OfferTerms, Record};
+use job::{Hosted, HostedStep, Phase};
 use ledger::Ledger;
 
 /// See the module.
@@ -56,6 +58,10 @@ impl Host {
         request: TaskRequest,
     ) -> TaskResponse {
         let named = |job: JobId| HostedJob { submitter, job };
+        if too_long(&request) {
+            cx.counters().invalid_messages += 1;
+            return TaskResponse::Done;
+        }
         match request {
             TaskRequest::Offer(offer) => self.on_offer(cx, submitter, offer),
             TaskRequest::Heartbeat { jobs } => TaskResponse::Heartbeat {
@@ -110,6 +116,13 @@ impl Host {
             self.learn(cx, hosted, std::sync::Arc::new(*template));
         }
         let (step, offered) = (offer.step, offer.tasks.len() as u32);
+        let named = offer.tasks.iter().map(|task| TaskRef {
+            step,
+            index: task.index,
+            attempt: task.attempt,
+        });
+        let named: Vec<TaskRef> = named.collect();
+        self.tell_again(cx, hosted, &named);
         let taken = self.take_in(cx, hosted, offer);
         self.prepare(cx, hosted);
         self.wake_job(hosted);
@@ -164,89 +177,6 @@ impl Host {
         })
     }
 
-    /// The owner offers this from now on.
-    pub(super) fn on_terms(&mut self, cx: &mut Cx, terms: OfferTerms) {
-        cx.persist(Record::Offer(terms.clone()));
-        self.ledger.set_total(terms.total.clone());
-        self.terms = Some(terms);
-        self.evict(cx);
-        self.schedule(cx);
-        cx.out.push(Effect::Advertise);
-    }
-
-    /// The owner allows a peer, or no longer does.
-    pub(super) fn on_allow(&mut self, cx: &mut Cx, peer: PeerId, allowed: bool) {
-        cx.persist(Record::Allowed { peer, allowed });
-        if allowed {
-            self.allowed.insert(peer);
-        } else {
-            self.allowed.remove(&peer);
-            self.evict(cx);
-        }
-        // A new advert is what makes a peer ask again that was refused before.
-        cx.out.push(Effect::Advertise);
-    }
-
-    /// Which runtimes work here.
-    pub(super) fn on_runtimes(
-        &mut self,
-        cx: &mut Cx,
-        runtimes: Vec<(RuntimeKind, Result<(), String>)>,
-    ) {
-        let runtimes: BTreeMap<_, _> = runtimes.into_iter().collect();
-        if self.runtimes.as_ref() != Some(&runtimes) {
-            self.runtimes = Some(runtimes);
-            cx.out.push(Effect::Advertise);
-        }
-    }
-
-    /// Sends away what the owner does not want here any more: jobs of peers that are not allowed, and
-    /// waiting tasks that do not fit into what is offered.
-    fn evict(&mut self, cx: &mut Cx) {
-        let all: Vec<HostedJob> = self.jobs.keys().copied().collect();
-        for hosted in all {
-            let allowed = self.allows(cx.config.me, &hosted.submitter);
-            let Some(job) = self.jobs.get_mut(&hosted) else {
-                continue;
-            };
-            let total = self.ledger.total();
-            let fits: BTreeSet<u16> = job
-                .steps
-                .iter()
-                .filter(|(_, step)| total.check(&step.template.resources).is_ok())
-                .map(|(index, _)| *index)
-                .collect();
-            let dropped = job.drop_queued(|task| allowed && fits.contains(&task.step));
-            self.queued -= dropped.len() as u32;
-            let message = if allowed {
-                "the owner offers less than the task needs"
-            } else {
-                let to_kill = job.kill_all(Killed::No);
-                let why = "the owner does not allow this submitter any more";
-                Self::kill(cx, hosted, to_kill, FailureKind::KilledByOwner, why);
-                why
-            };
-            let failure = Failure::new(FailureKind::KilledByOwner, message);
-            self.fail_all(cx, hosted, dropped, &failure);
-        }
-    }
-
-    /// The node stops: nothing new is taken, everything is killed.
-    pub(super) fn on_stop(&mut self, cx: &mut Cx) {
-        self.stopping = true;
-        let all: Vec<HostedJob> = self.jobs.keys().copied().collect();
-        for hosted in all {
-            // What is killed here is reported to nobody, so it is gone, and the epoch says so.
-            let epoch = self.new_epoch(cx.now);
-            if let Some(job) = self.jobs.get_mut(&hosted) {
-                job.epoch = epoch;
-                let to_kill = job.kill_all(Killed::Abandoned);
-                let why = "the node that ran it stops";
-                Self::kill(cx, hosted, to_kill, FailureKind::ProviderStopping, why);
-            }
-        }
-    }
-
     /// Says what has to be said after an input.
     pub(super) fn settle(&mut self, cx: &mut Cx) {
         self.flush(cx);
@@ -285,48 +215,20 @@ impl Host {
         self.queued
     }
 
-    /// What is offered; nothing once the node stops.
-    pub(super) fn total(&self) -> Capacity {
-        if self.stopping {
-            return Capacity::default();
-        }
-        self.ledger.total().clone()
-    }
-
-    /// What is free of it.
-    pub(super) fn free(&self) -> &Capacity {
-        self.ledger.free()
-    }
-
-    /// Whether anything is offered.
-    pub(super) fn is_offering(&self) -> bool {
-        !self.stopping
-            && self
-                .terms
-                .as_ref()
-                .is_some_and(|terms| offers(&terms.total))
-    }
-
-    /// Whether anyone may run tasks here.
-    pub(super) fn allows_any(&self) -> bool {
-        self.terms.as_ref().is_some_and(|terms| terms.allow_any)
-    }
-
-    /// Runtimes that work.
-    pub(super) fn working_runtimes(&self) -> Vec<RuntimeKind> {
-        let all = self.runtimes.iter().flatten();
-        all.filter(|(_, state)| state.is_ok())
-            .map(|(kind, _)| *kind)
-            .collect()
-    }
-
-    /// Peers that were allowed by name.
-    pub(super) const fn allowed(&self) -> &BTreeSet<PeerId> {
-        &self.allowed
-    }
-
     /// Hosted jobs here.
     pub(super) fn hosted_jobs(&self) -> Vec<HostedJob> {
         self.jobs.keys().copied().collect()
+    }
+}
+
+/// Whether a list is longer than the protocol allows. Offers are refused with a reason instead.
+fn too_long(request: &TaskRequest) -> bool {
+    match request {
+        TaskRequest::Heartbeat { jobs } => jobs.len() > MAX_BATCH,
+        TaskRequest::Cancel {
+            tasks: Some(tasks), ..
+        }
+        | TaskRequest::Collected { tasks, .. } => tasks.len() > MAX_BATCH,
+        _ => false,
     }
 }

@@ -173,3 +173,93 @@ impl Outbox {
         self.sent.as_ref().is_some_and(|sent| sent.call.is_none()) && self.failures > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use p2pnode_protocol::task::{Outcome, Usage};
+
+    use super::*;
+
+    const BYTES: usize = 1 << 20;
+
+    fn task(index: u32) -> TaskRef {
+        TaskRef {
+            step: 0,
+            index,
+            attempt: 1,
+        }
+    }
+
+    fn end(index: u32) -> ReportEvent {
+        ReportEvent::Finished {
+            task: task(index),
+            outcome: Outcome::Succeeded,
+            usage: Usage::default(),
+            outputs: None,
+            log_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn news_come_behind_ends_and_numbers_go_on() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.next(BYTES).is_none());
+        outbox.push_start(task(1));
+        outbox.push_start(task(2));
+        assert_eq!(outbox.push_end(task(1), end(1)), 1);
+        let (first, events) = outbox.next(BYTES).unwrap();
+        assert_eq!(
+            (first, events),
+            (1, vec![end(1), ReportEvent::Started(task(2))])
+        );
+        outbox.on_sent(5);
+        assert!(outbox.next(BYTES).is_none(), "one at a time");
+        assert_eq!(outbox.push_end(task(3), end(3)), 3, "2 is the start's");
+        assert_eq!(outbox.on_acknowledged(2).1, [end(1)]);
+        assert_eq!(outbox.next(BYTES).unwrap(), (3, vec![end(3)]));
+    }
+
+    #[test]
+    fn a_repeat_is_the_same_and_what_came_meanwhile_waits() {
+        let mut outbox = Outbox::default();
+        outbox.push_end(task(1), end(1));
+        outbox.push_start(task(2));
+        let before = outbox.next(BYTES).unwrap();
+        outbox.on_sent(1);
+        outbox.on_failure();
+        outbox.push_end(task(2), end(2));
+        assert!(outbox.waits());
+        assert_eq!(outbox.next(BYTES).unwrap(), before);
+        outbox.on_sent(2);
+        assert!(outbox.is_sent_as(2) && !outbox.is_sent_as(1));
+        assert_eq!(outbox.on_acknowledged(99), (2, vec![end(1)]));
+        assert_eq!(outbox.next(BYTES).unwrap(), (3, vec![end(2)]));
+    }
+
+    #[test]
+    fn a_partial_acknowledgement_leaves_the_rest() {
+        let mut outbox = Outbox::default();
+        for index in 1..=3 {
+            outbox.push_end(task(index), end(index));
+        }
+        outbox.next(BYTES).unwrap();
+        outbox.on_sent(1);
+        assert_eq!(outbox.on_acknowledged(1).1.len(), 1);
+        assert_eq!(outbox.next(BYTES).unwrap(), (2, vec![end(2), end(3)]));
+    }
+
+    #[test]
+    fn reports_are_bounded_in_events_and_bytes() {
+        let mut outbox = Outbox::default();
+        for index in 0..3_000 {
+            outbox.push_end(task(index), end(index));
+        }
+        assert_eq!(outbox.next(BYTES).unwrap().1.len(), MAX_BATCH);
+        outbox.on_sent(1);
+        outbox.on_acknowledged(MAX_BATCH as u64);
+        let few = outbox.next(1_000).unwrap().1.len();
+        assert!((1..20).contains(&few), "{few}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Sending what the outboxes hold, and hearing that it arrived.
 
-use p2pnode_protocol::message::{Report, ReportEvent, TaskRequest, TaskResponse};
+use p2pnode_protocol::message::{Report, ReportEvent, TaskRef, TaskRequest, TaskResponse};
 
 use super::Host;
 use super::job::{Attempt, Phase};
@@ -90,7 +90,7 @@ impl Host {
                     cx.persist(Record::Acknowledged { hosted, through });
                 }
                 for event in ends {
-                    self.on_end_known(hosted, &event);
+                    self.on_end_known(cx, hosted, event);
                 }
                 self.renew(cx, hosted);
                 self.leave_if_done(cx, hosted);
@@ -106,21 +106,69 @@ impl Host {
         }
     }
 
-    /// The submitter has stored this end.
-    fn on_end_known(&mut self, hosted: HostedJob, event: &ReportEvent) {
-        let (Some(job), ReportEvent::Finished { task, .. }) = (self.jobs.get_mut(&hosted), event)
+    /// The submitter has stored this end, or does not want it.
+    fn on_end_known(&mut self, cx: &mut Cx, hosted: HostedJob, event: ReportEvent) {
+        let (Some(job), ReportEvent::Finished { task, .. }) = (self.jobs.get_mut(&hosted), &event)
         else {
             return;
         };
-        if let Some(Attempt::Done {
+        let task = *task;
+        let Some(Attempt::Done {
             acknowledged,
             keeps,
-        }) = job.attempts.get_mut(task)
-        {
-            *acknowledged = true;
-            if !*keeps {
-                job.attempts.remove(task);
-            }
+            end,
+            offered_again,
+        }) = job.attempts.get_mut(&task)
+        else {
+            return;
+        };
+        *acknowledged = true;
+        if *keeps || *offered_again {
+            *end = Some(Box::new(event));
+        } else {
+            job.attempts.remove(&task);
+            return;
         }
+        if std::mem::take(offered_again) {
+            self.tell_again(cx, hosted, &[task]);
+        }
+    }
+
+    /// The submitter offers attempts that have ended here. It has forgotten their ends, or never
+    /// took them for its own, as a power cut can make it, and so it hears of them once more; those
+    /// whose end is forgotten here too are dropped, so that they are run anew.
+    pub(super) fn tell_again(&mut self, cx: &mut Cx, hosted: HostedJob, tasks: &[TaskRef]) {
+        let mut forgotten = Vec::new();
+        for task in tasks {
+            let Some(job) = self.jobs.get_mut(&hosted) else {
+                return;
+            };
+            let Some(Attempt::Done {
+                acknowledged,
+                end,
+                offered_again,
+                ..
+            }) = job.attempts.get_mut(task)
+            else {
+                continue;
+            };
+            if !*acknowledged {
+                *offered_again = true;
+                continue;
+            }
+            let Some(event) = end.take() else {
+                forgotten.push(*task);
+                continue;
+            };
+            *acknowledged = false;
+            let number = job.outbox.push_end(*task, (*event).clone());
+            cx.persist(Record::Outbox {
+                hosted,
+                number,
+                event: *event,
+            });
+            self.to_report.insert(hosted);
+        }
+        self.release_outputs(cx, hosted, &forgotten);
     }
 }

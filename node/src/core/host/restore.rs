@@ -39,6 +39,8 @@ impl Host {
             let done = Attempt::Done {
                 acknowledged: true,
                 keeps: true,
+                end: None,
+                offered_again: false,
             };
             job.attempts.insert(run.task(), done);
         }
@@ -54,6 +56,8 @@ impl Host {
                 let done = Attempt::Done {
                     acknowledged: false,
                     keeps: kept || (outputs.is_none() && *log_bytes > 0),
+                    end: None,
+                    offered_again: false,
                 };
                 job.attempts.insert(*task, done);
             }

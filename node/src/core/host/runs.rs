@@ -1,5 +1,7 @@
 //! What the driver tells of environments and runs.
 
+use std::collections::BTreeSet;
+
 use p2pnode_protocol::id::StepIndex;
 use p2pnode_protocol::message::{Phase as Progress, ReportEvent, TaskRef};
 use p2pnode_protocol::task::{Failure, FailureKind, Outcome, Usage};
@@ -8,6 +10,9 @@ use super::Host;
 use super::job::{Attempt, Environment, Killed, Phase};
 use crate::core::desk::Cx;
 use crate::core::io::{Effect, HostedJob, Record, RunEnd, RunKey};
+
+/// Why a cancelled attempt failed.
+const GIVEN_UP: &str = "its submitter gave this attempt up";
 
 impl Host {
     /// An environment is being made.
@@ -161,6 +166,8 @@ impl Host {
         let done = Attempt::Done {
             acknowledged: false,
             keeps,
+            end: None,
+            offered_again: false,
         };
         job.attempts.insert(task, done);
         cx.persist(Record::Outbox {
@@ -171,25 +178,22 @@ impl Host {
         self.to_report.insert(hosted);
     }
 
-    /// The submitter does not want these attempts.
+    /// The submitter does not want these attempts. Their ends are reported all the same: nothing that
+    /// was taken is ever dropped in silence, so a cancel that comes late, from an earlier life of the
+    /// submitter, cannot leave it waiting.
     pub(super) fn drop_attempts(&mut self, cx: &mut Cx, hosted: HostedJob, tasks: &[TaskRef]) {
-        let unwanted: std::collections::BTreeSet<TaskRef> = tasks.iter().copied().collect();
+        let unwanted: BTreeSet<TaskRef> = tasks.iter().copied().collect();
         let Some(job) = self.jobs.get_mut(&hosted) else {
             return;
         };
         let dropped = job.drop_queued(|task| !unwanted.contains(&task));
         self.queued -= dropped.len() as u32;
-        let mut to_kill = Vec::new();
-        for task in &unwanted {
-            if let Some(Attempt::Running { killed, .. }) = job.attempts.get_mut(task) {
-                if *killed == Killed::No {
-                    to_kill.push(*task);
-                }
-                *killed = Killed::Unwanted;
-            }
-        }
-        let why = "its submitter gave this attempt up";
-        Self::kill(cx, hosted, to_kill, FailureKind::Cancelled, why);
+        let runs =
+            |task: &&TaskRef| matches!(job.attempts.get(task), Some(Attempt::Running { .. }));
+        let to_kill = unwanted.iter().filter(runs).copied().collect();
+        Self::kill(cx, hosted, to_kill, FailureKind::Cancelled, GIVEN_UP);
+        let failure = Failure::new(FailureKind::Cancelled, GIVEN_UP);
+        self.fail_all(cx, hosted, dropped, &failure);
         self.release_outputs(cx, hosted, tasks);
     }
 
@@ -202,6 +206,7 @@ impl Host {
             let Some(Attempt::Done {
                 acknowledged,
                 keeps,
+                ..
             }) = job.attempts.get_mut(task)
             else {
                 continue;

@@ -119,7 +119,7 @@ impl Job {
             }
         }
         if repeat {
-            self.send_again(cx, peer);
+            self.repeat_offer(cx, peer);
         }
         self.arm(cx, peer);
     }

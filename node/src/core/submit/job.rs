@@ -13,7 +13,7 @@ use p2pnode_protocol::id::{StepIndex, TaskIndex};
 use p2pnode_protocol::job::array::MAX_TASKS;
 use p2pnode_protocol::job::{JobPlan, StepPlan};
 use p2pnode_protocol::manifest::BlobRef;
-use p2pnode_protocol::message::TaskRef;
+use p2pnode_protocol::message::{MAX_BATCH, TaskRef};
 use p2pnode_protocol::task::{Failure, Outcome, Usage};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, TaskKey};
 
@@ -237,6 +237,7 @@ impl Job {
 
     /// What `peer` says it can run at once.
     pub(super) fn set_slots(&mut self, peer: &PeerId, slots: u32) {
+        let slots = slots.min(MAX_BATCH as u32);
         if let Some(link) = self.links.get_mut(peer) {
             self.all_slots -= u64::from(link.slots.unwrap_or(0));
             self.all_slots += u64::from(slots);

@@ -168,7 +168,13 @@ impl Link {
             config.ahead_ms * 1_000 / mean.max(config.least_mean_us)
         });
         let each = each.clamp(1, u64::from(most)) as u32;
-        let target = slots.saturating_mul(each).min(most);
+        // While there is plenty, one more than can run lies ready: the next starts while the last
+        // one's end is still on its way.
+        let plenty = demand.mean_us.is_some() && u64::from(demand.pending) > demand.all_slots;
+        let target = slots
+            .saturating_mul(each)
+            .saturating_add(plenty.into())
+            .min(most);
         let room = target.saturating_sub(out);
         // Small offers cost as many messages as large ones: a quarter at least.
         if room < (target / 4).max(1) {

@@ -57,6 +57,11 @@ impl Job {
         }
         self.arm(cx, peer);
         if moved > 0 {
+            self.on_setback(
+                cx,
+                peer,
+                &Failure::new(FailureKind::ProviderLost, "it was lost again and again"),
+            );
             let position = self.known(peer);
             cx.emit(Event::PeerLost {
                 job: self.text.clone(),

@@ -127,11 +127,11 @@ impl Job {
     /// without being stored, because a restart would offer this very attempt to this peer again.
     fn on_not_taken(&mut self, cx: &mut Cx, peer: PeerId, task: TaskRef, teach: bool) {
         let at = At::from(task);
-        // It may have been reported as started or ended before this answer came.
-        let queued = self
-            .cell(at)
-            .is_some_and(|cell| cell.stage == Stage::Queued);
-        if !queued || !self.holds(&peer, task) {
+        // It may have ended before this answer came. That it started means little: an earlier life of
+        // the provider may have said so.
+        let stage = self.cell(at).map(|cell| cell.stage);
+        let out = matches!(stage, Some(Stage::Queued | Stage::Running));
+        if !out || !self.holds(&peer, task) {
             return;
         }
         if teach {
@@ -157,14 +157,14 @@ impl Job {
 
     fn tell_answer(&mut self, cx: &mut Cx, peer: PeerId, accepted: u32, refusal: Option<&Refusal>) {
         let first = !std::mem::replace(&mut self.link(peer).answered, true);
-        let worth = refusal.is_some_and(|refusal| !refusal.is_passing());
-        if first && accepted > 0 || worth {
+        let refusal = refusal.filter(|refusal| !refusal.is_passing());
+        if first && accepted > 0 || refusal.is_some() {
             let position = self.known(peer);
             cx.emit(Event::PeerAnswered {
                 job: self.text.clone(),
                 peer: self.peer_text(position).to_owned(),
                 accepted,
-                refusal: refusal.cloned(),
+                refusal: refusal.map(|refusal| cut(refusal.clone())),
                 message: refusal.map(said),
             });
         }
@@ -182,7 +182,31 @@ impl Job {
     }
 }
 
-/// A refusal in words, cut to what a line takes: it comes from a peer.
+/// What a line of text takes, in characters.
+const LINE: usize = 400;
+
+/// A refusal in words, cut to a line: it comes from a peer.
 fn said(refusal: &Refusal) -> String {
-    refusal.to_string().chars().take(400).collect()
+    refusal.to_string().chars().take(LINE).collect()
+}
+
+/// A refusal whose texts are cut to a line.
+fn cut(mut refusal: Refusal) -> Refusal {
+    let shorten = |text: &mut String| {
+        if text.len() > LINE {
+            text.truncate(text.floor_char_boundary(LINE));
+        }
+    };
+    match &mut refusal {
+        Refusal::NotAllowed { submitter: text }
+        | Refusal::TooSmall { message: text }
+        | Refusal::NotPermitted { message: text }
+        | Refusal::Invalid { message: text } => shorten(text),
+        Refusal::NoRuntime { runtime, message } => {
+            shorten(runtime);
+            shorten(message);
+        }
+        Refusal::NotOffering | Refusal::Full | Refusal::TemplateNeeded | Refusal::Stopping => {}
+    }
+    refusal
 }

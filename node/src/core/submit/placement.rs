@@ -4,7 +4,7 @@
 //! [`super::waiting`] for people, and by the API's `fit`.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::job::JobPlan;
@@ -120,7 +120,7 @@ type Rank = (bool, bool, bool, Reverse<u32>, u32, PeerId);
 impl Job {
     /// Whether tasks may be offered to `peer` now.
     ///
-    /// A peer that the job names needs no advert: a lost advert must not cost the job.
+    /// A missing advert must not cost the job, see [`Job::needs_no_advert`].
     pub(super) fn may_offer(
         &self,
         peers: &Peers,
@@ -135,7 +135,7 @@ impl Job {
                 self.steps[position].waits_for.is_empty() && self.steps[position].tasks.open() > 0
             })?,
             None if *peer == peers.me => return Err(Unfit::NotOffering),
-            None if self.plan.placement.peers.is_empty() || !peers.is_connected(peer) => {
+            None if !self.needs_no_advert(peer) || !peers.is_connected(peer) => {
                 return Err(Unfit::Unheard);
             }
             None => {}
@@ -150,6 +150,13 @@ impl Job {
         } else {
             Err(Unfit::Away)
         }
+    }
+
+    /// Whether the job may use a peer whose advert is lost or expired: one that it names, or that has
+    /// worked for it.
+    fn needs_no_advert(&self, peer: &PeerId) -> bool {
+        self.plan.placement.peers.contains(peer)
+            || self.links.get(peer).is_some_and(|link| link.used)
     }
 
     /// How many tasks the advert says can run at once there.
@@ -168,13 +175,13 @@ impl Job {
     /// Peers that fit, best first. Those that are only not connected are among them, so that somebody
     /// connects to them.
     pub(super) fn ranked(&self, peers: &Peers, watch: &Watch) -> Vec<PeerId> {
-        let named = self.plan.placement.peers.iter().copied();
-        let offering: Vec<PeerId> = if self.plan.placement.peers.is_empty() {
-            peers.offering().map(|(peer, _)| peer).collect()
+        let candidates: BTreeSet<PeerId> = if self.plan.placement.peers.is_empty() {
+            let offering = peers.offering().map(|(peer, _)| peer);
+            offering.chain(self.links.keys().copied()).collect()
         } else {
-            named.collect()
+            self.plan.placement.peers.iter().copied().collect()
         };
-        let mut ranks: Vec<Rank> = offering
+        let mut ranks: Vec<Rank> = candidates
             .into_iter()
             .filter(|peer| {
                 let may = self.may_offer(peers, watch, peer);
@@ -183,7 +190,6 @@ impl Job {
             .map(|peer| self.rank(peers, peer))
             .collect();
         ranks.sort_unstable();
-        ranks.dedup();
         ranks.into_iter().map(|rank| rank.5).collect()
     }
 

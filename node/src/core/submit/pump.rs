@@ -1,8 +1,8 @@
 //! Handing out: which tasks go to which provider, and the offers that carry them.
 //!
 //! At most one offer is under way between a job and a provider; what it carries is stored before it
-//! is sent and is repeated unchanged until it is answered or given up, so that the tasks in it are
-//! never at a provider without this node knowing.
+//! is sent and is repeated until it is answered or given up, so that the tasks in it are never at a
+//! provider without this node knowing.
 
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::id::StepIndex;
@@ -12,7 +12,7 @@ use p2pnode_protocol::task::{Assignment, Failure, FailureKind, TaskTemplate};
 
 use super::job::Job;
 use super::link::{At, Demand, SentOffer};
-use super::task::Move;
+use super::task::{Move, Stage};
 use super::watch::Watch;
 use crate::core::desk::{CallKind, Cx, Timer};
 use crate::core::io::Record;
@@ -215,11 +215,26 @@ impl Job {
             again_ms: now,
             repeats: 0,
         });
-        self.send_again(cx, peer);
+        self.send_offered(cx, peer);
     }
 
-    /// Sends the link's offer, for the first time or again.
-    pub(super) fn send_again(&mut self, cx: &mut Cx, peer: PeerId) {
+    /// Sends the link's offer again, without what was reported as ended meanwhile. What was reported
+    /// as started stays: the answer tells under which epoch it is there.
+    pub(super) fn repeat_offer(&mut self, cx: &mut Cx, peer: PeerId) {
+        let Some(mut offer) = self.links.get_mut(&peer).and_then(|link| link.offer.take()) else {
+            return;
+        };
+        offer.tasks.retain(|task| {
+            let stage = self.cell(At::from(*task)).map(|cell| cell.stage);
+            self.holds(&peer, *task) && matches!(stage, Some(Stage::Queued | Stage::Running))
+        });
+        if !offer.tasks.is_empty() {
+            self.link(peer).offer = Some(offer);
+            self.send_offered(cx, peer);
+        }
+    }
+
+    fn send_offered(&mut self, cx: &mut Cx, peer: PeerId) {
         let plan = self.plan.clone();
         let Some(link) = self.links.get_mut(&peer) else {
             return;

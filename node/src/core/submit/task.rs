@@ -268,3 +268,120 @@ impl Tasks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const STAGES: [Stage; 9] = [
+        Stage::Fresh,
+        Stage::Again,
+        Stage::Lost,
+        Stage::Queued,
+        Stage::Running,
+        Stage::Collecting,
+        Stage::Succeeded,
+        Stage::Failed,
+        Stage::Cancelled,
+    ];
+    const MOVES: [Move; 8] = [
+        Move::HandOut,
+        Move::Adopt,
+        Move::Start,
+        Move::Collect,
+        Move::Succeed,
+        Move::Fail,
+        Move::Again,
+        Move::Lose,
+    ];
+
+    #[test]
+    fn nothing_leaves_a_final_stage() {
+        for stage in STAGES.into_iter().filter(|stage| stage.is_final()) {
+            for by in MOVES {
+                assert_eq!(stage.after(by), Err(IllegalMove { from: stage, by }));
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_out_or_was_lost_ends_well() {
+        let well = |stage: &Stage| stage.after(Move::Succeed).is_ok();
+        let stages: Vec<Stage> = STAGES.into_iter().filter(well).collect();
+        assert_eq!(
+            stages,
+            [
+                Stage::Lost,
+                Stage::Queued,
+                Stage::Running,
+                Stage::Collecting
+            ]
+        );
+    }
+
+    #[test]
+    fn a_million_tasks_are_twelve_megabytes() {
+        assert_eq!(size_of::<Cell>(), 12);
+    }
+
+    #[test]
+    fn tasks_wait_in_order_and_those_that_come_back_go_first() {
+        let mut tasks = Tasks::new(3);
+        for index in 0..2 {
+            assert_eq!(tasks.next_pending(), Some(index));
+            tasks.make(index, Move::HandOut).unwrap();
+        }
+        tasks.make(0, Move::Lose).unwrap();
+        assert_eq!(
+            (tasks.next_pending(), tasks.pending(), tasks.open()),
+            (Some(0), 2, 3)
+        );
+        tasks.make(0, Move::Succeed).unwrap();
+        assert_eq!(
+            (tasks.next_pending(), tasks.pending(), tasks.open()),
+            (Some(2), 1, 2)
+        );
+        tasks.make(2, Move::HandOut).unwrap();
+        assert_eq!(tasks.next_pending(), None);
+        assert!(!tasks.all_succeeded());
+    }
+
+    #[test]
+    fn a_move_that_is_not_allowed_changes_nothing() {
+        let mut tasks = Tasks::new(2);
+        for (index, by) in [(0, Move::Start), (1, Move::HandOut), (7, Move::HandOut)] {
+            assert!(tasks.make(index, by).is_err());
+        }
+        assert_eq!(
+            (tasks.next_pending(), tasks.pending(), tasks.open()),
+            (Some(0), 2, 2)
+        );
+    }
+
+    #[test]
+    fn a_restart_counts_anew_and_skips_nothing() {
+        let mut tasks = Tasks::new(4);
+        tasks.restore(2, |cell| cell.stage = Stage::Succeeded);
+        let mut counts = TaskCounts::default();
+        tasks.recount(&mut counts);
+        assert_eq!((counts.pending, counts.succeeded, tasks.open()), (3, 1, 3));
+        let mut order = Vec::new();
+        while let Some(index) = tasks.next_pending() {
+            tasks.make(index, Move::HandOut).unwrap();
+            order.push(index);
+        }
+        assert_eq!(order, [0, 1, 3]);
+        let mut counts = TaskCounts {
+            queued: 3,
+            succeeded: 1,
+            ..TaskCounts::default()
+        };
+        tasks.cancel_all(&mut counts);
+        assert_eq!(
+            (counts.cancelled, counts.succeeded, tasks.open()),
+            (3, 1, 0)
+        );
+    }
+}

@@ -1,15 +1,70 @@
 //! What the API shows of jobs and tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use p2pnode_protocol::api::{JobInfo, JobUsage, TaskInfo};
+use p2pnode_protocol::{JobId, PeerId};
 
+use super::Submit;
 use super::job::Job;
 use super::link::At;
+use crate::core::io::Millis;
 
 /// Values of a chunked key that are shown, at most.
 const MAX_SHOWN: usize = 32;
+
+impl Submit {
+    /// Providers of running jobs.
+    pub(in crate::core) fn providers(&self) -> BTreeSet<PeerId> {
+        self.jobs
+            .values()
+            .flat_map(|job| job.links.iter().filter(|(_, link)| link.used))
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// Whether nothing is on its way about jobs that are over.
+    pub(in crate::core) fn has_said_farewell(&self) -> bool {
+        !self.farewells.is_under_way()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values().chain(&self.over)
+    }
+
+    fn find(&self, id: JobId) -> Option<&Job> {
+        let over = || self.over.iter().rev().find(|job| job.id == id);
+        self.jobs.get(&id).or_else(over)
+    }
+
+    /// One job, as the API shows it.
+    pub(in crate::core) fn job(&self, id: JobId) -> Option<JobInfo> {
+        self.find(id).map(Job::info)
+    }
+
+    /// Ids of all jobs, newest first.
+    pub(in crate::core) fn job_ids(&self) -> Vec<JobId> {
+        let mut ids: Vec<(Millis, JobId)> =
+            self.all().map(|job| (job.created_ms, job.id)).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Tasks of a job, counted through all its steps.
+    pub(in crate::core) fn tasks(&self, id: JobId, range: Range<u32>) -> Vec<TaskInfo> {
+        self.find(id).map_or_else(Vec::new, |job| job.tasks(range))
+    }
+
+    /// Tasks of running jobs that are not final.
+    pub(in crate::core) fn open_tasks(&self) -> u64 {
+        let open = |job: &Job| {
+            let tasks = job.steps.iter().map(|step| u64::from(step.tasks.open()));
+            tasks.sum::<u64>()
+        };
+        self.jobs.values().map(open).sum()
+    }
+}
 
 impl Job {
     pub(super) fn info(&self) -> JobInfo {

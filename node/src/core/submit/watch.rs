@@ -139,9 +139,22 @@ impl Watch {
         let lost = *peer != cx.config.me && !provider.lost && cx.now >= provider.lost_at(cx);
         if lost {
             provider.lost = true;
+            provider.beat_ms = cx.now + cx.config.submit.find_ms;
             cx.counters().peers_lost += 1;
         }
         lost
+    }
+
+    /// Whether it is time to call back a lost provider that is not connected.
+    pub(super) fn is_redial_due(&mut self, cx: &Cx, peer: &PeerId) -> bool {
+        let Some(provider) = self.providers.get_mut(peer) else {
+            return false;
+        };
+        let due = provider.lost && provider.down_ms.is_some() && cx.now >= provider.beat_ms;
+        if due {
+            provider.beat_ms = cx.now + cx.config.submit.find_ms;
+        }
+        due
     }
 
     /// Whether it is time for a heartbeat.
@@ -169,7 +182,11 @@ impl Watch {
         let Some(provider) = self.providers.get(peer) else {
             return;
         };
-        let beats = provider.heartbeat.is_none() && provider.down_ms.is_none();
+        let beats = match provider.down_ms {
+            None => provider.heartbeat.is_none(),
+            // Not to ask how it is, but to call it back.
+            Some(_) => provider.lost,
+        };
         let beat = beats.then_some(provider.beat_ms);
         let may_lose = !provider.lost && *peer != cx.config.me;
         let lost = may_lose.then(|| provider.lost_at(cx));

@@ -1,0 +1,16 @@
+//! The rules of the core one by one: an input, and the effects that must follow.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/sim/fixture.rs"]
+mod fixture;
+mod hosting;
+mod leases;
+mod losses;
+mod owner;
+mod placing;
+mod reporting;
+mod restart;
+mod results;
+mod rig;
+mod waiting;

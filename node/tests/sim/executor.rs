@@ -1,0 +1,191 @@
+//! An executor and a collector that only pretend.
+
+use p2pnode_node::core::io::{CollectFailure, Effect, HostedJob, Input, RunEnd, RunKey};
+use p2pnode_protocol::AttemptKey;
+use p2pnode_protocol::task::{Failure, FailureKind, Outcome, TaskTemplate, Usage};
+
+use crate::fixture;
+use crate::world::{Broken, Happening, World};
+
+impl World {
+    /// Performs what concerns hosted jobs and their outputs.
+    pub fn execute(&mut self, number: usize, effect: Effect) -> Result<(), Broken> {
+        let life = self.nodes[number].life;
+        match effect {
+            Effect::Prepare { hosted, template } => self.prepare(number, hosted, template.step)?,
+            Effect::Run { run, template, .. } => self.start_run(number, run, &template)?,
+            Effect::Kill { run, why } => {
+                let end = RunEnd {
+                    outcome: Outcome::Failed(why),
+                    usage: Usage::default(),
+                    outputs: None,
+                    log_bytes: 0,
+                };
+                let after = self.rng.range(0, 400);
+                let node = number;
+                self.later(
+                    after,
+                    Happening::RunEnds {
+                        node,
+                        life,
+                        run,
+                        end,
+                    },
+                );
+            }
+            Effect::DropOutputs(run) => {
+                self.nodes[number].outputs.remove(&run);
+            }
+            Effect::Unhost(hosted) => {
+                let node = &mut self.nodes[number];
+                if node.running.keys().any(|run| run.hosted() == hosted) {
+                    return Err(format!("node {number} forgot {hosted:?} while it runs"));
+                }
+                node.prepared.retain(|(of, _), _| *of != hosted);
+            }
+            Effect::Collect {
+                peer,
+                attempt,
+                outputs,
+                ..
+            } => {
+                let from = self.number(&peer)?;
+                let after = self.delay();
+                self.later(
+                    after,
+                    Happening::Collect {
+                        node: number,
+                        life,
+                        from,
+                        attempt,
+                        wanted: outputs.is_some(),
+                    },
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, number: usize, hosted: HostedJob, step: u16) -> Result<(), Broken> {
+        let key = (hosted, step);
+        if self.nodes[number].prepared.insert(key, false).is_some() {
+            return Err(format!("node {number} prepares {key:?} twice"));
+        }
+        let fails = self.schedule.prepare_fails;
+        let result = if self.is_faulty() && self.rng.chance(fails) {
+            self.nodes[number].prepared.remove(&key);
+            Err(Failure::new(FailureKind::InputUnavailable, "pretended"))
+        } else {
+            Ok(())
+        };
+        let after = self.rng.range(0, 1_500);
+        let input = Input::Prepared {
+            hosted,
+            step,
+            result,
+        };
+        self.local(number, after, input, false);
+        Ok(())
+    }
+
+    pub fn start_run(
+        &mut self,
+        number: usize,
+        run: RunKey,
+        template: &TaskTemplate,
+    ) -> Result<(), Broken> {
+        let node = &mut self.nodes[number];
+        if node.prepared.get(&(run.hosted(), run.task().step)) != Some(&true) {
+            return Err(format!("node {number} runs {run:?} without an environment"));
+        }
+        if node
+            .running
+            .insert(run, template.resources.clone())
+            .is_some()
+        {
+            return Err(format!("node {number} runs {run:?} twice at once"));
+        }
+        node.check_running()?;
+        let life = node.life;
+        let lasts = self.rng.range(1, self.schedule.longest);
+        let faulty = self.is_faulty();
+        let failure = if self.rng.chance(self.schedule.task_fails) {
+            Some(Failure::new(FailureKind::Exit(1), "pretended"))
+        } else if faulty && self.rng.chance(self.schedule.host_fails) {
+            Some(Failure::new(FailureKind::Host, "pretended"))
+        } else {
+            None
+        };
+        let outputs = failure.is_none() && self.rng.chance(500);
+        let end = RunEnd {
+            outcome: failure.map_or(Outcome::Succeeded, Outcome::Failed),
+            usage: Usage {
+                wall_us: lasts * 1_000,
+                cpu_us: lasts * 1_000,
+                memory_peak: 0,
+            },
+            outputs: outputs.then(|| fixture::blob(lasts)),
+            log_bytes: if self.rng.chance(300) { 10 } else { 0 },
+        };
+        if self.rng.chance(700) {
+            self.local(number, 0, Input::Started(run), false);
+        }
+        let node = number;
+        self.later(
+            lasts,
+            Happening::RunEnds {
+                node,
+                life,
+                run,
+                end,
+            },
+        );
+        Ok(())
+    }
+
+    pub fn on_run_ends(
+        &mut self,
+        number: usize,
+        life: u32,
+        run: RunKey,
+        end: RunEnd,
+    ) -> Result<(), Broken> {
+        let node = &mut self.nodes[number];
+        if node.life != life || node.running.remove(&run).is_none() {
+            return Ok(());
+        }
+        if end.outcome == Outcome::Succeeded {
+            self.truth.insert((node.id, run));
+            if end.outputs.is_some() {
+                node.outputs.insert(run);
+            }
+        }
+        self.input(number, Input::Ended { run, end })
+    }
+
+    pub fn on_collect(
+        &mut self,
+        number: usize,
+        life: u32,
+        from: usize,
+        attempt: AttemptKey,
+        wanted: bool,
+    ) -> Result<(), Broken> {
+        if self.nodes[number].life != life {
+            return Ok(());
+        }
+        let run = RunKey {
+            submitter: self.nodes[number].id,
+            attempt,
+        };
+        let there = from == number || self.nodes[number].open.contains_key(&from);
+        let has = !wanted || self.nodes[from].outputs.contains(&run);
+        let result = if there && has && self.nodes[from].core.is_some() {
+            Ok(1_000)
+        } else {
+            Err(CollectFailure::Lost("pretended".into()))
+        };
+        self.input(number, Input::Collected { attempt, result })
+    }
+}
