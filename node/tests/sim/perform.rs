@@ -58,7 +58,6 @@ impl World {
         Ok(())
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm an effect")]
     fn perform_one(&mut self, number: usize, effect: Effect) -> Result<(), Broken> {
         if self.trace {
             eprintln!("{:>8}   {number}: {effect:?}", self.now - 1_000_000);
