@@ -172,6 +172,14 @@ pub enum Input {
         result: Result<u64, CollectFailure>,
     },
 
+    /// Blobs of a job of this node's went out to one of its providers.
+    Served {
+        /// Which job.
+        job: JobId,
+        /// How many bytes.
+        bytes: u64,
+    },
+
     /// Time passed; see [`super::Core::next_deadline`].
     Tick,
 }
@@ -181,6 +189,9 @@ pub enum Input {
 pub enum CollectFailure {
     /// The peer is gone or does not have them: the task runs again elsewhere.
     Lost(String),
+    /// Another task brought one of their paths already: the task fails with this message, for
+    /// every try would bring the same paths.
+    Clash(String),
     /// They cannot be written here (disk full, no permission): the job fails with this message.
     Local(String),
 }
@@ -255,6 +266,8 @@ pub enum Effect {
         outputs: Option<BlobRef>,
         /// Length of its whole log, in bytes.
         log_bytes: u64,
+        /// All about the job: says what the attempt may bring.
+        plan: Arc<JobPlan>,
         /// Absolute folder for the outputs.
         out: Option<String>,
     },

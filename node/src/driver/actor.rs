@@ -6,6 +6,7 @@
 //! process that a crash could make untrue.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::advertising::Advertiser;
 use super::calls::Calls;
 use super::clock::Clock;
-use super::collecting::Collecting;
+use super::collecting::{Collecting, Errand};
 use super::hosting::Hosting;
 use super::inbound::Inbound;
 use super::owner::Owner;
@@ -291,11 +292,16 @@ impl Driver {
                 attempt,
                 outputs,
                 log_bytes,
+                plan,
                 out,
-            } => {
-                self.collecting
-                    .collect(peer, attempt, outputs, log_bytes, out);
-            }
+            } => self.collecting.collect(Errand {
+                peer,
+                attempt,
+                outputs,
+                log_bytes,
+                plan,
+                out: out.map(PathBuf::from),
+            }),
             Effect::JobOver(job) => {
                 self.inbound.on_job_over(job);
                 self.collecting.on_job_over(job);

@@ -156,6 +156,13 @@ impl Submit {
         }
     }
 
+    /// Inputs went out.
+    pub(in crate::core) fn on_served(&mut self, id: JobId, bytes: u64) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.sent = job.sent.saturating_add(bytes);
+        }
+    }
+
     /// Outputs came, or cannot be had.
     pub(in crate::core) fn on_collected(
         &mut self,

@@ -96,6 +96,8 @@ pub(super) struct Job {
     pub(super) cpu_us: u64,
     /// Their run time, in microseconds.
     pub(super) wall_us: u64,
+    /// Bytes of inputs that went out in this life of the node.
+    pub(super) sent: u64,
     /// Bytes of outputs that came.
     pub(super) received: u64,
     pub(super) notes: Vec<String>,
@@ -152,6 +154,7 @@ impl Job {
             },
             cpu_us: 0,
             wall_us: 0,
+            sent: 0,
             received: 0,
             notes: Vec::new(),
             served: false,

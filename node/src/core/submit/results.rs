@@ -3,6 +3,8 @@
 //! An end is accepted once: from the peer that has the task, for its last attempt. Everything else in
 //! a report changes nothing, but is acknowledged all the same so that its sender forgets it.
 
+use std::sync::Arc;
+
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{Event, JobState};
 use p2pnode_protocol::message::{MAX_BATCH, Report, ReportEvent, TaskRef};
@@ -168,6 +170,7 @@ impl Job {
             }),
             outputs: ending.outputs,
             log_bytes: ending.log_bytes,
+            plan: Arc::clone(&self.plan),
             out: self.out.clone(),
         });
     }
