@@ -271,6 +271,9 @@ pub enum Effect {
         /// Absolute folder for the outputs.
         out: Option<String>,
     },
+    /// An attempt that is being collected is not wanted any more: nothing of it may be written from
+    /// now on, and no [`Input::Collected`] is due.
+    Forsake(AttemptKey),
     /// A job is over: unpin its blobs.
     JobOver(JobId),
     /// Tell whoever watches.

@@ -302,6 +302,7 @@ impl Driver {
                 plan,
                 out: out.map(PathBuf::from),
             }),
+            Effect::Forsake(attempt) => self.collecting.forsake(attempt),
             Effect::JobOver(job) => {
                 self.inbound.on_job_over(job);
                 self.collecting.on_job_over(job);

@@ -20,6 +20,7 @@ use super::logpipe::LogTarget;
 use super::node::NodeError;
 use super::owner::{About, Owner};
 use super::submitting::Submitter;
+use super::turns::Turns;
 use super::{probing, remembering};
 use tokio::sync::{broadcast, mpsc};
 
@@ -134,6 +135,7 @@ impl Parts<'_> {
             inbound,
             hosting,
             collecting: Collecting {
+                turns: Turns::default(),
                 net: links.net,
                 claims: state.claims,
                 blobs: links.blobs,

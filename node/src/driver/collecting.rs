@@ -1,7 +1,7 @@
 //! Effects on this node's own jobs: outputs come here and are written to their folder.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use p2pnode_protocol::job::{JobPlan, render};
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::actor::Internal;
 use super::fetching::Fetcher;
 use super::loghub::LogHub;
+use super::turns::{Turn, Turns};
 use crate::blobs::{self, BlobStore, DeliverError, Durability, OutputPatterns, PinOwner, PinScope};
 use crate::core::io::{CollectFailure, Input};
 use crate::net::{Misdeed, NetHandle};
@@ -36,9 +37,15 @@ pub(super) struct Errand {
     pub(super) out: Option<PathBuf>,
 }
 
+/// What an attempt's outputs are pinned for on their way.
+fn owner(attempt: AttemptKey) -> PinOwner {
+    PinOwner::attempt(PinScope::Own(attempt.task.job), attempt)
+}
+
 /// See the module.
 #[derive(Clone)]
 pub(super) struct Collecting {
+    pub(super) turns: Turns,
     pub(super) net: NetHandle,
     pub(super) claims: Arc<Claims>,
     pub(super) blobs: Arc<BlobStore>,
@@ -50,17 +57,29 @@ pub(super) struct Collecting {
 impl Collecting {
     pub(super) fn collect(&self, errand: Errand) {
         let this = self.clone();
+        let attempt = errand.attempt;
+        let turn = this.turns.take(attempt);
         tokio::spawn(async move {
-            let attempt = errand.attempt;
             let log = this.hub.wait_for(attempt, errand.log_bytes, LOG_GRACE);
-            let (result, ()) = tokio::join!(this.bring(errand), log);
+            let log = turn.forsaken.run_until_cancelled(log);
+            let (result, _) = tokio::join!(this.bring(errand, &turn), log);
+            this.turns.end(&turn);
+            if turn.forsaken.is_cancelled() {
+                this.blobs.unpin(owner(attempt));
+                return;
+            }
             let input = Input::Collected { attempt, result };
             // The driver is gone only when the node stops.
             let _stopping = this.internal.send(Internal::Input(input)).await;
         });
     }
 
-    async fn bring(&self, errand: Errand) -> Result<u64, CollectFailure> {
+    /// Nothing of this attempt is written from now on.
+    pub(super) fn forsake(&self, attempt: AttemptKey) {
+        self.turns.forsake(attempt);
+    }
+
+    async fn bring(&self, errand: Errand, turn: &Turn) -> Result<u64, CollectFailure> {
         let Some(blob) = errand.outputs else {
             return Ok(0);
         };
@@ -71,14 +90,19 @@ impl Collecting {
                 .foul(peer, Misdeed::Oversize, "more than the task's disk")
                 .await);
         }
-        let owner = PinOwner::attempt(PinScope::Own(task.job), errand.attempt);
+        let owner = owner(errand.attempt);
         let mut tried = 0;
         loop {
             tried += 1;
-            let fetched = self.fetcher.fetch(peer, task.job, blob, owner, None);
-            let manifest = fetched
-                .await
-                .map_err(|error| CollectFailure::Lost(error.to_string()))?;
+            let fetching = self.fetcher.fetch(peer, task.job, blob, owner, None);
+            let manifest = match turn.forsaken.run_until_cancelled(fetching).await {
+                Some(Ok(manifest)) => manifest,
+                Some(Err(error)) if error.is_local() => {
+                    return Err(CollectFailure::Local(error.to_string()));
+                }
+                Some(Err(error)) => return Err(CollectFailure::Lost(error.to_string())),
+                None => return Err(CollectFailure::Lost("it is not wanted any more".into())),
+            };
             if let Some(path) = expected.patterns.first_foreign(&manifest) {
                 let path = String::from_utf8_lossy(path);
                 let why = format!("`{path}`, which no output pattern selects");
@@ -87,8 +111,13 @@ impl Collecting {
             let Some(out) = errand.out.clone() else {
                 return Ok(blob.content_bytes);
             };
-            let (blobs, claims) = (self.blobs.clone(), self.claims.clone());
+            let (blobs, claims, turn) = (self.blobs.clone(), self.claims.clone(), turn.clone());
             let writing = tokio::task::spawn_blocking(move || {
+                // One attempt of a task writes at a time, and none that is forsaken by then.
+                let _my_turn = turn.writes.lock().unwrap_or_else(PoisonError::into_inner);
+                if turn.forsaken.is_cancelled() {
+                    return Err(WriteError::Forsaken);
+                }
                 claim(&claims, task, &manifest)?;
                 blobs::write_outputs(&blobs, &manifest, &out, Durability::Each)
                     .map_err(WriteError::Deliver)
@@ -122,6 +151,10 @@ impl Collecting {
                 String::from_utf8_lossy(&clash.path),
                 clash.owner
             )),
+            // Perhaps another task's, perhaps the owner's: either way this task's paths cannot be.
+            WriteError::Deliver(
+                error @ (DeliverError::FolderInTheWay { .. } | DeliverError::NotAFolder { .. }),
+            ) => CollectFailure::Clash(error.to_string()),
             error => CollectFailure::Local(error.to_string()),
         }
     }
@@ -135,8 +168,13 @@ impl Collecting {
     /// The job's inputs and outputs may go when room is needed.
     pub(super) fn on_job_over(&self, job: JobId) {
         self.blobs.unpin_scope(PinScope::Own(job));
+        let under_way = self.turns.forsake_job(job);
         let claims = self.claims.clone();
         tokio::task::spawn_blocking(move || {
+            // What is being written now claims before it writes.
+            for turn in under_way {
+                drop(turn.writes.lock());
+            }
             if let Err(error) = claims.forget(job) {
                 tracing::warn!(%job, %error, "the list of its outputs stays until the next start");
             }
@@ -183,6 +221,8 @@ impl Expected {
 /// Why outputs that came are not written.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
+    #[error("the attempt is not wanted any more")]
+    Forsaken,
     #[error("another task has `{}`", String::from_utf8_lossy(&.0.path))]
     Clash(Clash),
     #[error(transparent)]

@@ -18,9 +18,9 @@ use p2pnode_protocol::task::{Failure, Outcome, Usage};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, TaskKey};
 
 use super::link::{At, Link};
-use super::task::{Cell, Move, Tasks};
+use super::task::{Cell, Move, Stage, Tasks};
 use crate::core::desk::Cx;
-use crate::core::io::Millis;
+use crate::core::io::{Effect, Millis};
 
 /// Notes of a job, at most: what a person reads.
 pub(super) const MAX_NOTES: usize = 20;
@@ -220,6 +220,9 @@ impl Job {
                 *after.counter(&mut self.counts) += 1;
                 self.out_count += u64::from(after.is_out());
                 self.out_count -= u64::from(before.is_out());
+                if before == Stage::Lost && by != Move::Adopt {
+                    self.forsake(cx, at);
+                }
                 true
             }
             Err(error) => {
@@ -227,6 +230,19 @@ impl Job {
                 tracing::warn!(job = %self.id, step = at.step, task = at.index, %error, "illegal transition");
                 false
             }
+        }
+    }
+
+    /// Somebody else has the task now, or nobody: outputs of a lost provider that are still on their
+    /// way must not land on those that count.
+    fn forsake(&mut self, cx: &mut Cx, at: At) {
+        if let Some(ending) = self.collecting.remove(&at) {
+            let attempt = self.attempt_key(TaskRef {
+                step: at.step,
+                index: at.index,
+                attempt: ending.attempt,
+            });
+            cx.out.push(Effect::Forsake(attempt));
         }
     }
 
