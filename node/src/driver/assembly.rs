@@ -217,10 +217,8 @@ fn pin_what_is_needed(blobs: &BlobStore, snapshot: &Snapshot) {
         }
     }
     for hosted in &snapshot.hosted {
-        for (_, event) in &hosted.outbox {
-            if let Some((run, blob)) = super::hosting::outputs_of(hosted.hosted, event) {
-                repin(blobs, run.pin_owner(), blob);
-            }
+        for (run, blob) in &hosted.kept {
+            repin(blobs, run.pin_owner(), *blob);
         }
     }
 }
