@@ -196,6 +196,15 @@ pub enum CollectFailure {
     Local(String),
 }
 
+/// What a peer did that no honest one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breach {
+    /// Sent a list that is longer than the protocol allows.
+    TooLong,
+    /// Sent what makes no sense from it, such as the result of a task that it was never given.
+    OutOfPlace,
+}
+
 /// Something to be done. Effects of one call are performed in order, and everything that a
 /// [`Effect::Persist`] says is on disk before any later effect leaves the process.
 #[derive(Debug, Clone)]
@@ -276,6 +285,8 @@ pub enum Effect {
     Forsake(AttemptKey),
     /// A job is over: unpin its blobs.
     JobOver(JobId),
+    /// Count this against a peer; one that goes on is shut out.
+    Blame(PeerId, Breach),
     /// Tell whoever watches.
     Emit(Event),
     /// Everything was said and killed: the node may end.

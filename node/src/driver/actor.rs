@@ -94,7 +94,10 @@ impl Driver {
         while !self.stopped {
             let may_think = self.in_flight < MAX_IN_FLIGHT;
             let deadline = self.next_deadline();
-            let mut inputs: Vec<Input> = self.own.drain(..).collect();
+            let mut inputs = Vec::new();
+            if may_think {
+                inputs.extend(self.own.drain(..));
+            }
             if inputs.is_empty() {
                 // Local work comes before new work from the network.
                 tokio::select! {
@@ -106,8 +109,10 @@ impl Driver {
                     () = tokio::time::sleep_until(deadline), if may_think => self.on_deadline(&mut inputs),
                 }
             }
-            self.gather_more(&mut inputs);
-            self.think(inputs)?;
+            if may_think {
+                self.gather_more(&mut inputs);
+                self.think(inputs)?;
+            }
         }
         Ok(())
     }
@@ -302,6 +307,7 @@ impl Driver {
                 plan,
                 out: out.map(PathBuf::from),
             }),
+            Effect::Blame(peer, breach) => self.calls.blame(peer, breach),
             Effect::Forsake(attempt) => self.collecting.forsake(attempt),
             Effect::JobOver(job) => {
                 self.inbound.on_job_over(job);

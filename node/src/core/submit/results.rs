@@ -14,7 +14,7 @@ use super::job::{Ending, Job};
 use super::link::At;
 use super::task::{Move, Stage};
 use crate::core::desk::Cx;
-use crate::core::io::Effect;
+use crate::core::io::{Breach, Effect};
 
 /// A run time that is believed, in microseconds (a week): peers may claim anything.
 pub(super) const MAX_WALL_US: u64 = 7 * 86_400 * 1_000_000;
@@ -136,7 +136,7 @@ impl Job {
                 return;
             }
             Claim::Foreign => {
-                cx.counters().foreign_reports += 1;
+                cx.blame(peer, Breach::OutOfPlace);
                 return;
             }
         }
