@@ -64,8 +64,10 @@ impl Collecting {
             let log = turn.forsaken.run_until_cancelled(log);
             let (result, _) = tokio::join!(this.bring(errand, &turn), log);
             this.turns.end(&turn);
-            if turn.forsaken.is_cancelled() {
+            if result.is_err() || turn.forsaken.is_cancelled() {
                 this.blobs.unpin(owner(attempt));
+            }
+            if turn.forsaken.is_cancelled() {
                 return;
             }
             let input = Input::Collected { attempt, result };
