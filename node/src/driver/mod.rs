@@ -19,6 +19,7 @@ mod loghub;
 mod logpipe;
 mod metrics;
 mod node;
+mod output;
 mod owner;
 mod preparing;
 mod probing;

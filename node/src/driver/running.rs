@@ -4,26 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2pnode_executor::{LogChunk, TaskEnd, TaskRun};
+use p2pnode_executor::TaskRun;
 use p2pnode_protocol::Gpu;
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
-use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::task::{
     Assignment, Failure, FailureKind, InputSource, Outcome, TaskTemplate, Usage,
 };
-use tokio::sync::mpsc;
 
 use super::hosting::HostContext;
 use super::logpipe::LogPipe;
+use super::output::Output;
 use super::preparing::Step;
 use crate::blobs::{self, Limits, MaterializeOptions, OutputPatterns, PinOwner};
 use crate::core::io::{HostedJob, Input, RunEnd, RunKey};
 use crate::exec::RunControl;
-
-/// Output chunks between a task and its log pipe. Small, so that a task that writes faster than its
-/// submitter reads is slowed down after some 64 KiB × 4.
-const LOG_QUEUE: usize = 4;
 
 /// All that one run needs.
 pub(super) struct Run {
@@ -77,7 +72,9 @@ async fn attempt(
         Ok(work_dir) => {
             let task = task_run(&run, &rendered, work_dir.clone());
             context.say(Input::Started(run.key)).await;
-            let end = execute(environment.as_ref(), task, &run, log_bytes).await;
+            let cancel = &run.control.cancel;
+            let output = Output::new(run.key.attempt, run.log.as_ref(), cancel);
+            let end = output.of_run(environment.as_ref(), task, log_bytes).await;
             let result = match end.result {
                 Ok(()) => collect(context, &run, &rendered, &work_dir).await,
                 Err(failure) => Err(run.control.why().unwrap_or(failure)),
@@ -177,39 +174,6 @@ fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
         stall: Duration::from_millis(run.template.stall_ms),
         network: run.template.network,
         root: run.template.root,
-    }
-}
-
-async fn execute(
-    environment: &dyn p2pnode_executor::Environment,
-    task: TaskRun,
-    run: &Run,
-    log_bytes: &mut u64,
-) -> TaskEnd {
-    let (sink, mut chunks) = mpsc::channel::<LogChunk>(LOG_QUEUE);
-    let running = environment.run(task, sink, run.control.cancel.clone());
-    let logging = async {
-        while let Some(chunk) = chunks.recv().await {
-            let bytes = chunk.bytes.len() as u64;
-            if let Some(log) = &run.log {
-                log.send(frame(run, chunk, *log_bytes)).await;
-            }
-            *log_bytes += bytes;
-        }
-    };
-    let (end, ()) = tokio::join!(running, logging);
-    end
-}
-
-fn frame(run: &Run, chunk: LogChunk, offset: u64) -> LogFrame {
-    let attempt = run.key.attempt;
-    LogFrame {
-        step: attempt.task.step,
-        index: attempt.task.index,
-        attempt: attempt.attempt,
-        stream: chunk.stream,
-        offset,
-        bytes: chunk.bytes,
     }
 }
 
