@@ -51,8 +51,10 @@ impl Collecting {
     pub(super) fn collect(&self, errand: Errand) {
         let this = self.clone();
         tokio::spawn(async move {
-            let attempt = errand.attempt;
-            let log = this.hub.wait_for(attempt, errand.log_bytes, LOG_GRACE);
+            let (peer, attempt) = (errand.peer, errand.attempt);
+            let log = this
+                .hub
+                .wait_for(&peer, attempt, errand.log_bytes, LOG_GRACE);
             let (result, ()) = tokio::join!(this.bring(errand), log);
             let input = Input::Collected { attempt, result };
             // The driver is gone only when the node stops.
