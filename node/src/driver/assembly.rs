@@ -174,7 +174,7 @@ impl Links {
             self.internal.clone(),
         );
         for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
-            inbound.restore(job.job, job.dispatched.iter().map(|(peer, _)| *peer));
+            inbound.restore(job.job, &job.dispatched, &job.ends);
         }
         inbound
     }

@@ -60,7 +60,10 @@ impl Collecting {
         let attempt = errand.attempt;
         let turn = this.turns.take(attempt);
         tokio::spawn(async move {
-            let log = this.hub.wait_for(attempt, errand.log_bytes, LOG_GRACE);
+            let peer = errand.peer;
+            let log = this
+                .hub
+                .wait_for(&peer, attempt, errand.log_bytes, LOG_GRACE);
             let log = turn.forsaken.run_until_cancelled(log);
             let (result, _) = tokio::join!(this.bring(errand, &turn), log);
             this.turns.end(&turn);

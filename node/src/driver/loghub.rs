@@ -6,9 +6,10 @@ use std::time::Duration;
 use p2pnode_protocol::api::{Event, LogEntry};
 use p2pnode_protocol::message::TaskRef;
 use p2pnode_protocol::stream::LogFrame;
-use p2pnode_protocol::{AttemptKey, JobId};
+use p2pnode_protocol::{AttemptKey, JobId, PeerId};
 use tokio::sync::{Notify, broadcast};
 
+use super::holders::{Holders, Verdict};
 use crate::command;
 use crate::store::{JobLogs, LogPosition, LogsError, TaskFilter};
 
@@ -21,6 +22,7 @@ pub(super) struct LogHub {
     logs: Arc<JobLogs>,
     events: broadcast::Sender<Arc<Event>>,
     arrived: Arc<Notify>,
+    holders: Holders,
 }
 
 impl LogHub {
@@ -29,7 +31,32 @@ impl LogHub {
             logs: Arc::new(logs),
             events,
             arrived: Arc::new(Notify::new()),
+            holders: Holders::default(),
         }
+    }
+
+    /// Who may write.
+    pub(super) const fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
+    /// Does with a peer's frame what it deserves. Returns whether the peer may go on.
+    ///
+    /// # Errors
+    /// When the frame breaks the rules, which is its sender's doing.
+    pub(super) fn take_from(
+        &self,
+        peer: &PeerId,
+        job: JobId,
+        frame: LogFrame,
+    ) -> Result<bool, LogsError> {
+        match self.holders.judge(job, peer, &frame) {
+            Verdict::Gone => return Ok(false),
+            // Whoever waits for it may wait in vain from now on.
+            Verdict::Drop => self.arrived.notify_waiters(),
+            Verdict::Take => self.take(job, frame)?,
+        }
+        Ok(true)
     }
 
     /// Stores a frame of a job of this node's own and shows what of it is new.
@@ -66,8 +93,15 @@ impl LogHub {
         Ok(())
     }
 
-    /// Waits until `bytes` of an attempt's output are here, at most `limit`.
-    pub(super) async fn wait_for(&self, attempt: AttemptKey, bytes: u64, limit: Duration) {
+    /// Waits until `bytes` of the output of an attempt at `peer` are here, or no more of it will be
+    /// taken, at most `limit`.
+    pub(super) async fn wait_for(
+        &self,
+        peer: &PeerId,
+        attempt: AttemptKey,
+        bytes: u64,
+        limit: Duration,
+    ) {
         let AttemptKey {
             task,
             attempt: number,
@@ -83,6 +117,9 @@ impl LogHub {
                 let mut arrived = std::pin::pin!(arrived);
                 // Registered before looking, so that no arrival falls between.
                 arrived.as_mut().enable();
+                if self.holders.is_spent(task.job, peer) {
+                    return;
+                }
                 match self.logs.received(task.job, wanted) {
                     Ok(received) if received < bytes => arrived.await,
                     Ok(_) => return,

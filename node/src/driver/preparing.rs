@@ -11,10 +11,12 @@ use p2pnode_protocol::message::Phase;
 use p2pnode_protocol::task::{Failure, FailureKind, InputSource, Program, TaskTemplate};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::hosting::HostContext;
 use crate::blobs::{self, MaterializeOptions, PinOwner, Progress};
 use crate::core::io::{HostedJob, Input};
+use crate::exec::JobDirs;
 
 /// Progress reports that may wait; more are left out.
 const PROGRESS_QUEUE: usize = 8;
@@ -23,8 +25,10 @@ const PROGRESS_QUEUE: usize = 8;
 const MAX_MODULE_BYTES: u64 = 256 << 20;
 
 /// What the tasks of a step share on this host; empty until prepared.
-#[derive(Default)]
 pub(super) struct Step {
+    dirs: JobDirs,
+    /// The job's; see [`super::hosting`].
+    writing: TaskTracker,
     environment: OnceLock<Arc<dyn Environment>>,
     /// The template, parsed once for all tasks.
     form: OnceLock<TaskForm>,
@@ -33,6 +37,21 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// A step whose files are in `dirs`. `writing` holds what writes there and outlives its task.
+    pub(super) const fn new(dirs: JobDirs, writing: TaskTracker) -> Self {
+        Self {
+            dirs,
+            writing,
+            environment: OnceLock::new(),
+            form: OnceLock::new(),
+            inputs: OnceLock::new(),
+        }
+    }
+
+    pub(super) const fn dirs(&self) -> &JobDirs {
+        &self.dirs
+    }
+
     pub(super) fn environment(&self) -> Option<Arc<dyn Environment>> {
         self.environment.get().cloned()
     }
@@ -47,6 +66,14 @@ impl Step {
     }
 }
 
+/// How long a step's environment, and each task's inputs, may take to be ready.
+pub(super) fn limit(template: &TaskTemplate) -> Duration {
+    match template.prepare_timeout_ms {
+        0 => Duration::MAX,
+        limit => Duration::from_millis(limit),
+    }
+}
+
 /// Prepares `step` and tells the core how that went.
 pub(super) async fn prepare(
     context: HostContext,
@@ -55,10 +82,7 @@ pub(super) async fn prepare(
     step: Arc<Step>,
     over: CancellationToken,
 ) {
-    let limit = match template.prepare_timeout_ms {
-        0 => Duration::MAX,
-        limit => Duration::from_millis(limit),
-    };
+    let limit = limit(&template);
     let result = tokio::select! {
         () = over.cancelled() => return,
         result = tokio::time::timeout(limit, work(&context, hosted, &template, &step)) => {
@@ -97,7 +121,7 @@ async fn work(
             InputSource::PerTask(_) => None,
         });
     }
-    let program = program_file(context, hosted, template).await?;
+    let program = program_file(context, hosted, template, step).await?;
     report(
         context,
         hosted,
@@ -183,6 +207,7 @@ async fn program_file(
     context: &HostContext,
     hosted: HostedJob,
     template: &TaskTemplate,
+    step: &Step,
 ) -> Result<ProgramFile, Failure> {
     match &template.program {
         Program::Image { reference } => Ok(ProgramFile::Image {
@@ -190,7 +215,7 @@ async fn program_file(
         }),
         Program::Wasm { module } => {
             let manifest = fetch(context, hosted, template.step, *module).await?;
-            let path = write_module(context, hosted, template.step, manifest).await?;
+            let path = write_module(context, step, template.step, manifest).await?;
             Ok(ProgramFile::Wasm { path })
         }
     }
@@ -198,16 +223,15 @@ async fn program_file(
 
 async fn write_module(
     context: &HostContext,
-    hosted: HostedJob,
-    step: u16,
+    step: &Step,
+    number: u16,
     manifest: Manifest,
 ) -> Result<PathBuf, Failure> {
-    let (dirs, store) = (context.dirs.clone(), context.blobs.clone());
-    let written = tokio::task::spawn_blocking(move || {
-        let folder = dirs
-            .make_common(&hosted)
-            .map_err(|error| error.to_string())?;
-        let name = format!("step-{step}.wasm");
+    let (dirs, store) = (step.dirs.clone(), context.blobs.clone());
+    // It is written to its end also when nobody waits for it any more.
+    let written = step.writing.spawn_blocking(move || {
+        let folder = dirs.make_common().map_err(|error| error.to_string())?;
+        let name = format!("step-{number}.wasm");
         let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
         let options = MaterializeOptions {
             max_bytes: MAX_MODULE_BYTES,
