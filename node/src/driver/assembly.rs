@@ -34,7 +34,8 @@ use crate::home::{Home, Paths};
 use crate::net::{NetEvents, NetHandle};
 use crate::store::{Claims, JobLogs, Store};
 
-/// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB.
+/// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB, 32 MiB when all of them
+/// are log texts.
 const EVENT_QUEUE: usize = 16_384;
 
 /// Things said to the loop that may wait. Senders wait when it is full.

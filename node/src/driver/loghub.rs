@@ -16,6 +16,10 @@ use crate::store::{JobLogs, LogPosition, LogsError, TaskFilter};
 /// The most log bytes in one answer (1 MiB), a hundredth of a second on loopback.
 const MAX_PAGE_BYTES: usize = 1 << 20;
 
+/// The longest text of one event, in bytes: events wait for slow watchers, so that their number times
+/// this is what a watcher who stands still can hold (see [`super::assembly`]).
+const MAX_EVENT_TEXT: usize = 2 << 10;
+
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct LogHub {
@@ -79,15 +83,17 @@ impl LogHub {
                 stream,
                 text,
             } = LogEntry::of(job, &frame);
-            let event = Event::Log {
-                job: job.to_string(),
-                task,
-                attempt,
-                stream,
-                text,
-            };
-            // Nobody may be watching.
-            let _watchers = self.events.send(Arc::new(event));
+            for text in pieces(&text) {
+                let event = Event::Log {
+                    job: job.to_string(),
+                    task: task.clone(),
+                    attempt,
+                    stream,
+                    text: text.to_owned(),
+                };
+                // Nobody may be watching.
+                let _watchers = self.events.send(Arc::new(event));
+            }
         }
         self.arrived.notify_waiters();
         Ok(())
@@ -150,5 +156,34 @@ impl LogHub {
             frames: page.frames,
             next: page.next.0,
         })
+    }
+}
+
+/// `text` in pieces of at most [`MAX_EVENT_TEXT`], cut between characters.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(MAX_EVENT_TEXT));
+        rest = after;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(pieces("").count(), 0);
+        assert_eq!(pieces("short").collect::<Vec<_>>(), ["short"]);
+        let long = "ä€".repeat(3_000);
+        let cut: Vec<&str> = pieces(&long).collect();
+        assert!(cut.iter().all(|piece| piece.len() <= MAX_EVENT_TEXT));
+        assert_eq!(cut.len(), long.len().div_ceil(MAX_EVENT_TEXT));
+        assert_eq!(cut.concat(), long);
     }
 }
