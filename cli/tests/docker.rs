@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Lab, eventually, program, text};
+use harness::{Lab, TestNode, eventually, program, text};
 
 /// The example that is also the documentation's.
 fn example() -> PathBuf {
@@ -104,15 +104,13 @@ fn an_image_that_nobody_has_fails_the_job_and_says_so() {
     );
 }
 
-#[test]
-#[ignore = "needs docker"]
-fn a_killed_provider_leaves_no_container() {
-    let lab = Lab::new();
+/// A provider that runs two containers of a job which was submitted by the other node.
+fn busy_provider(lab: &Lab) -> (TestNode, TestNode) {
     let me = lab.id("me");
-    let mut provider = lab.provider("provider", &me, None);
-    let _mine = lab.start("me", "join", &[], Some(&provider));
+    let provider = lab.provider("provider", &me, None);
+    let mine = lab.start("me", "join", &[], Some(&provider));
     lab.wait_until_known("me", &provider);
-    let job = sleeping_job(&lab);
+    let job = sleeping_job(lab);
     let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
     assert_eq!(
         detached.status.code(),
@@ -123,6 +121,14 @@ fn a_killed_provider_leaves_no_container() {
     eventually("both containers run", || {
         (containers_of(&provider.id).len() == 2).then_some(())
     });
+    (provider, mine)
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn a_killed_provider_leaves_no_container() {
+    let lab = Lab::new();
+    let (mut provider, _mine) = busy_provider(&lab);
     provider.kill();
     let killed = Instant::now();
     eventually("no container is left", || {
@@ -182,21 +188,7 @@ fn a_killed_submitter_leaves_no_container() {
 #[ignore = "needs docker"]
 fn stopping_a_provider_removes_its_containers_within_10_s() {
     let lab = Lab::new();
-    let me = lab.id("me");
-    let mut provider = lab.provider("provider", &me, None);
-    let _mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
-    let job = sleeping_job(&lab);
-    let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-    assert_eq!(
-        detached.status.code(),
-        Some(0),
-        "{}",
-        text(&detached.stderr)
-    );
-    eventually("both containers run", || {
-        (containers_of(&provider.id).len() == 2).then_some(())
-    });
+    let (mut provider, _mine) = busy_provider(&lab);
     let told = Instant::now();
     assert_eq!(provider.terminate().code(), Some(0));
     assert!(
