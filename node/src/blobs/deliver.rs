@@ -112,6 +112,12 @@ impl DeliverError {
     pub const fn is_misbehaviour(&self) -> bool {
         matches!(self, Self::Unsafe(_) | Self::Name(_))
     }
+
+    /// Whether fetching the blob again may help.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
 }
 
 /// Writes a blob of outputs into `out_dir`, which the owner chose and which is made when it is not

@@ -74,6 +74,14 @@ pub enum MaterializeError {
     Store(#[from] StoreError),
 }
 
+impl MaterializeError {
+    /// Whether fetching the blob again may help.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
+}
+
 /// How inputs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaterializeOptions {

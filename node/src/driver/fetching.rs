@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::task::{Failure, FailureKind};
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
@@ -36,6 +37,14 @@ impl FetchError {
     }
 }
 
+/// What a task fails of when an input cannot be fetched.
+pub(super) fn not_arrived(error: &FetchError) -> Failure {
+    Failure::new(
+        FailureKind::InputUnavailable,
+        format!("an input did not arrive: {error}"),
+    )
+}
+
 /// Blobs that are fetched at the same time; more streams on one connection do not help.
 const MAX_FETCHES: usize = 16;
 
@@ -47,6 +56,10 @@ const TRIES: u32 = 4;
 
 /// Wait before another try; the peer is counted lost after 2 s, and then nobody waits any more.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often the writing of a fetched blob is tried when chunks of it are gone or damaged by then. A disk
+/// that loses some every time is no use to a task.
+pub(super) const WRITES: u32 = 3;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -106,6 +119,28 @@ impl Fetcher {
         }
     }
 
+    /// [`Fetcher::fetch`] of a blob of which a chunk turned out to be gone or damaged after it had come:
+    /// everything of it that is here is checked again, and what is wrong is asked for again.
+    pub(super) async fn refetch(
+        &self,
+        peer: PeerId,
+        job: JobId,
+        blob: BlobRef,
+        owner: PinOwner,
+    ) -> Result<Manifest, FetchError> {
+        tracing::warn!(%job, blob = %blob.digest, "a stored blob is damaged, fetching what it lacks");
+        let store = self.store.clone();
+        let checked = tokio::task::spawn_blocking(move || match store.manifest(&blob)? {
+            Some(manifest) => store.recheck(&manifest),
+            None => Ok(()),
+        });
+        checked
+            .await
+            .map_err(|_| blobs::FetchError::Cut(std::io::ErrorKind::Interrupted.into()))?
+            .map_err(blobs::FetchError::from)?;
+        self.fetch(peer, job, blob, owner, None).await
+    }
+
     async fn try_fetch(
         &self,
         peer: PeerId,
@@ -134,6 +169,10 @@ impl Fetcher {
     fn own(&self, blob: &BlobRef, owner: PinOwner) -> Result<Manifest, FetchError> {
         let manifest = self.store.manifest(blob).map_err(blobs::FetchError::from)?;
         let manifest = manifest.ok_or(blobs::FetchError::NotThere(blob.digest))?;
+        // There is nobody else to ask.
+        if let Some(lost) = self.store.missing(&manifest).first() {
+            return Err(blobs::FetchError::NotThere(lost.digest).into());
+        }
         self.store.pin_blob(owner, blob, &manifest);
         Ok(manifest)
     }

@@ -12,6 +12,7 @@ use p2pnode_protocol::task::{Failure, FailureKind, InputSource, Program, TaskTem
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::fetching::{WRITES, not_arrived};
 use super::hosting::HostContext;
 use crate::blobs::{self, MaterializeOptions, PinOwner, Progress};
 use crate::core::io::{HostedJob, Input};
@@ -171,12 +172,7 @@ async fn fetch(
         }
     };
     let (manifest, ()) = tokio::join!(fetching, forwarding);
-    manifest.map_err(|error| {
-        Failure::new(
-            FailureKind::InputUnavailable,
-            format!("an input did not arrive: {error}"),
-        )
-    })
+    manifest.map_err(|error| not_arrived(&error))
 }
 
 async fn program_file(
@@ -189,33 +185,60 @@ async fn program_file(
             reference: reference.clone(),
         }),
         Program::Wasm { module } => {
-            let manifest = fetch(context, hosted, template.step, *module).await?;
-            let path = write_module(context, hosted, template.step, manifest).await?;
-            Ok(ProgramFile::Wasm { path })
+            let mut manifest = fetch(context, hosted, template.step, *module).await?;
+            let mut tried = 0;
+            loop {
+                tried += 1;
+                match write_module(context, hosted, template.step, manifest).await? {
+                    Some(path) => return Ok(ProgramFile::Wasm { path }),
+                    None if tried < WRITES => {
+                        let owner = PinOwner::job(hosted.scope());
+                        let fetched = context
+                            .fetcher
+                            .refetch(hosted.submitter, hosted.job, *module, owner)
+                            .await;
+                        manifest = fetched.map_err(|error| not_arrived(&error))?;
+                    }
+                    None => {
+                        return Err(Failure::new(
+                            FailureKind::Host,
+                            "the disk of this node loses the module each time that it comes",
+                        ));
+                    }
+                }
+            }
         }
     }
 }
 
+/// Writes the module to a file; nothing when a chunk of it turns out to be gone or damaged.
 async fn write_module(
     context: &HostContext,
     hosted: HostedJob,
     step: u16,
     manifest: Manifest,
-) -> Result<PathBuf, Failure> {
+) -> Result<Option<PathBuf>, Failure> {
     let (dirs, store) = (context.dirs.clone(), context.blobs.clone());
     let written = tokio::task::spawn_blocking(move || {
         let folder = dirs
             .make_common(&hosted)
             .map_err(|error| error.to_string())?;
         let name = format!("step-{step}.wasm");
+        let path = folder.join(&name);
         let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
         let options = MaterializeOptions {
             max_bytes: MAX_MODULE_BYTES,
             owner: None,
         };
-        blobs::materialize(&store, &manifest, &root, name.as_bytes(), options)
-            .map_err(|error| error.to_string())?;
-        Ok::<_, String>(folder.join(name))
+        match blobs::materialize(&store, &manifest, &root, name.as_bytes(), options) {
+            Ok(()) => Ok(Some(path)),
+            Err(error) if error.is_missing() => {
+                // Files are made, never written over.
+                std::fs::remove_file(&path).map_err(|error| error.to_string())?;
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
     });
     match written.await {
         Ok(Ok(path)) => Ok(path),

@@ -14,6 +14,7 @@ use p2pnode_protocol::task::{
 };
 use tokio::sync::mpsc;
 
+use super::fetching::{WRITES, not_arrived};
 use super::hosting::HostContext;
 use super::logpipe::LogPipe;
 use super::preparing::Step;
@@ -122,6 +123,45 @@ async fn prepare_dir(
         };
         inputs.push((input.path.as_bytes().to_vec(), manifest));
     }
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        match write_dir(context, run, rendered, inputs.clone()).await {
+            Ok(work_dir) => return Ok(work_dir),
+            Err(NotWritten {
+                missing: Some(position),
+                ..
+            }) if tried < WRITES => {
+                refetch_input(context, run, rendered.inputs[position].blob).await?;
+            }
+            Err(not_written) => return Err(not_written.failure),
+        }
+    }
+}
+
+/// Why inputs do not stand in a work directory.
+struct NotWritten {
+    failure: Failure,
+    /// The input, by position, that must be fetched again.
+    missing: Option<usize>,
+}
+
+impl From<Failure> for NotWritten {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            missing: None,
+        }
+    }
+}
+
+/// Makes the run's directory, with the inputs in it and the folders that outputs are to be written to.
+async fn write_dir(
+    context: &HostContext,
+    run: &Run,
+    rendered: &RenderedTask,
+    inputs: Vec<(Vec<u8>, Arc<Manifest>)>,
+) -> Result<PathBuf, NotWritten> {
     let (dirs, store, key) = (context.dirs.clone(), context.blobs.clone(), run.key);
     let folders: Vec<String> = rendered.folders().into_iter().map(str::to_owned).collect();
     let options = MaterializeOptions {
@@ -132,9 +172,16 @@ async fn prepare_dir(
         let work_dir = dirs.make(&key).map_err(|error| host(error.to_string()))?;
         let root = std::fs::File::open(&work_dir)
             .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
-        for (path, manifest) in inputs {
-            blobs::materialize(&store, &manifest, &root, &path, options)
-                .map_err(|error| host(format!("an input cannot be written: {error}")))?;
+        for (position, (path, manifest)) in inputs.iter().enumerate() {
+            blobs::materialize(&store, manifest, &root, path, options).map_err(|error| {
+                let missing = error.is_missing().then_some(position);
+                if missing.is_some() {
+                    // Files are made, never written over: the next try begins with nothing.
+                    dirs.remove(&key);
+                }
+                let failure = host(format!("an input cannot be written: {error}"));
+                NotWritten { failure, missing }
+            })?;
         }
         for folder in folders {
             std::fs::create_dir_all(work_dir.join(folder))
@@ -146,22 +193,31 @@ async fn prepare_dir(
 }
 
 async fn fetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<Manifest, Failure> {
-    let task = run.key.attempt.task;
+    let (hosted, owner) = inputs_owner(run);
+    let fetched = context
+        .fetcher
+        .fetch(hosted.submitter, hosted.job, blob, owner, None)
+        .await;
+    fetched.map_err(|error| not_arrived(&error))
+}
+
+/// Brings again what was lost of an input after it had come.
+async fn refetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<(), Failure> {
+    let (hosted, owner) = inputs_owner(run);
+    let fetched = context
+        .fetcher
+        .refetch(hosted.submitter, hosted.job, blob, owner)
+        .await;
+    fetched.map(drop).map_err(|error| not_arrived(&error))
+}
+
+/// The job that a run belongs to, and the owner of its inputs' pins.
+const fn inputs_owner(run: &Run) -> (HostedJob, PinOwner) {
     let hosted = HostedJob {
         submitter: run.key.submitter,
-        job: task.job,
+        job: run.key.attempt.task.job,
     };
-    let owner = PinOwner::job(hosted.scope());
-    context
-        .fetcher
-        .fetch(run.key.submitter, task.job, blob, owner, None)
-        .await
-        .map_err(|error| {
-            Failure::new(
-                FailureKind::InputUnavailable,
-                format!("an input did not arrive: {error}"),
-            )
-        })
+    (hosted, PinOwner::job(hosted.scope()))
 }
 
 fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
@@ -271,13 +327,11 @@ async fn remove_dir(context: &HostContext, run: &Run, rendered: &RenderedTask) {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static, E: From<Failure> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(_) => Err(host(
-            "the node was interrupted while it handled the task's files",
-        )),
+        Err(_) => Err(host("the node was interrupted while it handled the task's files").into()),
     }
 }

@@ -114,6 +114,17 @@ impl Index {
         (!std::mem::replace(&mut pack.used, true)).then_some(id)
     }
 
+    /// Has the digest of an object checked when it is read next.
+    pub(super) fn doubt(&mut self, digest: &Digest) {
+        if let Some(held) = self
+            .entries
+            .get_mut(digest)
+            .and_then(|entry| entry.held.as_mut())
+        {
+            held.verified = false;
+        }
+    }
+
     /// Enters an object whose bytes are on disk. `false` when it was here already: the bytes at
     /// `place` are then counted dead.
     pub(super) fn insert(

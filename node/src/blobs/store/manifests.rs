@@ -43,6 +43,20 @@ impl BlobStore {
             })
     }
 
+    /// Reads every chunk of a manifest and checks its digest, checked before or not. Those that are gone
+    /// or damaged are forgotten, so that one fetch brings them all again.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn recheck(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let mut buffer = Vec::new();
+        for chunk in manifest.chunks() {
+            lock(&self.index).doubt(&chunk.digest);
+            self.read_into(&chunk.digest, &mut buffer)?;
+        }
+        Ok(())
+    }
+
     /// The chunks of a manifest that are not here, each once, in the order of their first use. One that
     /// is here with another length than the manifest says counts as missing: no peer can send it.
     #[must_use]
