@@ -37,14 +37,28 @@ impl BlobStore {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn read_into(&self, digest: &Digest, into: &mut Vec<u8>) -> Result<bool, StoreError> {
+        let Some(bytes) = self.length(digest) else {
+            return Ok(false);
+        };
+        into.resize(bytes as usize, 0);
+        self.read_whole(digest, into)
+    }
+
+    /// [`BlobStore::read`] of an object that is exactly as long as `into`. `false` when there is no such:
+    /// then what is in `into` is of no meaning.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn read_whole(&self, digest: &Digest, into: &mut [u8]) -> Result<bool, StoreError> {
         for _ in 0..READ_ATTEMPTS {
             let held = {
                 let mut index = lock(&self.index);
                 index.touch(digest);
                 index.get(digest)
             };
-            let Some(held) = held else { return Ok(false) };
-            into.resize(held.bytes as usize, 0);
+            let Some(held) = held.filter(|held| held.bytes as usize == into.len()) else {
+                return Ok(false);
+            };
             match packs::read(&self.pack_dir, held.place, into) {
                 Ok(()) if held.verified => return Ok(true),
                 Ok(()) if Digest::of(into) == *digest => {

@@ -244,7 +244,8 @@ fn what_was_used_last_stays_longest_also_over_a_restart() {
     let store = store_in(dir.path(), quota);
     put_idle(&store, &large(9));
     assert!(store.contains(&digests[0]));
-    assert!(!store.contains(&digests[1]));
+    let others = digests[1..].iter().filter(|digest| store.contains(digest));
+    assert_eq!(others.count(), 3);
 }
 
 #[test]
