@@ -21,6 +21,10 @@ pub const MAX_ENTRIES: usize = 1_000_000;
 /// The longest relative path, in bytes: Linux's `PATH_MAX`.
 pub const MAX_PATH_BYTES: usize = 4_096;
 
+/// How deep folders may nest. Walking holds one handle per level open, and a process has 1,024 by
+/// default; trees of source code and packages stay below 40.
+pub const MAX_DEPTH: usize = 100;
+
 /// The largest encoded manifest that is accepted, in bytes (64 MiB).
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
@@ -63,7 +67,8 @@ pub enum EntryKind {
     },
     /// A symbolic link.
     Symlink {
-        /// Where it points, relative to its own folder, never out of the tree.
+        /// Where it points, relative to its own folder: any number of `..` that leaves it in the tree, and
+        /// then only names ([`link_stays_inside`]).
         target: Vec<u8>,
     },
 }
@@ -100,9 +105,20 @@ pub enum ManifestError {
     /// Something lies below what is not a folder of this manifest.
     #[error("`{0}` lies below something that is not a folder")]
     NotInFolder(String),
-    /// A link out of the tree.
-    #[error("the link `{0}` points out of the folder")]
-    LinkEscapes(String),
+    /// Folders in folders, over [`MAX_DEPTH`].
+    #[error("`{0}` lies more than {MAX_DEPTH} folders deep; flatten the tree or pack it")]
+    TooDeep(String),
+    /// A link that leads out of the tree, or might through another link.
+    #[error(
+        "the link `{link}` to `{target}` may lead out of the folder; links must be relative, stay \
+         inside, and have `..` only at the head"
+    )]
+    LinkEscapes {
+        /// The link.
+        link: String,
+        /// What it says.
+        target: String,
+    },
     /// A chunk of length 0 or over the limit.
     #[error("a chunk of `{path}` has {bytes} bytes; 1 to {MAX_CHUNK_BYTES} are allowed")]
     ChunkSize {
@@ -113,8 +129,26 @@ pub enum ManifestError {
     },
 }
 
-fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned()
+/// A path as a person reads it: bytes that are no text become `�`, control characters are escaped,
+/// and it is cut at 200 bytes, for it may come from a hostile peer and go to a terminal.
+#[must_use]
+pub fn shown(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&path[..path.len().min(200)]);
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// How many folders a path lies in.
+#[must_use]
+pub fn depth(path: &[u8]) -> usize {
+    path.iter().filter(|byte| **byte == b'/').count()
 }
 
 /// Whether `path` is relative and stays inside: every name non-empty, not `.` or `..`, no NUL.
@@ -127,7 +161,11 @@ pub fn is_inner_path(path: &[u8]) -> bool {
             .all(|name| !name.is_empty() && name != b"." && name != b".." && !name.contains(&0))
 }
 
-/// Whether a link at `path` to `target` stays inside the tree at every step.
+/// Whether a link at `path` to `target` stays inside the tree, whatever other links the tree holds.
+///
+/// The folder of a link is a real folder of the tree, so `..` at the head of the target are counted
+/// exactly. After a name they are refused: the name may be a link itself, `..` then starts from where that
+/// leads, and a chain of links that each look harmless climbs out of the tree.
 #[must_use]
 pub fn link_stays_inside(path: &[u8], target: &[u8]) -> bool {
     if target.is_empty()
@@ -137,20 +175,18 @@ pub fn link_stays_inside(path: &[u8], target: &[u8]) -> bool {
     {
         return false;
     }
-    let mut depth = path.iter().filter(|byte| **byte == b'/').count();
-    for name in target.split(|byte| *byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." if depth == 0 => return false,
-            b".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    true
+    let names = || target.split(|byte| *byte == b'/');
+    let at_head = |name: &&[u8]| matches!(*name, b"" | b"." | b"..");
+    let up = names().take_while(at_head).filter(|name| *name == b"..");
+    up.count() <= depth(path) && names().skip_while(at_head).all(|name| name != b"..")
 }
 
 impl Manifest {
-    /// Checks everything that text can tell about this manifest.
+    /// Checks everything that can be told without touching the disk: whoever makes a manifest calls it, so
+    /// that a submitter learns of a fault before a peer does, and so does whoever is about to write one.
+    ///
+    /// Paths are compared as bytes. Where a disk takes `a` and `A` for one name, that shows when the second
+    /// is made.
     ///
     /// # Errors
     /// The first entry that breaks a rule.
@@ -173,6 +209,9 @@ impl Manifest {
                 return Err(ManifestError::Order(shown(path)));
             }
             previous = Some(path);
+            if depth(path) > MAX_DEPTH {
+                return Err(ManifestError::TooDeep(shown(path)));
+            }
             if let Some(slash) = path.iter().rposition(|byte| *byte == b'/')
                 && !folders.contains(&path[..slash])
             {
@@ -185,7 +224,10 @@ impl Manifest {
                 EntryKind::File { chunks, .. } => check_chunks(path, chunks)?,
                 EntryKind::Symlink { target } => {
                     if !link_stays_inside(path, target) {
-                        return Err(ManifestError::LinkEscapes(shown(path)));
+                        return Err(ManifestError::LinkEscapes {
+                            link: shown(path),
+                            target: shown(target),
+                        });
                     }
                 }
             }
@@ -302,15 +344,6 @@ mod tests {
             check(vec![link("a", "b"), file("a/x")]),
             Err(ManifestError::NotInFolder(_))
         ));
-        for target in ["/etc", "..", "../x", "b/../../x", ""] {
-            assert!(
-                matches!(
-                    check(vec![link("a", target)]),
-                    Err(ManifestError::LinkEscapes(_))
-                ),
-                "{target}"
-            );
-        }
         assert!(matches!(
             check(vec![file(""), file("b")]),
             Err(ManifestError::Path(_))
@@ -319,6 +352,118 @@ mod tests {
             check(vec![link("", "b")]),
             Err(ManifestError::Path(_))
         ));
+    }
+
+    fn refused_as_a_link(entries: Vec<Entry>) -> bool {
+        matches!(check(entries), Err(ManifestError::LinkEscapes { .. }))
+    }
+
+    #[test]
+    fn links_out_of_the_tree_are_refused() {
+        let long = "x/".repeat(MAX_PATH_BYTES);
+        for target in [
+            "/etc",
+            "/",
+            "//x",
+            "..",
+            "./..",
+            ".//..",
+            "../x",
+            "a\0b",
+            "",
+            &long,
+            // Inside by its text, and out of the tree when `b` is a link to a folder near the top.
+            "b/..",
+            "b/../x",
+            "b/../../x",
+            "./b/./../x",
+        ] {
+            assert!(refused_as_a_link(vec![link("a", target)]), "{target}");
+        }
+        for target in ["../..", "../../x", "../b/..", ".././../x"] {
+            let entries = vec![folder("d"), link("d/a", target)];
+            assert!(refused_as_a_link(entries), "{target}");
+        }
+        for target in [
+            "x",
+            "x/y",
+            "./x",
+            "..",
+            "../",
+            "./../x/./y",
+            "..//x",
+            "...",
+            "..x",
+            "x..",
+        ] {
+            let entries = vec![folder("d"), link("d/a", target)];
+            assert_eq!(check(entries), Ok(()), "{target}");
+        }
+    }
+
+    #[test]
+    fn links_that_climb_through_links_are_refused() {
+        // `d/up` leads to the root, so `d/up/../x` leads out of it, while its text stays inside.
+        let chain = vec![folder("d"), link("d/up", ".."), link("z", "d/up/../x")];
+        assert!(refused_as_a_link(chain));
+        // The same in more steps, each of them one folder up.
+        let chain = vec![
+            folder("d"),
+            folder("d/e"),
+            link("d/e/one", ".."),
+            link("d/e/two", "one/../.."),
+        ];
+        assert!(refused_as_a_link(chain));
+        // A link in a link's folder would be counted from the wrong depth.
+        let below = vec![folder("d"), link("d/up", ".."), link("d/up/x", "../..")];
+        assert!(matches!(check(below), Err(ManifestError::NotInFolder(_))));
+        // Links to links are fine as long as each stays inside.
+        let fine = vec![
+            folder("d"),
+            link("d/one", "../z"),
+            link("d/two", "one/x"),
+            link("z", "d"),
+        ];
+        assert_eq!(check(fine), Ok(()));
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let mut entries = vec![link("a", "x"), file("b")];
+        entries[1].path = b"b\xff".to_vec();
+        for (target, inside) in [
+            (&b"\xff\xfe"[..], true),
+            (b"\xc0\xae\xc0\xae/x", true), // `..` in overlong UTF-8 is a name like any other
+            (b"\xff/../x", false),
+            (b"../\xff", false),
+        ] {
+            entries[0].kind = EntryKind::Symlink {
+                target: target.to_vec(),
+            };
+            assert_eq!(check(entries.clone()).is_ok(), inside, "{target:?}");
+        }
+        // Names that differ in case only, or in how an accent is written, are different names.
+        assert_eq!(check(vec![file("A"), file("a")]), Ok(()));
+        assert_eq!(check(vec![file("e\u{301}"), file("\u{e9}")]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_too_deep_is_refused() {
+        let nested = |levels: usize| {
+            let folders = (1..=levels).map(|level| folder(&"d/".repeat(level)[..2 * level - 1]));
+            check(folders.collect())
+        };
+        assert_eq!(nested(MAX_DEPTH + 1), Ok(()));
+        assert!(matches!(
+            nested(MAX_DEPTH + 2),
+            Err(ManifestError::TooDeep(_))
+        ));
+    }
+
+    #[test]
+    fn hostile_names_do_not_reach_a_terminal() {
+        assert_eq!(shown(b"a\x1b[2Jb\xff"), "a\\u{1b}[2Jb\u{fffd}");
+        assert_eq!(shown(&[b'x'; 5_000]).len(), 200);
     }
 
     #[test]

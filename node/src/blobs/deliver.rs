@@ -18,12 +18,11 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2pnode_protocol::Digest;
-use p2pnode_protocol::manifest::{ChunkRef, EntryKind, Manifest};
+use p2pnode_protocol::manifest::{ChunkRef, EntryKind, Manifest, ManifestError, shown};
 use rustix::fs::FileType;
 
-use super::check::{UnsafeManifest, check};
 use super::cursor::Cursor;
-use super::folder::{Folder, join, shown, sync_filesystem};
+use super::folder::{Folder, join, sync_filesystem};
 use super::store::{BlobStore, StoreError};
 
 /// Permissions before the owner's umask, as for any file that a program of theirs makes.
@@ -66,7 +65,7 @@ pub struct Delivered {
 pub enum DeliverError {
     /// The manifest breaks a rule: the provider misbehaves.
     #[error("the outputs are refused: {0}")]
-    Unsafe(#[from] UnsafeManifest),
+    Unsafe(#[from] ManifestError),
     /// An output without a name of its own, or with one of ours.
     #[error("the outputs are refused: `{0}` cannot be the name of an output")]
     Name(String),
@@ -131,7 +130,7 @@ pub fn write_outputs(
     out_dir: &Path,
     durability: Durability,
 ) -> Result<Delivered, DeliverError> {
-    check(manifest)?;
+    manifest.check()?;
     for entry in &manifest.entries {
         let ours = |name: &[u8]| name.starts_with(TEMPORARY);
         if entry.path.is_empty() || entry.path.split(|byte| *byte == b'/').any(ours) {

@@ -14,13 +14,13 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 use p2pnode_protocol::manifest::{
-    ChunkRef, Entry, EntryKind, MAX_PATH_BYTES, Manifest, is_inner_path,
+    ChunkRef, Entry, EntryKind, MAX_DEPTH, MAX_PATH_BYTES, Manifest, ManifestError, depth,
+    is_inner_path, shown,
 };
 use p2pnode_protocol::{Bytes, Digest};
 
-use super::check::{MAX_DEPTH, UnsafeManifest, check, depth};
 use super::cursor::{Cursor, NoEntry};
-use super::folder::{Folder, Owner, join, set_mode, shown, split};
+use super::folder::{Folder, Owner, join, set_mode, split};
 use super::store::{BlobStore, StoreError};
 
 /// Everyone may read what stands in a work directory, its owner may change it; the folder above it
@@ -35,7 +35,7 @@ const FOLDER_MODE: u32 = 0o755;
 pub enum MaterializeError {
     /// The manifest breaks a rule.
     #[error("the input is refused: {0}")]
-    Unsafe(#[from] UnsafeManifest),
+    Unsafe(#[from] ManifestError),
     /// Where it is to stand is no path inside the folder.
     #[error("`{0}` is not a path inside the work directory")]
     Place(String),
@@ -168,7 +168,7 @@ impl<'a> Writing<'a> {
         manifest: &Manifest,
         options: MaterializeOptions,
     ) -> Result<Self, MaterializeError> {
-        check(manifest)?;
+        manifest.check()?;
         let deepest = manifest
             .entries
             .iter()

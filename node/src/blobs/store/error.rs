@@ -4,9 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use p2pnode_protocol::codec::CodecError;
+use p2pnode_protocol::manifest::ManifestError;
 use p2pnode_protocol::{Bytes, Digest};
-
-use crate::blobs::check::UnsafeManifest;
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +54,7 @@ pub enum ManifestFault {
     Codec(#[from] CodecError),
     /// What they say is not allowed.
     #[error(transparent)]
-    Unsafe(#[from] UnsafeManifest),
+    Unsafe(#[from] ManifestError),
     /// Their length or their content's is not what was promised.
     #[error("{what} is {found} bytes, not {promised}")]
     Length {

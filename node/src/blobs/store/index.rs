@@ -250,12 +250,7 @@ impl Index {
 
     /// Reserves `bytes` within `quota`, least recently used objects going first. Packs that are to be
     /// removed from disk are added to `removals`, whatever the answer.
-    pub(super) fn make_room(
-        &mut self,
-        bytes: u64,
-        quota: u64,
-        removals: &mut Vec<PackId>,
-    ) -> Room {
+    pub(super) fn make_room(&mut self, bytes: u64, quota: u64, removals: &mut Vec<PackId>) -> Room {
         loop {
             if self.used.saturating_add(bytes) <= quota {
                 self.used += bytes;

@@ -6,7 +6,6 @@ use p2pnode_protocol::codec;
 use p2pnode_protocol::manifest::{BlobRef, ChunkRef, MAX_MANIFEST_BYTES, Manifest};
 
 use super::{BlobStore, ManifestFault, PinOwner, StoreError, lock};
-use crate::blobs::check::check;
 
 impl BlobStore {
     /// Stores a manifest and pins it for `owner`, who has its chunks pinned already.
@@ -76,7 +75,10 @@ impl BlobStore {
 }
 
 /// Decodes a manifest and checks it against the reference it was asked for by.
-pub(in crate::blobs) fn decode_manifest(blob: &BlobRef, encoded: &[u8]) -> Result<Manifest, ManifestFault> {
+pub(in crate::blobs) fn decode_manifest(
+    blob: &BlobRef,
+    encoded: &[u8],
+) -> Result<Manifest, ManifestFault> {
     let same = |what, promised, found| {
         (promised == found)
             .then_some(())
@@ -88,7 +90,7 @@ pub(in crate::blobs) fn decode_manifest(blob: &BlobRef, encoded: &[u8]) -> Resul
     };
     same("the manifest", blob.manifest_bytes, encoded.len() as u64)?;
     let manifest: Manifest = codec::decode(encoded, MAX_MANIFEST_BYTES as usize)?;
-    check(&manifest)?;
+    manifest.check()?;
     same("the content", blob.content_bytes, manifest.content_bytes())?;
     Ok(manifest)
 }

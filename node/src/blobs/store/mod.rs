@@ -18,7 +18,7 @@
 //! pack were stored together and mostly go together.
 //!
 //! Locks, always taken in this order and none held over another's wait: `packs` (while an object is
-//! appended), `pins`, `index`.
+//! appended or given up), `pins`, `index`.
 
 use std::io;
 use std::path::{Path, PathBuf};

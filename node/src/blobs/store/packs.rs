@@ -168,6 +168,12 @@ impl Packs {
         Some(active.id)
     }
 
+    /// Seals `pack` if it is the one that is being written.
+    pub(super) fn give_up(&mut self, pack: PackId) -> Option<PackId> {
+        let writing = self.active.as_ref()?.id == pack;
+        writing.then(|| self.seal()).flatten()
+    }
+
     /// The records of a sealed pack.
     pub(super) fn records(&self, id: PackId) -> io::Result<Vec<Record>> {
         records_of(&self.dir, id)

@@ -88,13 +88,17 @@ impl BlobStore {
         }
     }
 
-    /// Forgets an object that is not what it should be, unless it was moved meanwhile.
+    /// Forgets an object that is not what it should be, unless it was moved meanwhile. Nothing more is
+    /// written to its pack: the file may be gone from its folder while it is still open.
     fn lose(&self, digest: &Digest, held: Held, why: &str) {
+        let mut packs = lock(&self.packs);
         let mut index = lock(&self.index);
         if index.get(digest).is_some_and(|now| now.place == held.place) {
             tracing::warn!(%digest, why, "a stored chunk is damaged and forgotten");
-            let removal = index.forget(digest);
-            self.remove(removal);
+            let dead = index.forget(digest);
+            let sealed = packs.give_up(held.place.pack);
+            let dead_too = sealed.and_then(|pack| index.seal(pack));
+            self.remove(dead.into_iter().chain(dead_too));
         }
     }
 }
