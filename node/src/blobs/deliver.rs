@@ -69,7 +69,8 @@ pub enum DeliverError {
     /// An output without a name of its own, or with one of ours.
     #[error("the outputs are refused: `{0}` cannot be the name of an output")]
     Name(String),
-    /// A chunk is not in the store, or damaged: fetch the blob again.
+    /// A chunk is not in the store, or damaged: fetch the blob again. All others were checked again, so
+    /// that one fetch brings everything that is lost.
     #[error("the chunk {digest} of the output `{path}` is not here")]
     Missing {
         /// Of which file.
@@ -111,12 +112,6 @@ impl DeliverError {
     pub const fn is_misbehaviour(&self) -> bool {
         matches!(self, Self::Unsafe(_) | Self::Name(_))
     }
-
-    /// Whether fetching the blob again may help.
-    #[must_use]
-    pub const fn is_missing(&self) -> bool {
-        matches!(self, Self::Missing { .. })
-    }
 }
 
 /// Writes a blob of outputs into `out_dir`, which the owner chose and which is made when it is not
@@ -151,12 +146,12 @@ pub fn write_outputs(
         buffer: Vec::new(),
         delivered: Delivered::default(),
     };
-    for entry in &manifest.entries {
-        match &entry.kind {
-            EntryKind::Folder => delivery.folder(&entry.path)?,
-            kind => delivery.put(&entry.path, kind)?,
-        }
+    let put = delivery.put_all(manifest);
+    if matches!(put, Err(DeliverError::Missing { .. })) {
+        // What damaged one chunk may have damaged others: the next fetch is to bring all of them.
+        store.recheck(manifest)?;
     }
+    put?;
     if delivery.sync_each {
         delivery.sync_folders(manifest)?;
     } else if durability == Durability::Each {
@@ -229,6 +224,16 @@ fn temporary_name() -> Vec<u8> {
 }
 
 impl Delivery<'_> {
+    fn put_all(&mut self, manifest: &Manifest) -> Result<(), DeliverError> {
+        manifest
+            .entries
+            .iter()
+            .try_for_each(|entry| match &entry.kind {
+                EntryKind::Folder => self.folder(&entry.path),
+                kind => self.put(&entry.path, kind),
+            })
+    }
+
     fn folder(&mut self, path: &[u8]) -> Result<(), DeliverError> {
         let made = |above: &Folder, name: &[u8]| match above.make_folder(name, FOLDER_MODE) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

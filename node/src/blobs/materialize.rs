@@ -53,7 +53,8 @@ pub enum MaterializeError {
         /// Where.
         path: String,
     },
-    /// A chunk is not in the store, or damaged: fetch the blob again.
+    /// A chunk is not in the store, or damaged: fetch the blob again. All others were checked again, so
+    /// that one fetch brings everything that is lost.
     #[error("the chunk {digest} of `{path}` is not here")]
     Missing {
         /// Of which file.
@@ -112,7 +113,12 @@ pub fn materialize(
     at: &[u8],
     options: MaterializeOptions,
 ) -> Result<(), MaterializeError> {
-    Writing::new(From::Store(store), root, at, manifest, options)?.run(manifest)
+    let written = Writing::new(From::Store(store), root, at, manifest, options)?.run(manifest);
+    if matches!(written, Err(MaterializeError::Missing { .. })) {
+        // What damaged one chunk may have damaged others: the next fetch is to bring all of them.
+        store.recheck(manifest)?;
+    }
+    written
 }
 
 /// Does what [`materialize`] does, from what it wrote before at `from_at` below `from`.

@@ -119,28 +119,6 @@ impl Fetcher {
         }
     }
 
-    /// [`Fetcher::fetch`] of a blob of which a chunk turned out to be gone or damaged after it had come:
-    /// everything of it that is here is checked again, and what is wrong is asked for again.
-    pub(super) async fn refetch(
-        &self,
-        peer: PeerId,
-        job: JobId,
-        blob: BlobRef,
-        owner: PinOwner,
-    ) -> Result<Manifest, FetchError> {
-        tracing::warn!(%job, blob = %blob.digest, "a stored blob is damaged, fetching what it lacks");
-        let store = self.store.clone();
-        let checked = tokio::task::spawn_blocking(move || match store.manifest(&blob)? {
-            Some(manifest) => store.recheck(&manifest),
-            None => Ok(()),
-        });
-        checked
-            .await
-            .map_err(|_| blobs::FetchError::Cut(std::io::ErrorKind::Interrupted.into()))?
-            .map_err(blobs::FetchError::from)?;
-        self.fetch(peer, job, blob, owner, None).await
-    }
-
     async fn try_fetch(
         &self,
         peer: PeerId,

@@ -185,28 +185,17 @@ async fn program_file(
             reference: reference.clone(),
         }),
         Program::Wasm { module } => {
-            let mut manifest = fetch(context, hosted, template.step, *module).await?;
-            let mut tried = 0;
-            loop {
-                tried += 1;
-                match write_module(context, hosted, template.step, manifest).await? {
-                    Some(path) => return Ok(ProgramFile::Wasm { path }),
-                    None if tried < WRITES => {
-                        let owner = PinOwner::job(hosted.scope());
-                        let fetched = context
-                            .fetcher
-                            .refetch(hosted.submitter, hosted.job, *module, owner)
-                            .await;
-                        manifest = fetched.map_err(|error| not_arrived(&error))?;
-                    }
-                    None => {
-                        return Err(Failure::new(
-                            FailureKind::Host,
-                            "the disk of this node loses the module each time that it comes",
-                        ));
-                    }
+            for _ in 0..WRITES {
+                let manifest = fetch(context, hosted, template.step, *module).await?;
+                if let Some(path) = write_module(context, hosted, template.step, manifest).await? {
+                    return Ok(ProgramFile::Wasm { path });
                 }
+                tracing::warn!(job = %hosted.job, "chunks of a module were lost, fetching them again");
             }
+            Err(Failure::new(
+                FailureKind::Host,
+                "the disk of this node loses the module each time that it comes",
+            ))
         }
     }
 }

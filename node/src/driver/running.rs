@@ -132,7 +132,8 @@ async fn prepare_dir(
                 missing: Some(position),
                 ..
             }) if tried < WRITES => {
-                refetch_input(context, run, rendered.inputs[position].blob).await?;
+                tracing::warn!(run = %run.key.attempt, "chunks of an input were lost, fetching them again");
+                fetch_input(context, run, rendered.inputs[position].blob).await?;
             }
             Err(not_written) => return Err(not_written.failure),
         }
@@ -193,31 +194,16 @@ async fn write_dir(
 }
 
 async fn fetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<Manifest, Failure> {
-    let (hosted, owner) = inputs_owner(run);
+    let hosted = HostedJob {
+        submitter: run.key.submitter,
+        job: run.key.attempt.task.job,
+    };
+    let owner = PinOwner::job(hosted.scope());
     let fetched = context
         .fetcher
         .fetch(hosted.submitter, hosted.job, blob, owner, None)
         .await;
     fetched.map_err(|error| not_arrived(&error))
-}
-
-/// Brings again what was lost of an input after it had come.
-async fn refetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<(), Failure> {
-    let (hosted, owner) = inputs_owner(run);
-    let fetched = context
-        .fetcher
-        .refetch(hosted.submitter, hosted.job, blob, owner)
-        .await;
-    fetched.map(drop).map_err(|error| not_arrived(&error))
-}
-
-/// The job that a run belongs to, and the owner of its inputs' pins.
-const fn inputs_owner(run: &Run) -> (HostedJob, PinOwner) {
-    let hosted = HostedJob {
-        submitter: run.key.submitter,
-        job: run.key.attempt.task.job,
-    };
-    (hosted, PinOwner::job(hosted.scope()))
 }
 
 fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
