@@ -100,6 +100,41 @@ fn inputs_go_there_and_outputs_come_back() {
         std::fs::read_to_string(ended.out.join("out/out.txt")).unwrap(),
         "four\n"
     );
+    let sent = ended.finished()["usage"]["bytes_sent"].as_u64();
+    assert!(sent > Some(modules::copy().len() as u64), "{sent:?}");
+}
+
+#[test]
+fn outputs_of_two_tasks_on_one_path_are_noticed() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let provider = lab.provider("provider", &me, None);
+    let _mine = lab.start("me", "join", &[], Some(&provider));
+    lab.wait_until_known("me", &provider);
+    // The text cannot tell that both tasks write `out/out.txt`.
+    let toml = COPY_JOB
+        .replace("n = \"1-6\"", "n = \"1-2\"")
+        .replace("out/out.txt", "out/*");
+    let files: [(&str, &[u8]); 3] = [
+        ("copy.wasm", &modules::copy()),
+        ("in-1.txt", b"one\n"),
+        ("in-2.txt", b"two\n"),
+    ];
+    let ended = lab.submit("me", &lab.job("job", &toml, &files), &[]);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    let tasks = &ended.finished()["tasks"];
+    assert_eq!(
+        (&tasks["succeeded"], &tasks["failed"]),
+        (&1.into(), &1.into())
+    );
+    let failed = ended
+        .of_kind("task_finished")
+        .find(|event| event["state"] == "failed");
+    let failure = failed.unwrap()["failure"]["message"].as_str().unwrap();
+    assert!(
+        failure.contains("`out/out.txt` is also one of task"),
+        "{failure}"
+    );
 }
 
 #[test]

@@ -185,7 +185,8 @@ pub enum FailureKind {
     DiskFull,
     /// None of its output patterns matched.
     NoOutputs,
-    /// An output that must not travel (a device, a link out of the folder).
+    /// An output that must not travel (a device, a link out of the folder), or a path that another
+    /// task brought already.
     BadOutput,
     /// The program cannot be run anywhere: not a module, a broken template, a missing command.
     BadProgram,

@@ -169,6 +169,26 @@ impl Lab {
         Ok(file)
     }
 
+    /// Submits a job, which must succeed, and returns the time from the program's start to the first
+    /// line of a task's output.
+    pub fn first_output(&self, name: &str, job: &Path) -> Result<Duration> {
+        let job = job.to_str().context("a path that is not UTF-8")?;
+        let began = Instant::now();
+        let mut child = self
+            .command(name, &["submit", job, "--json"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut first = None;
+        for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
+            let event: Value = serde_json::from_str(&line?)?;
+            if event["event"] == "log" {
+                first.get_or_insert_with(|| began.elapsed());
+            }
+        }
+        ensure!(child.wait()?.success(), "{job} failed");
+        first.context("the task printed nothing")
+    }
+
     /// Submits a job, which must succeed, and returns its events and the time from the program's start
     /// to its end.
     pub fn submit(&self, name: &str, job: &Path) -> Result<(Vec<Value>, Duration)> {

@@ -34,6 +34,12 @@ enum Case {
         #[arg(long, default_value_t = 30)]
         runs: usize,
     },
+    /// From the command line's start to a task's first output, WASM and Docker, all at hand
+    FirstOutput {
+        /// How often
+        #[arg(long, default_value_t = 15)]
+        runs: usize,
+    },
     /// Tasks a second of WASM tasks that do nothing, over two providers
     Throughput {
         /// Tasks
@@ -84,6 +90,7 @@ fn main() -> anyhow::Result<()> {
     let lab = lab::Lab::new(program)?;
     match args.case {
         Case::Latency { runs } => cases::latency(&lab, runs),
+        Case::FirstOutput { runs } => cases::first_output(&lab, runs),
         Case::Throughput { tasks, runs } => cases::throughput(&lab, tasks, runs),
         Case::Transfer { mib } => cases::transfer(&lab, mib),
         Case::Discovery { runs } => cases::discovery(&lab, runs),

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
+use p2pnode_protocol::manifest::{EntryKind, Manifest};
 
 /// A pattern that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,23 @@ impl OutputPatterns {
         self.0.iter().any(|pattern| pattern.matches(path))
     }
 
+    /// The first thing in `manifest` that these patterns do not select, with the folders above what they
+    /// do: no honest provider sends one.
+    #[must_use]
+    pub fn first_foreign<'m>(&self, manifest: &'m Manifest) -> Option<&'m [u8]> {
+        let paths = manifest.entries.iter().map(|entry| {
+            let is_folder = entry.kind == EntryKind::Folder;
+            (entry.path.as_slice(), is_folder)
+        });
+        paths
+            .filter(|(path, is_folder)| {
+                let selected = self.matches(path) || above(path).any(|folder| self.matches(folder));
+                !(selected || *is_folder && self.may_match_below(path))
+            })
+            .map(|(path, _)| path)
+            .next()
+    }
+
     /// Whether anything below the folder at `path` may be selected.
     #[must_use]
     pub fn may_match_below(&self, path: &[u8]) -> bool {
@@ -138,6 +156,12 @@ impl Pattern {
     }
 }
 
+/// The folders that `path` lies in.
+fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    slashes.map(|(at, _)| &path[..at])
+}
+
 /// Whether `path` lies below the folder `above`; everything lies below the empty path.
 fn is_below(path: &[u8], above: &[u8]) -> bool {
     if above.is_empty() {
@@ -149,6 +173,8 @@ fn is_below(path: &[u8], above: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use p2pnode_protocol::manifest::Entry;
 
     use super::*;
 
@@ -221,6 +247,41 @@ mod tests {
         }
         for folder in ["in", "out/y", "out/x/y", "ou", "logs2"] {
             assert!(!patterns.may_match_below(folder.as_bytes()), "{folder}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_foreign() {
+        let entry = |path: &str, kind| Entry {
+            path: path.as_bytes().to_vec(),
+            kind,
+        };
+        let link = || EntryKind::Symlink {
+            target: b"a".to_vec(),
+        };
+        let patterns = OutputPatterns::new(&["out/*.png", "logs", "deep/**/x"]).unwrap();
+        for (path, kind, is_foreign) in [
+            ("out", EntryKind::Folder, false),
+            ("out/1.png", link(), false),
+            ("out/1.txt", link(), true),
+            ("out/more", EntryKind::Folder, true),
+            ("logs", EntryKind::Folder, false),
+            ("logs/a/b", link(), false),
+            ("logs2", link(), true),
+            ("deep/a/b", EntryKind::Folder, false),
+            ("deep/a/b/x", link(), false),
+            ("deep/a/b/y", link(), true),
+            (".bashrc", link(), true),
+            ("other", EntryKind::Folder, true),
+        ] {
+            let manifest = Manifest {
+                entries: vec![entry(path, kind)],
+            };
+            assert_eq!(
+                patterns.first_foreign(&manifest).is_some(),
+                is_foreign,
+                "{path}"
+            );
         }
     }
 }

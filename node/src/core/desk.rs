@@ -10,7 +10,7 @@ use p2pnode_protocol::message::{TaskRef, TaskRequest, TaskResponse};
 use p2pnode_protocol::{JobId, PeerId};
 
 use super::config::CoreConfig;
-use super::io::{CallId, Effect, HostedJob, Millis, Record, RequestToken};
+use super::io::{Breach, CallId, Effect, HostedJob, Millis, Record, RequestToken};
 
 /// What a call was about, so that its answer finds its way.
 #[derive(Debug, Clone)]
@@ -166,6 +166,18 @@ impl Cx<'_> {
 
     pub(super) fn clear(&mut self, timer: Timer) {
         self.desk.timers.clear(timer);
+    }
+
+    /// Counts a breach of the rules; what one's own node does is a fault of the program.
+    pub(super) fn blame(&mut self, peer: PeerId, breach: Breach) {
+        let counters = self.counters();
+        match breach {
+            Breach::TooLong => counters.invalid_messages += 1,
+            Breach::OutOfPlace => counters.foreign_reports += 1,
+        }
+        if peer != self.config.me {
+            self.out.push(Effect::Blame(peer, breach));
+        }
     }
 
     pub(super) fn counters(&mut self) -> &mut Counters {

@@ -172,6 +172,14 @@ pub enum Input {
         result: Result<u64, CollectFailure>,
     },
 
+    /// Blobs of a job of this node's went out to one of its providers.
+    Served {
+        /// Which job.
+        job: JobId,
+        /// How many bytes.
+        bytes: u64,
+    },
+
     /// Time passed; see [`super::Core::next_deadline`].
     Tick,
 }
@@ -181,8 +189,20 @@ pub enum Input {
 pub enum CollectFailure {
     /// The peer is gone or does not have them: the task runs again elsewhere.
     Lost(String),
+    /// Another task brought one of their paths already: the task fails with this message, for
+    /// every try would bring the same paths.
+    Clash(String),
     /// They cannot be written here (disk full, no permission): the job fails with this message.
     Local(String),
+}
+
+/// What a peer did that no honest one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breach {
+    /// Sent a list that is longer than the protocol allows.
+    TooLong,
+    /// Sent what makes no sense from it, such as the result of a task that it was never given.
+    OutOfPlace,
 }
 
 /// Something to be done. Effects of one call are performed in order, and everything that a
@@ -255,11 +275,18 @@ pub enum Effect {
         outputs: Option<BlobRef>,
         /// Length of its whole log, in bytes.
         log_bytes: u64,
+        /// All about the job: says what the attempt may bring.
+        plan: Arc<JobPlan>,
         /// Absolute folder for the outputs.
         out: Option<String>,
     },
+    /// An attempt that is being collected is not wanted any more: nothing of it may be written from
+    /// now on, and no [`Input::Collected`] is due.
+    Forsake(AttemptKey),
     /// A job is over: unpin its blobs.
     JobOver(JobId),
+    /// Count this against a peer; one that goes on is shut out.
+    Blame(PeerId, Breach),
     /// Tell whoever watches.
     Emit(Event),
     /// Everything was said and killed: the node may end.

@@ -168,6 +168,7 @@ impl Core {
             Input::Started(run) => self.host.on_started(run),
             Input::Ended { run, end } => self.host.on_ended(cx, run, end),
             Input::Collected { attempt, result } => self.submit.on_collected(cx, attempt, result),
+            Input::Served { job, bytes } => self.submit.on_served(job, bytes),
         }
     }
 

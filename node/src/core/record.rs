@@ -173,6 +173,6 @@ pub struct StoredHosted {
     pub acknowledged: u64,
     /// Events after it, with their numbers, in order.
     pub outbox: Vec<(u64, ReportEvent)>,
-    /// Attempts that ended well with outputs that have not been dropped.
-    pub kept: Vec<RunKey>,
+    /// Attempts that ended well with outputs that have not been dropped, and those outputs.
+    pub kept: Vec<(RunKey, BlobRef)>,
 }

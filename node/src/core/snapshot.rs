@@ -183,7 +183,7 @@ impl Snapshot {
                 let acknowledged = stored.acknowledged;
                 stored.outbox.retain(|(number, _)| *number > acknowledged);
             }
-            Record::OutputsDropped(run) => stored.kept.retain(|kept| *kept != run),
+            Record::OutputsDropped(run) => stored.kept.retain(|(kept, _)| *kept != run),
             _ => {}
         }
     }
@@ -198,13 +198,13 @@ impl StoredHosted {
         if let ReportEvent::Finished {
             task,
             outcome: Outcome::Succeeded,
-            outputs: Some(_),
+            outputs: Some(blob),
             ..
         } = &event
         {
             let run = RunKey::of(self.hosted, *task);
-            if !self.kept.contains(&run) {
-                self.kept.push(run);
+            if self.kept.iter().all(|(kept, _)| *kept != run) {
+                self.kept.push((run, *blob));
             }
         }
         self.outbox.push((number, event));

@@ -6,6 +6,7 @@
 //! process that a crash could make untrue.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::advertising::Advertiser;
 use super::calls::Calls;
 use super::clock::Clock;
-use super::collecting::Collecting;
+use super::collecting::{Collecting, Errand};
 use super::hosting::Hosting;
 use super::inbound::Inbound;
 use super::owner::Owner;
@@ -93,7 +94,10 @@ impl Driver {
         while !self.stopped {
             let may_think = self.in_flight < MAX_IN_FLIGHT;
             let deadline = self.next_deadline();
-            let mut inputs: Vec<Input> = self.own.drain(..).collect();
+            let mut inputs = Vec::new();
+            if may_think {
+                inputs.extend(self.own.drain(..));
+            }
             if inputs.is_empty() {
                 // Local work comes before new work from the network.
                 tokio::select! {
@@ -105,8 +109,10 @@ impl Driver {
                     () = tokio::time::sleep_until(deadline), if may_think => self.on_deadline(&mut inputs),
                 }
             }
-            self.gather_more(&mut inputs);
-            self.think(inputs)?;
+            if may_think {
+                self.gather_more(&mut inputs);
+                self.think(inputs)?;
+            }
         }
         Ok(())
     }
@@ -291,11 +297,18 @@ impl Driver {
                 attempt,
                 outputs,
                 log_bytes,
+                plan,
                 out,
-            } => {
-                self.collecting
-                    .collect(peer, attempt, outputs, log_bytes, out);
-            }
+            } => self.collecting.collect(Errand {
+                peer,
+                attempt,
+                outputs,
+                log_bytes,
+                plan,
+                out: out.map(PathBuf::from),
+            }),
+            Effect::Blame(peer, breach) => self.calls.blame(peer, breach),
+            Effect::Forsake(attempt) => self.collecting.forsake(attempt),
             Effect::JobOver(job) => {
                 self.inbound.on_job_over(job);
                 self.collecting.on_job_over(job);

@@ -1,28 +1,31 @@
 //! Capacity adverts: when they are made and what stands in them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libp2p::identity::Keypair;
 use p2pnode_protocol::advert::Advert;
 
+use super::clock::wall_ms;
 use crate::config::Config;
 use crate::core::Core;
 use crate::core::io::Millis;
-use crate::net::NetHandle;
+use crate::net::{NetHandle, advert_interval};
 
 /// How long a change is waited on for more changes before it is advertised, in milliseconds: short
 /// beside any task that is worth moving, long beside a burst of small ones.
 const DEBOUNCE_MS: Millis = 100;
 
-/// Time between adverts when nothing changes, in milliseconds: an advert of half a kilobyte every 20 s
-/// from 500 nodes is 12 KiB/s, under the gossip budget of 16 KiB/s.
-const INTERVAL_MS: Millis = 20_000;
-
-/// How long an advert holds, in milliseconds: three intervals, so that one lost advert costs nothing.
-const TTL_MS: u64 = 3 * INTERVAL_MS;
+/// An advert holds for so many intervals, so that two lost ones cost nothing.
+const LIFE: u64 = 3;
 
 /// The most images that an advert names.
 const MAX_IMAGES: usize = 64;
+
+fn interval_for(nodes: usize, advert_bytes: usize) -> u64 {
+    advert_interval(nodes, advert_bytes).as_millis() as u64
+}
 
 /// Decides when to publish, and builds the advert.
 pub(super) struct Advertiser {
@@ -34,6 +37,8 @@ pub(super) struct Advertiser {
     images: Vec<String>,
     next: Millis,
     last_issued: Millis,
+    /// Time between adverts when nothing changes, in milliseconds; follows the network's size.
+    interval_ms: Arc<AtomicU64>,
 }
 
 impl Advertiser {
@@ -54,6 +59,7 @@ impl Advertiser {
             images,
             next: now,
             last_issued: 0,
+            interval_ms: Arc::new(AtomicU64::new(interval_for(0, 0))),
         }
     }
 
@@ -76,15 +82,17 @@ impl Advertiser {
         if now < self.next {
             return;
         }
-        self.next = now + INTERVAL_MS;
-        // Of two adverts the later counts, so no two may bear the same time.
-        self.last_issued = now.max(self.last_issued + 1);
+        let interval_ms = self.interval_ms.load(Ordering::Relaxed);
+        self.next = now + interval_ms;
+        // Others judge it by their own wall clocks, and a machine that slept has lost time on the
+        // other one. Of two adverts the later counts, so no two may bear the same time.
+        self.last_issued = wall_ms().max(self.last_issued + 1);
         let capacity = core.capacity();
         let advert = Advert {
             network: self.network.clone(),
             name: self.name.clone(),
             issued_ms: self.last_issued,
-            ttl_ms: TTL_MS,
+            ttl_ms: LIFE * interval_ms,
             total: capacity.total,
             free: capacity.free,
             runtimes: capacity.runtimes,
@@ -96,9 +104,13 @@ impl Advertiser {
         match advert.sign(&self.keypair) {
             Ok(signed) => {
                 let (net, offering) = (self.net.clone(), capacity.offering);
+                let interval = self.interval_ms.clone();
                 tokio::spawn(async move {
+                    let bytes = signed.advert.len();
                     net.publish(signed).await;
                     net.provide(offering).await;
+                    let nodes = net.network_size().await;
+                    interval.store(interval_for(nodes, bytes), Ordering::Relaxed);
                 });
             }
             Err(error) => tracing::error!(%error, "no advert was published"),

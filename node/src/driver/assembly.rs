@@ -4,8 +4,8 @@ use std::sync::Arc;
 use libp2p::identity::Keypair;
 use p2pnode_executor::host::HostInfo;
 
-use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{Event, RuntimeStatus};
+use p2pnode_protocol::{JobId, PeerId};
 
 use super::actor::{Driver, Internal};
 use super::advertising::Advertiser;
@@ -20,6 +20,7 @@ use super::logpipe::LogTarget;
 use super::node::NodeError;
 use super::owner::{About, Owner};
 use super::submitting::Submitter;
+use super::turns::Turns;
 use super::{probing, remembering};
 use tokio::sync::{broadcast, mpsc};
 
@@ -31,7 +32,7 @@ use crate::core::{Core, CoreConfig};
 use crate::exec::{Exec, WorkDirs};
 use crate::home::{Home, Paths};
 use crate::net::{NetEvents, NetHandle};
-use crate::store::{JobLogs, Store};
+use crate::store::{Claims, JobLogs, Store};
 
 /// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB.
 const EVENT_QUEUE: usize = 16_384;
@@ -44,6 +45,7 @@ pub(super) struct State {
     pub(super) store: Store,
     snapshot: Snapshot,
     blobs: Arc<BlobStore>,
+    claims: Arc<Claims>,
     hub: LogHub,
     pub(super) events: broadcast::Sender<Arc<Event>>,
 }
@@ -57,8 +59,12 @@ impl State {
         let hub = LogHub::new(logs, events.clone());
         let blobs = Arc::new(BlobStore::open(&paths.blobs, config.blob_quota)?);
         pin_what_is_needed(&blobs, &snapshot);
+        let running = snapshot.jobs.iter().filter(|job| job.ended.is_none());
+        let running: Vec<JobId> = running.map(|job| job.job).collect();
+        let claims = Arc::new(Claims::open(&paths.claims, &running)?);
         Ok(Self {
             store,
+            claims,
             snapshot,
             blobs,
             hub,
@@ -128,7 +134,15 @@ impl Parts<'_> {
             calls: Calls::new(net, internal.clone()),
             inbound,
             hosting,
-            collecting: Collecting::new(links.blobs, links.fetcher, links.hub, internal),
+            collecting: Collecting {
+                turns: Turns::default(),
+                net: links.net,
+                claims: state.claims,
+                blobs: links.blobs,
+                fetcher: links.fetcher,
+                hub: links.hub,
+                internal,
+            },
             advertiser,
             owner,
             own,
@@ -153,7 +167,12 @@ struct Links {
 
 impl Links {
     fn inbound(&self, snapshot: &Snapshot) -> Inbound {
-        let inbound = Inbound::new(self.net.clone(), self.blobs.clone(), self.hub.clone());
+        let inbound = Inbound::new(
+            self.net.clone(),
+            self.blobs.clone(),
+            self.hub.clone(),
+            self.internal.clone(),
+        );
         for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
             inbound.restore(job.job, job.dispatched.iter().map(|(peer, _)| *peer));
         }
@@ -198,10 +217,8 @@ fn pin_what_is_needed(blobs: &BlobStore, snapshot: &Snapshot) {
         }
     }
     for hosted in &snapshot.hosted {
-        for (_, event) in &hosted.outbox {
-            if let Some((run, blob)) = super::hosting::outputs_of(hosted.hosted, event) {
-                repin(blobs, run.pin_owner(), blob);
-            }
+        for (run, blob) in &hosted.kept {
+            repin(blobs, run.pin_owner(), *blob);
         }
     }
 }

@@ -7,8 +7,8 @@ use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 use tokio::sync::mpsc;
 
 use super::actor::Internal;
-use crate::core::io::{CallFailure, CallId, Input, RequestToken};
-use crate::net::{CallError, InboundId, NetHandle};
+use crate::core::io::{Breach, CallFailure, CallId, Input, RequestToken};
+use crate::net::{CallError, InboundId, Misdeed, NetHandle};
 
 /// Where the answer to a request goes.
 enum Origin {
@@ -65,6 +65,16 @@ impl Calls {
             // The driver is gone only when the node stops.
             let _stopping = internal.send(Internal::Input(input)).await;
         });
+    }
+
+    /// Counts a breach against a peer.
+    pub(super) fn blame(&self, peer: PeerId, breach: Breach) {
+        let misdeed = match breach {
+            Breach::TooLong => Misdeed::Oversize,
+            Breach::OutOfPlace => Misdeed::OutOfPlace,
+        };
+        let net = self.net.clone();
+        tokio::spawn(async move { net.report_misbehaviour(peer, misdeed).await });
     }
 
     /// Answers a request. When this node had asked itself, the answer is returned instead.

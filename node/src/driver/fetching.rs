@@ -12,7 +12,7 @@ use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
-use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress};
+use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress, StoreError};
 use crate::net::{Misdeed, NetHandle, NetStream, OpenError, StreamKind};
 
 /// A stream as the blobs read it.
@@ -28,6 +28,16 @@ pub(super) enum FetchError {
 }
 
 impl FetchError {
+    /// Whether this node is to blame, and no peer.
+    pub(super) const fn is_local(&self) -> bool {
+        matches!(
+            self,
+            Self::Transfer(blobs::FetchError::Store(
+                StoreError::Io { .. } | StoreError::Full { .. }
+            ))
+        )
+    }
+
     /// Whether another try may go on where this one ended.
     fn may_resume(&self) -> bool {
         match self {

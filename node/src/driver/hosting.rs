@@ -6,10 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use p2pnode_protocol::manifest::BlobRef;
-use p2pnode_protocol::message::ReportEvent;
+use p2pnode_protocol::Gpu;
 use p2pnode_protocol::task::{Assignment, Failure, TaskTemplate};
-use p2pnode_protocol::{AttemptKey, Gpu, TaskKey};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -128,35 +126,6 @@ impl Hosting {
         self.context.blobs.unpin_scope(hosted.scope());
         let (dirs, hosted) = (self.context.dirs.clone(), *hosted);
         tokio::task::spawn_blocking(move || dirs.remove_job(&hosted));
-    }
-}
-
-/// The outputs that a stored event speaks of, and whose they are.
-pub(super) fn outputs_of(hosted: HostedJob, event: &ReportEvent) -> Option<(RunKey, BlobRef)> {
-    match event {
-        ReportEvent::Finished {
-            task,
-            outputs: Some(blob),
-            ..
-        } => {
-            let key = TaskKey {
-                job: hosted.job,
-                step: task.step,
-                index: task.index,
-            };
-            let attempt = AttemptKey {
-                task: key,
-                attempt: task.attempt,
-            };
-            Some((
-                RunKey {
-                    submitter: hosted.submitter,
-                    attempt,
-                },
-                *blob,
-            ))
-        }
-        _ => None,
     }
 }
 

@@ -10,10 +10,13 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use p2pnode_protocol::message::TaskRequest;
 use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
 use p2pnode_protocol::{Digest, JobId, PeerId};
+use tokio::sync::mpsc;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
+use super::actor::Internal;
 use super::loghub::LogHub;
 use crate::blobs::{self, BlobStore, PinScope};
+use crate::core::io::Input;
 use crate::frames::{self, FrameError};
 use crate::net::{Misdeed, NetHandle, NetStream, StreamKind};
 
@@ -29,11 +32,18 @@ pub(super) struct Inbound {
     blobs: Arc<BlobStore>,
     hub: LogHub,
     providers: Providers,
+    internal: mpsc::Sender<Internal>,
 }
 
 impl Inbound {
-    pub(super) fn new(net: NetHandle, blobs: Arc<BlobStore>, hub: LogHub) -> Self {
+    pub(super) fn new(
+        net: NetHandle,
+        blobs: Arc<BlobStore>,
+        hub: LogHub,
+        internal: mpsc::Sender<Internal>,
+    ) -> Self {
         Self {
+            internal,
             net,
             blobs,
             hub,
@@ -83,8 +93,8 @@ impl Inbound {
 
     fn serve_blobs(&self, peer: PeerId, stream: NetStream) {
         let mut stream = stream.compat();
-        let (store, providers, net) =
-            (self.blobs.clone(), self.providers.clone(), self.net.clone());
+        let (store, providers) = (self.blobs.clone(), self.providers.clone());
+        let (net, internal) = (self.net.clone(), self.internal.clone());
         tokio::spawn(async move {
             // Either the job is ours and the peer works for it, or it is the peer's and hosted here.
             let may_read = |job: JobId, digest: &Digest| {
@@ -92,7 +102,14 @@ impl Inbound {
                     || (is_provider(&providers, job, &peer)
                         && store.permits(PinScope::Own(job), digest))
             };
-            if let Err(error) = blobs::serve(&mut stream, &store, may_read).await {
+            let told = |job, bytes| {
+                if is_provider(&providers, job, &peer) {
+                    let served = Input::Served { job, bytes };
+                    // A full queue: the count is for people to look at, and nobody waits for it.
+                    let _busy = internal.try_send(Internal::Input(served));
+                }
+            };
+            if let Err(error) = blobs::serve(&mut stream, &store, may_read, told).await {
                 tracing::debug!(%peer, %error, "blob stream ended");
                 if error.is_misbehaviour() {
                     net.report_misbehaviour(peer, Misdeed::Garbage).await;

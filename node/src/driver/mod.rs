@@ -25,5 +25,6 @@ mod probing;
 mod remembering;
 mod running;
 mod submitting;
+mod turns;
 
 pub use node::{Helpers, Node, NodeError};

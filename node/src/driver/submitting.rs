@@ -1,5 +1,6 @@
 //! From a job file to a stored job: check it, read its inputs into the blob store, name it.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::blobs::{self, BlobStore, Limits, PinOwner, PinScope};
 use crate::command::CommandError;
 use crate::core::io::Input;
 use crate::jobfile::{self, ResolvedJob};
+use crate::store::check_plan;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -43,12 +45,29 @@ impl Submitter {
 
     fn read(&self, job: &CreateJob) -> Result<(JobId, Input), CommandError> {
         let resolved = resolve(job)?;
+        // What can be wrong without the inputs is told before they are read.
+        let plan = look_at(job, &resolved)?;
         let id = JobId(rand::random());
+        let out = out_folder(job, &plan.name, id, &self.outputs);
+        if plan
+            .steps
+            .iter()
+            .any(|step| !step.template.outputs.is_empty())
+        {
+            probe(Path::new(&out)).map_err(|error| {
+                let message = format!(
+                    "outputs cannot be written to {out}: {error}; choose another folder with --out"
+                );
+                CommandError::new(ErrorCode::Invalid, message)
+            })?;
+        }
         let read = self.read_sources(id, &resolved);
         let blobs = read.inspect_err(|_| self.blobs.unpin_scope(PinScope::Own(id)))?;
-        let mut plan = resolved.plan(&blobs);
-        apply(job, &mut plan)?;
-        let out = out_folder(job, &plan.name, id, &self.outputs);
+        let plan = JobPlan {
+            placement: plan.placement,
+            policy: plan.policy,
+            ..resolved.plan(&blobs)
+        };
         Ok((
             id,
             Input::Submit {
@@ -136,7 +155,10 @@ fn out_folder(job: &CreateJob, name: &str, id: JobId, default: &Path) -> String 
 
 /// The plan of a job that is only to be looked at: inputs are not read, their blobs are empty names.
 pub(super) fn plan_without_blobs(job: &CreateJob) -> Result<JobPlan, CommandError> {
-    let resolved = resolve(job)?;
+    look_at(job, &resolve(job)?)
+}
+
+fn look_at(job: &CreateJob, resolved: &ResolvedJob) -> Result<JobPlan, CommandError> {
     let nothing = BlobRef {
         digest: Digest::of(&[]),
         manifest_bytes: 0,
@@ -144,7 +166,19 @@ pub(super) fn plan_without_blobs(job: &CreateJob) -> Result<JobPlan, CommandErro
     };
     let mut plan = resolved.plan(&vec![nothing; resolved.sources().len()]);
     apply(job, &mut plan)?;
+    check_plan(&plan).map_err(|error| CommandError::new(ErrorCode::Invalid, error.to_string()))?;
     Ok(plan)
+}
+
+/// Whether files can be made in the folder `out`. It need not exist, and does not afterwards either.
+fn probe(out: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = out.ancestors().take_while(|path| !path.exists()).collect();
+    let made = std::fs::create_dir_all(out).and_then(|()| tempfile::tempfile_in(out).map(drop));
+    for folder in missing {
+        // Some may not have been made, and somebody else may use one by now.
+        let _absent_or_used = std::fs::remove_dir(folder);
+    }
+    made
 }
 
 /// All blobs that a job's tasks need.
@@ -167,4 +201,25 @@ pub(super) fn blobs_of(plan: &JobPlan) -> impl Iterator<Item = BlobRef> + '_ {
             .chain(shared)
             .chain(step.per_task_inputs.iter().flatten().copied())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_told_and_one_that_can_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("a/b/c");
+        probe(&new).unwrap();
+        assert!(!dir.path().join("a").exists());
+        probe(dir.path()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let file = dir.path().join("file");
+        std::fs::write(&file, "mine").unwrap();
+        for wrong in [file.as_path(), &file.join("below"), Path::new("/proc/foo")] {
+            assert!(probe(wrong).is_err(), "{}", wrong.display());
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+    }
 }

@@ -115,6 +115,7 @@ impl DataDir {
             token: inside("token"),
             api: inside("api.json"),
             database: inside("state.db"),
+            claims: inside("claims.db"),
             logs: inside("logs"),
             blobs: inside("blobs"),
             jobs: inside("jobs"),
@@ -140,6 +141,8 @@ pub struct Paths {
     pub api: PathBuf,
     /// SQLite.
     pub database: PathBuf,
+    /// Which task brought which output.
+    pub claims: PathBuf,
     /// One log a job.
     pub logs: PathBuf,
     /// Chunks.

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use p2pnode_protocol::id::{AttemptKey, TaskKey};
 use rusqlite::{Connection, Row};
 
 use super::error::Damage;
@@ -182,21 +181,12 @@ fn load_hosted_parts(
             .push((number, event));
         Ok(())
     })?;
-    let sql = "SELECT hosted, step, task, attempt FROM kept ORDER BY seq";
+    let sql = "SELECT hosted, step, task, attempt, outputs FROM kept ORDER BY seq";
     each(connection, sql, |row| {
         let task = rows::task(row.get(1)?, row.get(2)?, row.get(3)?)?;
+        let outputs = from_blob("outputs", bytes(row, 4)?)?;
         let owner = parent(positions, hosted, row.get(0)?)?;
-        owner.kept.push(RunKey {
-            submitter: owner.hosted.submitter,
-            attempt: AttemptKey {
-                task: TaskKey {
-                    job: owner.hosted.job,
-                    step: task.step,
-                    index: task.index,
-                },
-                attempt: task.attempt,
-            },
-        });
+        owner.kept.push((RunKey::of(owner.hosted, task), outputs));
         Ok(())
     })
 }

@@ -5,7 +5,7 @@
 //! what the core says next. [`JobLogs`] keeps what tasks wrote, one file a job.
 //!
 //! This module decides nothing and never reads the database while the node runs: the core's memory
-//! is the truth, the database is its echo.
+//! is the truth, the database is its echo. [`Claims`] alone is asked while the node runs.
 //!
 //! **How safe.** The journal is a write-ahead log with `synchronous = NORMAL`: a commit is a write
 //! to the log without waiting for the disk. Whatever ends the *process* (SIGKILL, a crash) loses
@@ -15,6 +15,7 @@
 //! commit would cost milliseconds for each small task. The owner's decisions about who may use the
 //! machine are few and must hold, so their transactions do wait.
 
+mod claims;
 mod error;
 mod load;
 pub mod logs;
@@ -35,6 +36,7 @@ use p2pnode_protocol::job::JobPlan;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::core::io::Snapshot;
+pub use claims::{Claims, Clash};
 pub use error::{Damage, StoreError};
 pub use logs::{JobLogs, LogPage, LogPosition, LogsError, TaskFilter};
 pub use peers::{KEPT_ADDRESSES, KEPT_PEERS, RememberedPeer};
@@ -77,16 +79,7 @@ impl Store {
     /// # Errors
     /// The file cannot be opened, is damaged, or was written by a later version.
     pub fn open(path: &Path) -> Result<(Self, Snapshot), StoreError> {
-        // SQLite gives its journals the mode of the database, so it is set before SQLite sees it.
-        std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| StoreError::Create {
-                path: path.to_owned(),
-                source,
-            })?;
+        create(path)?;
         let mut connection = connect(path).map_err(|source| {
             let path = path.to_owned();
             if error::is_damage(&source) {
@@ -128,6 +121,21 @@ impl Store {
     pub fn start<T: Send + 'static>(self) -> Result<(Writer<T>, Committed<T>), StoreError> {
         writer::start(self.connection, self.path)
     }
+}
+
+/// Makes the file when there is none. SQLite gives its journals the mode of the database, so it is
+/// set before SQLite sees it.
+fn create(path: &Path) -> Result<(), StoreError> {
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(|source| StoreError::Create {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

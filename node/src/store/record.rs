@@ -6,6 +6,7 @@
 
 use p2pnode_protocol::api::JobState;
 use p2pnode_protocol::codec::CodecError;
+use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::{ReportEvent, TaskRef};
 use p2pnode_protocol::task::Outcome;
 use rusqlite::{Connection, Statement, params};
@@ -88,8 +89,8 @@ statements! {
         SELECT seq, ?3, ?4 FROM hosted
         WHERE submitter = ?1 AND job = ?2 AND acknowledged < ?3
         ON CONFLICT (hosted, number) DO NOTHING";
-    kept = "INSERT INTO kept (hosted, step, task, attempt)
-        SELECT seq, ?3, ?4, ?5 FROM hosted WHERE submitter = ?1 AND job = ?2
+    kept = "INSERT INTO kept (hosted, step, task, attempt, outputs)
+        SELECT seq, ?3, ?4, ?5, ?6 FROM hosted WHERE submitter = ?1 AND job = ?2
         ON CONFLICT (hosted, step, task, attempt) DO NOTHING";
     acknowledged = "UPDATE hosted SET acknowledged = ?3
         WHERE submitter = ?1 AND job = ?2 AND acknowledged < ?3";
@@ -264,23 +265,30 @@ impl Statements<'_> {
         let encoded = blob("an event", event)?;
         let row = params![submitter, hosted.job.0, to_integer(number), encoded];
         let is_new = self.outbox.execute(row)? > 0;
-        if is_new && let Some(task) = leaves_outputs(event) {
-            let row = params![submitter, hosted.job.0, task.step, task.index, task.attempt];
-            self.kept.execute(row)?;
+        if is_new && let Some((task, outputs)) = left_outputs(event) {
+            let outputs = blob("outputs", &outputs)?;
+            self.kept.execute(params![
+                submitter,
+                hosted.job.0,
+                task.step,
+                task.index,
+                task.attempt,
+                outputs
+            ])?;
         }
         Ok(())
     }
 }
 
-/// The attempt whose outputs stand here since `event`.
-fn leaves_outputs(event: &ReportEvent) -> Option<TaskRef> {
+/// The attempt whose outputs stand here since `event`, and those.
+fn left_outputs(event: &ReportEvent) -> Option<(TaskRef, BlobRef)> {
     match event {
         ReportEvent::Finished {
             task,
             outcome: Outcome::Succeeded,
-            outputs: Some(_),
+            outputs: Some(outputs),
             ..
-        } => Some(*task),
+        } => Some((*task, *outputs)),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use p2pnode_node::core::io::{HostedJob, Record, RunKey};
 use p2pnode_protocol::api::JobState;
 use p2pnode_protocol::message::{Report, ReportEvent, TaskRef};
 use p2pnode_protocol::task::Outcome;
-use p2pnode_protocol::{JobId, PeerId};
+use p2pnode_protocol::{AttemptKey, JobId, PeerId};
 
 /// A task as the submitter's disk knows it.
 #[derive(Debug, Default)]
@@ -112,6 +112,20 @@ impl Books {
             known.last = Some((task.attempt, well));
         }
         Ok(())
+    }
+
+    /// Checks outputs that are about to be written.
+    pub fn written(&self, attempt: AttemptKey) -> Result<(), String> {
+        let task = attempt.task;
+        let known = self.tasks.get(&(task.job, task.step, task.index));
+        let newest = known.map_or(0, |known| known.attempt);
+        let settled = known.and_then(|known| known.last).map(|(by, _)| by);
+        if newest == attempt.attempt && settled.is_none() {
+            return Ok(());
+        }
+        Err(format!(
+            "outputs of {attempt} were written over those of attempt {newest}, settled {settled:?}"
+        ))
     }
 
     fn job_ended(&mut self, job: JobId, state: JobState) -> Result<(), String> {

@@ -43,6 +43,9 @@ impl World {
                 }
                 node.prepared.retain(|(of, _), _| *of != hosted);
             }
+            Effect::Forsake(attempt) => {
+                self.nodes[number].errands.remove(&attempt);
+            }
             Effect::Collect {
                 peer,
                 attempt,
@@ -51,11 +54,14 @@ impl World {
             } => {
                 let from = self.number(&peer)?;
                 let after = self.delay();
+                self.errands += 1;
+                let errand = self.errands;
+                self.nodes[number].errands.insert(attempt, errand);
                 self.later(
                     after,
                     Happening::Collect {
                         node: number,
-                        life,
+                        errand,
                         from,
                         attempt,
                         wanted: outputs.is_some(),
@@ -167,14 +173,16 @@ impl World {
     pub fn on_collect(
         &mut self,
         number: usize,
-        life: u32,
+        errand: u64,
         from: usize,
         attempt: AttemptKey,
         wanted: bool,
     ) -> Result<(), Broken> {
-        if self.nodes[number].life != life {
+        // It was forsaken, or its node died.
+        if self.nodes[number].errands.get(&attempt) != Some(&errand) {
             return Ok(());
         }
+        self.nodes[number].errands.remove(&attempt);
         let run = RunKey {
             submitter: self.nodes[number].id,
             attempt,
@@ -182,6 +190,8 @@ impl World {
         let there = from == number || self.nodes[number].open.contains_key(&from);
         let has = !wanted || self.nodes[from].outputs.contains(&run);
         let result = if there && has && self.nodes[from].core.is_some() {
+            let checked = self.nodes[number].books.written(attempt);
+            checked.map_err(|why| format!("node {number}: {why}"))?;
             Ok(1_000)
         } else {
             Err(CollectFailure::Lost("pretended".into()))

@@ -22,7 +22,7 @@ impl World {
         let node = &mut self.nodes[number];
         // As in a real node, what nothing stored speaks of is nobody's.
         let kept = node.disk.hosted.iter().flat_map(|hosted| &hosted.kept);
-        let kept: BTreeSet<_> = kept.copied().collect();
+        let kept: BTreeSet<_> = kept.map(|(run, _)| *run).collect();
         node.outputs.retain(|run| kept.contains(run));
         let mut config = CoreConfig::new(node.id);
         config.submit.max_moves = 250;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2pnode_node::core::Core;
 use p2pnode_node::core::io::{CallId, HostedJob, Record, RunKey, Snapshot};
-use p2pnode_protocol::{JobId, PeerId, Resources};
+use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources};
 
 use crate::check::{Books, Truth};
 
@@ -27,6 +27,8 @@ pub struct Node {
     pub open: BTreeMap<usize, u32>,
     pub prepared: BTreeMap<(HostedJob, u16), bool>,
     pub running: BTreeMap<RunKey, Resources>,
+    /// Outputs on their way here, each with the number of its errand.
+    pub errands: BTreeMap<AttemptKey, u64>,
     pub advertises: bool,
     pub issued_ms: u64,
     /// Since when it is down.
@@ -50,6 +52,7 @@ impl Node {
             open: BTreeMap::new(),
             prepared: BTreeMap::new(),
             running: BTreeMap::new(),
+            errands: BTreeMap::new(),
             advertises: false,
             issued_ms: 0,
             down_since: None,
@@ -66,6 +69,7 @@ impl Node {
         self.open.clear();
         self.prepared.clear();
         self.running.clear();
+        self.errands.clear();
         self.advertises = false;
         self.wake = None;
     }

@@ -106,7 +106,11 @@ impl World {
                     self.later(100, Happening::Advertise(number));
                 }
             }
-            Effect::JobOver(_) | Effect::FindProviders => {}
+            // Whom a power cut made forget may say what makes no sense to others.
+            Effect::Blame(peer, breach) if peer != stranger::name() && self.schedule.power == 0 => {
+                return Err(format!("node {number} blames an honest peer: {breach:?}"));
+            }
+            Effect::JobOver(_) | Effect::FindProviders | Effect::Blame(..) => {}
             Effect::Emit(event) => self.on_event(number, &event)?,
             Effect::Stopped => self.crash(number),
             other => self.execute(number, other)?,

@@ -51,7 +51,7 @@ pub enum Happening {
     /// Outputs arrive, or do not.
     Collect {
         node: usize,
-        life: u32,
+        errand: u64,
         from: usize,
         attempt: p2pnode_protocol::AttemptKey,
         wanted: bool,
@@ -90,6 +90,8 @@ pub struct World {
     pub now: u64,
     pub nodes: Vec<Node>,
     pub truth: Truth,
+    /// Errands so far.
+    pub errands: u64,
     pub asked: BTreeMap<RequestToken, Asked>,
     pub trace: bool,
     queue: BTreeMap<(u64, u64), Happening>,
@@ -118,6 +120,7 @@ impl World {
             now: 1_000_000,
             nodes,
             truth: Truth::new(),
+            errands: 0,
             asked: BTreeMap::new(),
             trace,
             queue: BTreeMap::new(),
@@ -207,11 +210,11 @@ impl World {
             } => self.on_run_ends(node, life, run, end),
             Happening::Collect {
                 node,
-                life,
+                errand,
                 from,
                 attempt,
                 wanted,
-            } => self.on_collect(node, life, from, attempt, wanted),
+            } => self.on_collect(node, errand, from, attempt, wanted),
             Happening::Wake(node) => self.on_wake(node),
             Happening::Open(from, to) => self.on_open(from, to),
             Happening::Close {

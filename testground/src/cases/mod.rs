@@ -63,6 +63,37 @@ pub fn latency(lab: &Lab, runs: usize) -> Result<()> {
     Ok(())
 }
 
+/// Submit to the first output of one task, with everything it needs at the provider.
+pub fn first_output(lab: &Lab, runs: usize) -> Result<()> {
+    let me = lab.id("me")?;
+    let provider = lab.provider("provider", &me, None)?;
+    let _mine = lab.start("me", "join", &[], Some(&provider))?;
+    lab.wait_until_known("me", &provider.id)?;
+    let speaker = wat::parse_str(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\08\00\00\00\03\00\00\00hi\n")
+            (func (export "_start")
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"#,
+    )?;
+    let wasm = "name = \"speak\"\n[task]\nwasm = \"speak.wasm\"\n[resources]\nmemory = \"16MiB\"\n";
+    let image = "name = \"speak\"\n[task]\nimage = \"p2pnode-test:1\"\ncommand = [\"echo\", \"hi\"]\n[resources]\nmemory = \"64MiB\"\n";
+    for (what, job) in [
+        ("WASM", lab.job("wasm", wasm, &[("speak.wasm", &speaker)])?),
+        ("container", lab.job("image", image, &[])?),
+    ] {
+        // The first run makes the environment and is left out.
+        let times = (0..=runs).map(|_| lab.first_output("me", &job));
+        let times = times.skip(1).collect::<Result<_>>()?;
+        println!(
+            "one {what} task, command line's start to its first output: {}",
+            spread(times)
+        );
+    }
+    Ok(())
+}
+
 /// Many tasks that do nothing over two providers.
 pub fn throughput(lab: &Lab, tasks: u32, runs: usize) -> Result<()> {
     let me = lab.id("me")?;

@@ -61,10 +61,8 @@ impl Nodes {
         let store = Arc::clone(&self.from);
         let serving = tokio::spawn(async move {
             let permits = Arc::clone(&store);
-            serve(&mut theirs, &store, move |job, digest| {
-                permits.permits(PinScope::Own(job), digest)
-            })
-            .await
+            let authorize = move |job, digest: &Digest| permits.permits(PinScope::Own(job), digest);
+            serve(&mut theirs, &store, authorize, |_, _| {}).await
         });
         (ours, serving)
     }

@@ -85,18 +85,21 @@ impl From<StreamError> for ServeError {
 }
 
 /// Answers requests until the peer closes its side. `authorize` is asked for every digest, with the job
-/// that the peer names: it knows the peer, and [`BlobStore::permits`] what is pinned for a job.
+/// that the peer names: it knows the peer, and [`BlobStore::permits`] what is pinned for a job. `sent`
+/// hears of each answered request: for which job, and how many bytes of objects.
 ///
 /// # Errors
 /// [`ServeError`].
-pub async fn serve<S, A>(
+pub async fn serve<S, A, T>(
     stream: &mut S,
     store: &Arc<BlobStore>,
     authorize: A,
+    sent: T,
 ) -> Result<Served, ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     A: Fn(JobId, &Digest) -> bool,
+    T: Fn(JobId, u64),
 {
     let mut stream = Patient::new(stream, STALL);
     let mut served = Served::default();
@@ -107,7 +110,9 @@ where
             .into_iter()
             .map(|digest| authorize(want.job, &digest).then_some(digest))
             .collect();
+        let before = served.bytes;
         answer(&mut stream, store, allowed, &mut served, &mut spare).await?;
+        sent(want.job, served.bytes - before);
     }
     stream.stream().close().await?;
     Ok(served)

@@ -27,7 +27,7 @@ use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{JobId, PeerId};
 
 use super::desk::{Cx, Timer};
-use super::io::{HostedJob, OfferTerms, Record};
+use super::io::{Breach, HostedJob, OfferTerms, Record};
 use job::{Hosted, HostedStep, Phase};
 use ledger::Ledger;
 
@@ -59,7 +59,7 @@ impl Host {
     ) -> TaskResponse {
         let named = |job: JobId| HostedJob { submitter, job };
         if too_long(&request) {
-            cx.counters().invalid_messages += 1;
+            cx.blame(submitter, Breach::TooLong);
             return TaskResponse::Done;
         }
         match request {

@@ -35,7 +35,7 @@ impl Host {
         let lease_ms = cx.now + cx.config.host.lease_ms;
         let epoch = self.new_epoch(cx.now);
         let mut job = Hosted::new(epoch, lease_ms);
-        for run in &stored.kept {
+        for (run, _) in &stored.kept {
             let done = Attempt::Done {
                 acknowledged: true,
                 keeps: true,
@@ -52,7 +52,7 @@ impl Host {
                 ..
             } = event
             {
-                let kept = stored.kept.iter().any(|run| run.task() == *task);
+                let kept = stored.kept.iter().any(|(run, _)| run.task() == *task);
                 let done = Attempt::Done {
                     acknowledged: false,
                     keeps: kept || (outputs.is_none() && *log_bytes > 0),

@@ -4,7 +4,7 @@ use p2pnode_protocol::message::{MAX_BATCH, TaskRef, TaskRequest, TaskResponse};
 use p2pnode_protocol::task::{Failure, FailureKind, Outcome};
 use p2pnode_protocol::{AttemptKey, PeerId};
 
-use super::job::Job;
+use super::job::{Ending, Job};
 use super::link::{At, Stand};
 use super::task::{Move, Stage};
 use super::watch::Watch;
@@ -54,6 +54,12 @@ impl Job {
                 self.received = self.received.saturating_add(bytes);
                 self.collected_at(cx, &peer, task);
                 self.settle(cx, peer, at, ending);
+            }
+            Err(CollectFailure::Clash(message)) => {
+                self.collected_at(cx, &peer, task);
+                let failure = Failure::new(FailureKind::BadOutput, message);
+                let outcome = Outcome::Failed(failure);
+                self.settle(cx, peer, at, Ending { outcome, ..ending });
             }
             Err(CollectFailure::Local(message)) => {
                 self.broken = Some(format!("outputs cannot be written: {message}"));

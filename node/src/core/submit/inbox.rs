@@ -10,7 +10,7 @@ use p2pnode_protocol::{AttemptKey, JobId, PeerId};
 use super::Submit;
 use super::loss::Keep;
 use crate::core::desk::{CallKind, Cx};
-use crate::core::io::{CallFailure, CallId, CollectFailure, RequestToken};
+use crate::core::io::{Breach, CallFailure, CallId, CollectFailure, RequestToken};
 use crate::core::peers::Peers;
 
 impl Submit {
@@ -64,9 +64,13 @@ impl Submit {
         token: RequestToken,
         report: Report,
     ) {
+        if report.events.len() > MAX_BATCH {
+            cx.blame(peer, Breach::TooLong);
+            cx.respond(token, TaskResponse::UnknownJob);
+            return;
+        }
         let job = self.jobs.get_mut(&report.job);
-        let job = job.filter(|job| job.links.contains_key(&peer));
-        let Some(job) = job.filter(|_| report.events.len() <= MAX_BATCH) else {
+        let Some(job) = job.filter(|job| job.links.contains_key(&peer)) else {
             // Also what tells a provider that a job is over, should nothing else have told it.
             cx.counters().foreign_reports += 1;
             cx.respond(token, TaskResponse::UnknownJob);
@@ -153,6 +157,13 @@ impl Submit {
                 job.lose(cx, peer, Keep::Offer, false);
                 self.look_at(*id);
             }
+        }
+    }
+
+    /// Inputs went out.
+    pub(in crate::core) fn on_served(&mut self, id: JobId, bytes: u64) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.sent = job.sent.saturating_add(bytes);
         }
     }
 

@@ -18,9 +18,9 @@ use p2pnode_protocol::task::{Failure, Outcome, Usage};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, TaskKey};
 
 use super::link::{At, Link};
-use super::task::{Cell, Move, Tasks};
+use super::task::{Cell, Move, Stage, Tasks};
 use crate::core::desk::Cx;
-use crate::core::io::Millis;
+use crate::core::io::{Effect, Millis};
 
 /// Notes of a job, at most: what a person reads.
 pub(super) const MAX_NOTES: usize = 20;
@@ -96,6 +96,8 @@ pub(super) struct Job {
     pub(super) cpu_us: u64,
     /// Their run time, in microseconds.
     pub(super) wall_us: u64,
+    /// Bytes of inputs that went out in this life of the node.
+    pub(super) sent: u64,
     /// Bytes of outputs that came.
     pub(super) received: u64,
     pub(super) notes: Vec<String>,
@@ -152,6 +154,7 @@ impl Job {
             },
             cpu_us: 0,
             wall_us: 0,
+            sent: 0,
             received: 0,
             notes: Vec::new(),
             served: false,
@@ -217,6 +220,9 @@ impl Job {
                 *after.counter(&mut self.counts) += 1;
                 self.out_count += u64::from(after.is_out());
                 self.out_count -= u64::from(before.is_out());
+                if before == Stage::Lost && by != Move::Adopt {
+                    self.forsake(cx, at);
+                }
                 true
             }
             Err(error) => {
@@ -224,6 +230,19 @@ impl Job {
                 tracing::warn!(job = %self.id, step = at.step, task = at.index, %error, "illegal transition");
                 false
             }
+        }
+    }
+
+    /// Somebody else has the task now, or nobody: outputs of a lost provider that are still on their
+    /// way must not land on those that count.
+    fn forsake(&mut self, cx: &mut Cx, at: At) {
+        if let Some(ending) = self.collecting.remove(&at) {
+            let attempt = self.attempt_key(TaskRef {
+                step: at.step,
+                index: at.index,
+                attempt: ending.attempt,
+            });
+            cx.out.push(Effect::Forsake(attempt));
         }
     }
 

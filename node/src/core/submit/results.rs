@@ -3,6 +3,8 @@
 //! An end is accepted once: from the peer that has the task, for its last attempt. Everything else in
 //! a report changes nothing, but is acknowledged all the same so that its sender forgets it.
 
+use std::sync::Arc;
+
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{Event, JobState};
 use p2pnode_protocol::message::{MAX_BATCH, Report, ReportEvent, TaskRef};
@@ -12,7 +14,7 @@ use super::job::{Ending, Job};
 use super::link::At;
 use super::task::{Move, Stage};
 use crate::core::desk::Cx;
-use crate::core::io::Effect;
+use crate::core::io::{Breach, Effect};
 
 /// A run time that is believed, in microseconds (a week): peers may claim anything.
 pub(super) const MAX_WALL_US: u64 = 7 * 86_400 * 1_000_000;
@@ -134,7 +136,7 @@ impl Job {
                 return;
             }
             Claim::Foreign => {
-                cx.counters().foreign_reports += 1;
+                cx.blame(peer, Breach::OutOfPlace);
                 return;
             }
         }
@@ -168,6 +170,7 @@ impl Job {
             }),
             outputs: ending.outputs,
             log_bytes: ending.log_bytes,
+            plan: Arc::clone(&self.plan),
             out: self.out.clone(),
         });
     }

@@ -35,8 +35,12 @@ impl Job {
                     cell.tries = cell.tries.saturating_add(1);
                     u32::from(cell.tries) <= retries
                 });
-                // What cannot be run anywhere is not tried anywhere else.
-                if again && failure.kind != FailureKind::BadProgram {
+                // What cannot be run, or brings what must not be brought, does so everywhere.
+                let in_vain = matches!(
+                    failure.kind,
+                    FailureKind::BadProgram | FailureKind::BadOutput
+                );
+                if again && !in_vain {
                     self.settle_again(cx, peer, at, &ending);
                 } else {
                     self.fail_for_good(cx, peer, at, &ending);

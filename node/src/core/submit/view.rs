@@ -86,7 +86,7 @@ impl Job {
             usage: JobUsage {
                 cpu_ms: self.cpu_us / 1_000,
                 task_ms: self.wall_us / 1_000,
-                bytes_sent: 0,
+                bytes_sent: self.sent,
                 bytes_received: self.received,
             },
             notes: if waits && self.notes.is_empty() {

@@ -196,6 +196,29 @@ fn outputs_that_are_gone_make_the_task_run_again() {
 }
 
 #[test]
+fn outputs_at_anothers_path_fail_their_task_and_no_other() {
+    let (mut rig, _) = taken(1, 2, 3);
+    rig.report(1, 1, finished_with_outputs(task(0, 1)));
+    let clash = CollectFailure::Clash("task 1 wrote it".into());
+    let effects = collected(&mut rig, 0, 1, Err(clash));
+    assert!(offers(&effects).is_empty(), "it would clash again");
+    let info = rig.core.job(job()).unwrap();
+    assert_eq!((info.state, info.tasks.failed), (JobState::Running, 1));
+    assert!(info.notes[0].contains("task 1 wrote it"), "{info:?}");
+    let shown = &rig.core.tasks(job(), 0..1)[0];
+    assert_eq!(shown.failure.as_ref().unwrap().kind, FailureKind::BadOutput);
+}
+
+#[test]
+fn bytes_that_went_out_are_counted() {
+    let (mut rig, _) = taken(1, 1, 0);
+    for bytes in [700, 300] {
+        rig.input(Input::Served { job: job(), bytes });
+    }
+    assert_eq!(rig.core.job(job()).unwrap().usage.bytes_sent, 1_000);
+}
+
+#[test]
 fn outputs_that_cannot_be_written_end_the_job() {
     let (mut rig, _) = taken(1, 3, 0);
     rig.report(1, 1, finished_with_outputs(task(0, 1)));

@@ -72,6 +72,7 @@ CREATE TABLE kept (
     step    INTEGER NOT NULL,
     task    INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
+    outputs BLOB    NOT NULL,
     UNIQUE (hosted, step, task, attempt)
 ) STRICT;
 
