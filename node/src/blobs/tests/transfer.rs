@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::io::{AsyncRead, AsyncWrite};
 use p2pnode_protocol::Digest;
+use p2pnode_protocol::manifest::ChunkRef;
 use proptest::prelude::*;
 use tokio::io::DuplexStream;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
@@ -136,6 +137,31 @@ fn a_tree_arrives_whole_and_is_not_sent_twice() {
     assert!(nodes.to.usage().pinned.0 > 20_000_000);
     nodes.to.unpin(owner());
     assert_eq!(nodes.to.usage().pinned.0, 0);
+}
+
+#[test]
+fn a_request_that_ends_in_an_object_as_large_as_the_window_does_not_hang() {
+    let nodes = Nodes::new();
+    let objects: Vec<ChunkRef> = [1_000_000, 2_000_000, 20_000_000, 10]
+        .into_iter()
+        .map(|bytes| ChunkRef {
+            digest: nodes.from.put(owner(), &noise(9, bytes)).unwrap(),
+            bytes: bytes as u32,
+        })
+        .collect();
+    runtime().block_on(async {
+        let (mut stream, serving) = nodes.serving();
+        let asking = crate::blobs::transfer::ask(&mut stream, JOB, &objects, &nodes.to, &|_| ());
+        let limit = std::time::Duration::from_secs(60);
+        let outcome = tokio::time::timeout(limit, asking).await.unwrap().unwrap();
+        assert_eq!(outcome.bytes, 23_000_010);
+        assert!(outcome.absent.is_empty());
+        drop(stream);
+        serving.await.unwrap().unwrap();
+    });
+    for object in &objects {
+        assert_eq!(nodes.to.length(&object.digest), Some(object.bytes));
+    }
 }
 
 #[test]

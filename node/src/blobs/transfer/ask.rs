@@ -93,9 +93,10 @@ impl From<StreamError> for FetchError {
     }
 }
 
-/// What an object takes of the window.
+/// What an object takes of the window: never so much that a request, which may end in a large one, would
+/// wait for more than the whole of it.
 fn cost(object: &ChunkRef) -> u32 {
-    object.bytes.clamp(LEAST_COST, WINDOW_BYTES)
+    object.bytes.clamp(LEAST_COST, WINDOW_BYTES - REQUEST_BYTES)
 }
 
 async fn send_wants<W: AsyncWrite + Unpin>(
