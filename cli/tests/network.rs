@@ -256,11 +256,7 @@ fn cancel_reaches_the_provider() {
         text(&detached.stderr)
     );
     let id = text(&detached.stdout).trim().to_owned();
-    let running = |count: u64| {
-        let status = lab.json("provider", &["status"]);
-        (status["offer"]["running"].as_u64() == Some(count)).then_some(())
-    };
-    eventually("a task runs", || running(1));
+    lab.wait_until_running("provider", 1);
     let cancelled = lab.run("me", &["cancel", &id[..6]]);
     assert_eq!(
         cancelled.status.code(),
@@ -274,7 +270,7 @@ fn cancel_reaches_the_provider() {
         Some(1),
         "a cancelled job did not succeed"
     );
-    eventually("the provider is idle", || running(0));
+    lab.wait_until_running("provider", 0);
 }
 
 #[test]
@@ -301,16 +297,12 @@ fn interrupting_submit_cancels_the_job() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let running = |count: u64| {
-        let status = lab.json("provider", &["status"]);
-        (status["offer"]["running"].as_u64() == Some(count)).then_some(())
-    };
-    eventually("the task runs", || running(1));
+    lab.wait_until_running("provider", 1);
     signal(&submit, rustix::process::Signal::INT);
     let ended = Ended::new(submit.wait_with_output().unwrap(), lab.path("out"));
     assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
     assert_eq!(ended.finished()["state"], "cancelled");
-    eventually("the provider is idle", || running(0));
+    lab.wait_until_running("provider", 0);
 }
 
 #[test]
@@ -366,4 +358,35 @@ fn a_detached_job_survives_its_node() {
     assert_eq!(waited.status.code(), Some(0), "{}", text(&waited.stdout));
     let job = lab.json("me", &["job", "last"]);
     assert_eq!(job["job"]["tasks"]["succeeded"], 8);
+}
+
+#[test]
+fn a_task_that_never_stops_writing_keeps_no_slot_when_nobody_reads() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    let provider = lab.provider("provider", &me, None);
+    let mut mine = lab.start("me", "join", &[], Some(&provider));
+    lab.wait_until_known("me", &provider);
+    let job = lab.job(
+        "job",
+        &simple_job("task.wasm", 1),
+        &[("task.wasm", &modules::chatter())],
+    );
+    let submit = || {
+        let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
+        assert!(detached.status.success(), "{}", text(&detached.stderr));
+        let id = text(&detached.stdout).trim().to_owned();
+        let log = lab.path(&format!("me/logs/{id}.log"));
+        eventually("a megabyte of its log", || {
+            let log = log.metadata().ok()?;
+            (log.len() > 1 << 20).then_some(())
+        });
+    };
+    submit();
+    assert!(lab.run("me", &["cancel", "last"]).status.success());
+    lab.wait_until_running("provider", 0);
+    // A node that stops leaves its jobs a lease of 10 s.
+    submit();
+    mine.terminate();
+    lab.wait_until_running("provider", 0);
 }

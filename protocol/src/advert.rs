@@ -19,6 +19,9 @@ pub const MAX_TTL_MS: u64 = 600_000;
 /// desktop clocks are commonly off by).
 pub const MAX_SKEW_MS: u64 = 120_000;
 
+/// The most adverts in one [`AdvertAnswer`]: some 30 KiB, when they say what adverts usually do.
+pub const MAX_ADVERTS: usize = 64;
+
 /// Signed together with the advert, so that a signature made for anything else does not fit.
 const DOMAIN: &[u8] = b"p2pnode capacity advert 1\0";
 
@@ -59,6 +62,22 @@ pub struct SignedAdvert {
     pub public_key: Vec<u8>,
     /// Signature over the domain and `advert`.
     pub signature: Vec<u8>,
+}
+
+/// First and only message of the side that opens an exchange, `/p2pnode/<network>/advert/1`.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct AdvertHello {
+    /// The sender's own advert; absent when it offers nothing.
+    pub mine: Option<SignedAdvert>,
+    /// How many adverts of others it wants to know.
+    pub want: u16,
+}
+
+/// Answers an [`AdvertHello`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct AdvertAnswer {
+    /// Adverts of others, at most [`MAX_ADVERTS`], chosen by chance when there are more.
+    pub others: Vec<SignedAdvert>,
 }
 
 /// An advert that must not be believed.

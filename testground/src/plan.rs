@@ -3,11 +3,13 @@
 //! Thin on purpose: Testground has been dormant since 2023. The instance that is first in line is the
 //! others' bootstrap.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use libp2p::identity::Keypair;
 use p2pnode_node::net::{self, NetConfig, NetEvent};
+use serde_json::Value;
 use testground::client::Client;
 
 /// Where instances announce themselves.
@@ -55,7 +57,8 @@ async fn discovery(client: &Client) -> Result<Duration> {
             .next()
             .context("no address")?;
         let full = format!("{address}/p2p/{}", handle.local_peer_id());
-        client.publish(TOPIC, full).await?;
+        let announced = Cow::Owned(Value::String(full));
+        client.publish(TOPIC, announced).await?;
     }
     let began = Instant::now();
     let mut connected = 0;

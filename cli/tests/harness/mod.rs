@@ -155,6 +155,14 @@ impl Lab {
         });
     }
 
+    /// Waits until the provider called `name` runs so many tasks.
+    pub fn wait_until_running(&self, name: &str, count: u64) {
+        eventually(&format!("{name} runs {count}"), || {
+            let status = self.json(name, &["status"]);
+            (status["offer"]["running"].as_u64() == Some(count)).then_some(())
+        });
+    }
+
     /// Writes a job folder and returns the path of its job file.
     pub fn job(&self, name: &str, toml: &str, files: &[(&str, &[u8])]) -> PathBuf {
         let folder = self.path(name);

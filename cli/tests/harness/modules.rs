@@ -92,3 +92,19 @@ pub fn copy() -> Vec<u8> {
     )
     .unwrap()
 }
+
+/// Writes zeros to stdout for ever, a frame of log at a time.
+pub fn chatter() -> Vec<u8> {
+    wat::parse_str(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 2)
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 16))
+                (i32.store (i32.const 4) (i32.const 65536))
+                (loop
+                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    (br 0))))"#,
+    )
+    .unwrap()
+}

@@ -182,8 +182,12 @@ impl Driver {
     fn on_internal(&mut self, said: Internal, inputs: &mut Vec<Input>) {
         match said {
             Internal::Input(input) => {
-                if let Input::Ended { run, .. } = &input {
-                    self.hosting.on_ended(run);
+                match &input {
+                    Input::Ended { run, .. } => self.hosting.on_ended(run),
+                    Input::Response { call, response, .. } => {
+                        self.inbound.note_answer(*call, response);
+                    }
+                    _ => {}
                 }
                 inputs.push(input);
             }
@@ -211,6 +215,7 @@ impl Driver {
             }
             NetEvent::Advert { peer, advert } => inputs.push(Input::Advert { peer, advert }),
             NetEvent::Request { peer, id, request } => {
+                self.inbound.note_request(peer, &request);
                 let token = self.calls.token_for(id);
                 inputs.push(Input::Request {
                     peer,
@@ -255,7 +260,7 @@ impl Driver {
                 call,
                 request,
             } => {
-                self.inbound.note_call(peer, &request);
+                self.inbound.note_call(peer, call, &request);
                 if peer == self.me {
                     let token = self.calls.token_for_own(call);
                     self.own.push_back(Input::Request {

@@ -34,7 +34,8 @@ use crate::home::{Home, Paths};
 use crate::net::{NetEvents, NetHandle};
 use crate::store::{Claims, JobLogs, Store};
 
-/// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB.
+/// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB, 32 MiB when all of them
+/// are log texts.
 const EVENT_QUEUE: usize = 16_384;
 
 /// Things said to the loop that may wait. Senders wait when it is full.
@@ -174,7 +175,7 @@ impl Links {
             self.internal.clone(),
         );
         for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
-            inbound.restore(job.job, job.dispatched.iter().map(|(peer, _)| *peer));
+            inbound.restore(job.job, &job.dispatched, &job.ends);
         }
         inbound
     }

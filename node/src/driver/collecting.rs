@@ -60,12 +60,17 @@ impl Collecting {
         let attempt = errand.attempt;
         let turn = this.turns.take(attempt);
         tokio::spawn(async move {
-            let log = this.hub.wait_for(attempt, errand.log_bytes, LOG_GRACE);
+            let peer = errand.peer;
+            let log = this
+                .hub
+                .wait_for(&peer, attempt, errand.log_bytes, LOG_GRACE);
             let log = turn.forsaken.run_until_cancelled(log);
             let (result, _) = tokio::join!(this.bring(errand, &turn), log);
             this.turns.end(&turn);
-            if turn.forsaken.is_cancelled() {
+            if result.is_err() || turn.forsaken.is_cancelled() {
                 this.blobs.unpin(owner(attempt));
+            }
+            if turn.forsaken.is_cancelled() {
                 return;
             }
             let input = Input::Collected { attempt, result };

@@ -10,6 +10,7 @@ use p2pnode_protocol::Gpu;
 use p2pnode_protocol::task::{Assignment, Failure, TaskTemplate};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::actor::Internal;
 use super::fetching::Fetcher;
@@ -18,7 +19,7 @@ use super::preparing::{self, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
 use crate::core::io::{HostedJob, RunKey};
-use crate::exec::{Exec, Runs, WorkDirs};
+use crate::exec::{Exec, JobDirs, Runs, WorkDirs};
 
 /// What tasks of the hosting side share.
 #[derive(Clone)]
@@ -49,6 +50,9 @@ pub(super) struct Hosting {
 /// What this node holds for a job.
 struct Hosted {
     steps: BTreeMap<u16, Arc<Step>>,
+    dirs: JobDirs,
+    /// What writes into `dirs` and cannot be broken off; the directories go after it.
+    writing: TaskTracker,
     log: LogPipe,
     over: CancellationToken,
 }
@@ -69,11 +73,13 @@ impl Hosting {
             let log = LogPipe::open(hosted, context.log_target.clone(), over.clone());
             Hosted {
                 steps: BTreeMap::new(),
+                dirs: context.dirs.of_job(&hosted),
+                writing: TaskTracker::new(),
                 log,
                 over,
             }
         });
-        let step = Arc::new(Step::default());
+        let step = Arc::new(Step::new(entry.dirs.clone(), entry.writing.clone()));
         entry.steps.insert(template.step, step.clone());
         let (context, over) = (context.clone(), entry.over.clone());
         tokio::spawn(preparing::prepare(context, hosted, template, step, over));
@@ -120,12 +126,24 @@ impl Hosting {
     }
 
     pub(super) fn unhost(&mut self, hosted: &HostedJob) {
-        if let Some(held) = self.jobs.remove(hosted) {
-            held.over.cancel();
-        }
         self.context.blobs.unpin_scope(hosted.scope());
-        let (dirs, hosted) = (self.context.dirs.clone(), *hosted);
-        tokio::task::spawn_blocking(move || dirs.remove_job(&hosted));
+        let Some(held) = self.jobs.remove(hosted) else {
+            return;
+        };
+        held.over.cancel();
+        let Hosted { dirs, writing, .. } = held;
+        tokio::spawn(remove(dirs, writing));
+    }
+}
+
+/// Removes a job's directories as soon as nothing writes into them any more. No run does: a job goes
+/// when the last has ended. The same job may be here again meanwhile, in other directories.
+async fn remove(dirs: JobDirs, writing: TaskTracker) {
+    writing.close();
+    writing.wait().await;
+    let removing = tokio::task::spawn_blocking(move || dirs.remove_all());
+    if removing.await.is_err() {
+        tracing::warn!("removing a job's work directories was interrupted");
     }
 }
 
@@ -143,5 +161,37 @@ impl RunKey {
             PinScope::Hosted(self.submitter, self.attempt.task.job),
             self.attempt,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use p2pnode_protocol::{JobId, PeerId};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_late_write_is_waited_for_before_a_job_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dirs = WorkDirs::new(folder.path().to_owned()).of_job(&HostedJob {
+            submitter: PeerId::random(),
+            job: JobId([7; 8]),
+        });
+        let writing = TaskTracker::new();
+        let (late, (go, wait)) = (dirs.clone(), std::sync::mpsc::sync_channel(1));
+        writing.spawn_blocking(move || {
+            wait.recv().unwrap();
+            late.make_common().unwrap();
+        });
+        let removing = tokio::spawn(remove(dirs, writing));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!removing.is_finished());
+        go.send(()).unwrap();
+        removing.await.unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -1,13 +1,13 @@
 //! Streams that peers open: they fetch blobs, and send logs.
 //!
-//! A peer gets blobs of a job only when it has to do with the job: as a provider that the job was
-//! offered to, or as its submitter. Logs are taken only from providers of the job.
+//! A peer gets blobs of a job only when it has to do with the job: as one of its providers, or as its
+//! submitter. Logs are taken only from providers, and only of attempts that are theirs. Who that is,
+//! [`super::holders`] knows.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use futures::{AsyncReadExt, AsyncWriteExt};
-use p2pnode_protocol::message::TaskRequest;
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use p2pnode_protocol::message::{TaskRef, TaskRequest, TaskResponse};
 use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
 use p2pnode_protocol::{Digest, JobId, PeerId};
 use tokio::sync::mpsc;
@@ -16,22 +16,18 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use super::actor::Internal;
 use super::loghub::LogHub;
 use crate::blobs::{self, BlobStore, PinScope};
-use crate::core::io::Input;
+use crate::core::io::{CallFailure, CallId, Input, StoredEnd};
 use crate::frames::{self, FrameError};
 use crate::net::{Misdeed, NetHandle, NetStream, StreamKind};
 
 /// Log frames between acknowledgements.
 const ACK_EVERY: u64 = 16;
 
-/// Providers of each of this node's own jobs.
-type Providers = Arc<RwLock<HashMap<JobId, HashSet<PeerId>>>>;
-
 /// See the module.
 pub(super) struct Inbound {
     net: NetHandle,
     blobs: Arc<BlobStore>,
     hub: LogHub,
-    providers: Providers,
     internal: mpsc::Sender<Internal>,
 }
 
@@ -47,40 +43,44 @@ impl Inbound {
             net,
             blobs,
             hub,
-            providers: Providers::default(),
         }
     }
 
-    /// An offer makes its receiver a provider of the job.
-    pub(super) fn note_call(&self, peer: PeerId, request: &TaskRequest) {
-        let job = match request {
-            TaskRequest::Offer(offer) => offer.job,
-            _ => return,
-        };
-        let known = is_provider(&self.providers, job, &peer);
-        if !known {
-            let mut providers = self
-                .providers
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            providers.entry(job).or_default().insert(peer);
+    /// A call goes out.
+    pub(super) fn note_call(&self, peer: PeerId, call: CallId, request: &TaskRequest) {
+        // This node itself opens no streams to itself.
+        if let TaskRequest::Offer(offer) = request
+            && peer != self.net.local_peer_id()
+        {
+            self.hub.holders().on_offer(peer, call, offer);
         }
     }
 
-    /// Restores what [`Inbound::note_call`] had noted before a restart.
-    pub(super) fn restore(&self, job: JobId, peers: impl IntoIterator<Item = PeerId>) {
-        let mut providers = self
-            .providers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        providers.entry(job).or_default().extend(peers);
+    /// A call was answered, or not.
+    pub(super) fn note_answer(&self, call: CallId, response: &Result<TaskResponse, CallFailure>) {
+        self.hub.holders().on_answer(call, response);
+    }
+
+    /// A peer asks or tells something.
+    pub(super) fn note_request(&self, peer: PeerId, request: &TaskRequest) {
+        if let TaskRequest::Report(report) = request {
+            self.hub.holders().on_report(peer, report);
+        }
+    }
+
+    /// Restores what had been noted of a job before a restart.
+    pub(super) fn restore(
+        &self,
+        job: JobId,
+        dispatched: &[(PeerId, Vec<TaskRef>)],
+        ends: &[StoredEnd],
+    ) {
+        let me = self.net.local_peer_id();
+        self.hub.holders().restore(&me, job, dispatched, ends);
     }
 
     pub(super) fn on_job_over(&self, job: JobId) {
-        self.providers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&job);
+        self.hub.holders().on_job_over(job);
     }
 
     /// Serves a stream in a task of its own. The net bounds how many streams a peer may open.
@@ -93,17 +93,17 @@ impl Inbound {
 
     fn serve_blobs(&self, peer: PeerId, stream: NetStream) {
         let mut stream = stream.compat();
-        let (store, providers) = (self.blobs.clone(), self.providers.clone());
+        let (store, holders) = (self.blobs.clone(), self.hub.holders().clone());
         let (net, internal) = (self.net.clone(), self.internal.clone());
         tokio::spawn(async move {
             // Either the job is ours and the peer works for it, or it is the peer's and hosted here.
             let may_read = |job: JobId, digest: &Digest| {
                 store.permits(PinScope::Hosted(peer, job), digest)
-                    || (is_provider(&providers, job, &peer)
+                    || (holders.is_provider(job, &peer)
                         && store.permits(PinScope::Own(job), digest))
             };
             let told = |job, bytes| {
-                if is_provider(&providers, job, &peer) {
+                if holders.is_provider(job, &peer) {
                     let served = Input::Served { job, bytes };
                     // A full queue: the count is for people to look at, and nobody waits for it.
                     let _busy = internal.try_send(Internal::Input(served));
@@ -119,9 +119,9 @@ impl Inbound {
     }
 
     fn receive_log(&self, peer: PeerId, stream: NetStream) {
-        let (hub, providers, net) = (self.hub.clone(), self.providers.clone(), self.net.clone());
+        let (hub, net) = (self.hub.clone(), self.net.clone());
         tokio::spawn(async move {
-            match receive(peer, stream, &hub, &providers).await {
+            match receive(&peer, stream.compat(), &hub).await {
                 Ok(()) => {}
                 Err(error @ (FrameError::Codec(_) | FrameError::Refused(_))) => {
                     tracing::debug!(%peer, %error, "bad log stream");
@@ -133,22 +133,13 @@ impl Inbound {
     }
 }
 
-fn is_provider(providers: &Providers, job: JobId, peer: &PeerId) -> bool {
-    let providers = providers.read().unwrap_or_else(PoisonError::into_inner);
-    providers
-        .get(&job)
-        .is_some_and(|peers| peers.contains(peer))
-}
-
-async fn receive(
-    peer: PeerId,
-    stream: NetStream,
-    hub: &LogHub,
-    providers: &Providers,
-) -> Result<(), FrameError> {
-    let (mut reader, mut writer) = stream.compat().split();
+async fn receive<S>(peer: &PeerId, stream: S, hub: &LogHub) -> Result<(), FrameError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut reader, mut writer) = stream.split();
     let hello: LogHello = frames::read(&mut reader).await?;
-    let accepted = is_provider(providers, hello.job, &peer);
+    let accepted = hub.holders().is_provider(hello.job, peer);
     frames::write(&mut writer, &LogWelcome { accepted }).await?;
     writer.flush().await?;
     if !accepted {
@@ -157,16 +148,90 @@ async fn receive(
     let mut count: u64 = 0;
     loop {
         let frame: LogFrame = frames::read(&mut reader).await?;
-        // The job may have ended meanwhile.
-        if !is_provider(providers, hello.job, &peer) {
+        let goes_on = hub
+            .take_from(peer, hello.job, frame)
+            .map_err(|error| FrameError::Refused(error.to_string()))?;
+        if !goes_on {
             return Ok(());
         }
-        hub.take(hello.job, frame)
-            .map_err(|error| FrameError::Refused(error.to_string()))?;
         count += 1;
         if count.is_multiple_of(ACK_EVERY) {
             frames::write(&mut writer, &LogAck { frames: count }).await?;
             writer.flush().await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use p2pnode_protocol::message::Offer;
+    use p2pnode_protocol::task::{Assignment, Stream};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+    use crate::store::JobLogs;
+
+    const JOB: JobId = JobId([7; 8]);
+
+    fn frame(index: u32, text: &str) -> LogFrame {
+        LogFrame {
+            step: 0,
+            index,
+            attempt: 1,
+            stream: Stream::Stdout,
+            offset: 0,
+            bytes: text.as_bytes().to_vec(),
+        }
+    }
+
+    fn offer_to(hub: &LogHub, peer: PeerId, index: u32) {
+        let task = Assignment {
+            index,
+            attempt: 1,
+            values: Vec::new(),
+            inputs: Vec::new(),
+        };
+        let offer = Offer {
+            job: JOB,
+            step: 0,
+            template: None,
+            tasks: vec![task],
+        };
+        hub.holders().on_offer(peer, index.into(), &offer);
+    }
+
+    /// Sends frames as `peer` does; returns whether they were welcome.
+    async fn send(hub: &LogHub, peer: PeerId, sent: Vec<LogFrame>) -> bool {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let sending = async move {
+            let mut near = near.compat();
+            frames::write(&mut near, &LogHello { job: JOB })
+                .await
+                .unwrap();
+            let welcome: LogWelcome = frames::read(&mut near).await.unwrap();
+            for frame in sent.iter().filter(|_| welcome.accepted) {
+                frames::write(&mut near, frame).await.unwrap();
+            }
+            welcome.accepted
+        };
+        tokio::join!(sending, receive(&peer, far.compat(), hub)).0
+    }
+
+    #[tokio::test]
+    async fn a_forged_log_neither_counts_nor_hides_the_true_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = JobLogs::open(folder.path()).unwrap();
+        let hub = LogHub::new(logs, tokio::sync::broadcast::channel(8).0);
+        let (honest, forger) = (PeerId::random(), PeerId::random());
+        offer_to(&hub, honest, 1);
+        offer_to(&hub, forger, 2);
+        let forged = vec![frame(1, "forged"), frame(2, "mine"), frame(3, "invented")];
+        assert!(send(&hub, forger, forged).await);
+        assert!(send(&hub, honest, vec![frame(1, "honest")]).await);
+        assert!(!send(&hub, PeerId::random(), Vec::new()).await);
+        let page = hub.page(JOB, None, 0).unwrap();
+        assert_eq!(page.frames, [frame(2, "mine"), frame(1, "honest")]);
     }
 }

@@ -6,14 +6,19 @@ use std::time::Duration;
 use p2pnode_protocol::api::{Event, LogEntry};
 use p2pnode_protocol::message::TaskRef;
 use p2pnode_protocol::stream::LogFrame;
-use p2pnode_protocol::{AttemptKey, JobId};
+use p2pnode_protocol::{AttemptKey, JobId, PeerId};
 use tokio::sync::{Notify, broadcast};
 
+use super::holders::{Holders, Verdict};
 use crate::command;
 use crate::store::{JobLogs, LogPosition, LogsError, TaskFilter};
 
 /// The most log bytes in one answer (1 MiB), a hundredth of a second on loopback.
 const MAX_PAGE_BYTES: usize = 1 << 20;
+
+/// The longest text of one event, in bytes: events wait for slow watchers, so that their number times
+/// this is what a watcher who stands still can hold (see [`super::assembly`]).
+const MAX_EVENT_TEXT: usize = 2 << 10;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +26,7 @@ pub(super) struct LogHub {
     logs: Arc<JobLogs>,
     events: broadcast::Sender<Arc<Event>>,
     arrived: Arc<Notify>,
+    holders: Holders,
 }
 
 impl LogHub {
@@ -29,7 +35,32 @@ impl LogHub {
             logs: Arc::new(logs),
             events,
             arrived: Arc::new(Notify::new()),
+            holders: Holders::default(),
         }
+    }
+
+    /// Who may write.
+    pub(super) const fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
+    /// Does with a peer's frame what it deserves. Returns whether the peer may go on.
+    ///
+    /// # Errors
+    /// When the frame breaks the rules, which is its sender's doing.
+    pub(super) fn take_from(
+        &self,
+        peer: &PeerId,
+        job: JobId,
+        frame: LogFrame,
+    ) -> Result<bool, LogsError> {
+        match self.holders.judge(job, peer, &frame) {
+            Verdict::Gone => return Ok(false),
+            // Whoever waits for it may wait in vain from now on.
+            Verdict::Drop => self.arrived.notify_waiters(),
+            Verdict::Take => self.take(job, frame)?,
+        }
+        Ok(true)
     }
 
     /// Stores a frame of a job of this node's own and shows what of it is new.
@@ -52,22 +83,31 @@ impl LogHub {
                 stream,
                 text,
             } = LogEntry::of(job, &frame);
-            let event = Event::Log {
-                job: job.to_string(),
-                task,
-                attempt,
-                stream,
-                text,
-            };
-            // Nobody may be watching.
-            let _watchers = self.events.send(Arc::new(event));
+            for text in pieces(&text) {
+                let event = Event::Log {
+                    job: job.to_string(),
+                    task: task.clone(),
+                    attempt,
+                    stream,
+                    text: text.to_owned(),
+                };
+                // Nobody may be watching.
+                let _watchers = self.events.send(Arc::new(event));
+            }
         }
         self.arrived.notify_waiters();
         Ok(())
     }
 
-    /// Waits until `bytes` of an attempt's output are here, at most `limit`.
-    pub(super) async fn wait_for(&self, attempt: AttemptKey, bytes: u64, limit: Duration) {
+    /// Waits until `bytes` of the output of an attempt at `peer` are here, or no more of it will be
+    /// taken, at most `limit`.
+    pub(super) async fn wait_for(
+        &self,
+        peer: &PeerId,
+        attempt: AttemptKey,
+        bytes: u64,
+        limit: Duration,
+    ) {
         let AttemptKey {
             task,
             attempt: number,
@@ -83,6 +123,9 @@ impl LogHub {
                 let mut arrived = std::pin::pin!(arrived);
                 // Registered before looking, so that no arrival falls between.
                 arrived.as_mut().enable();
+                if self.holders.is_spent(task.job, peer) {
+                    return;
+                }
                 match self.logs.received(task.job, wanted) {
                     Ok(received) if received < bytes => arrived.await,
                     Ok(_) => return,
@@ -113,5 +156,34 @@ impl LogHub {
             frames: page.frames,
             next: page.next.0,
         })
+    }
+}
+
+/// `text` in pieces of at most [`MAX_EVENT_TEXT`], cut between characters.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(MAX_EVENT_TEXT));
+        rest = after;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(pieces("").count(), 0);
+        assert_eq!(pieces("short").collect::<Vec<_>>(), ["short"]);
+        let long = "ä€".repeat(3_000);
+        let cut: Vec<&str> = pieces(&long).collect();
+        assert!(cut.iter().all(|piece| piece.len() <= MAX_EVENT_TEXT));
+        assert_eq!(cut.len(), long.len().div_ceil(MAX_EVENT_TEXT));
+        assert_eq!(cut.concat(), long);
     }
 }

@@ -1,12 +1,13 @@
 //! The log of one hosted job on its way to the submitter: one stream per job and provider.
 //!
 //! Frames wait in a bounded queue; when the submitter reads slowly the tasks are slowed down. Frames
-//! that were not acknowledged are sent again on the next stream.
+//! that were not acknowledged are sent again on the next stream. A submitter that does not want them
+//! (its job is over, say) slows nobody down: what waits is dropped.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, stream};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, StreamExt, stream};
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::stream::{LogAck, LogFrame, LogHello, LogWelcome};
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use crate::frames::{self, FrameError};
 use crate::net::{NetHandle, StreamKind};
 
 /// Frames that wait for the stream.
-const QUEUE: usize = 64;
+pub(super) const QUEUE: usize = 64;
 
 /// The most unacknowledged frames; the receiver acknowledges at least every 16.
 const MAX_UNACKNOWLEDGED: usize = 256;
@@ -63,6 +64,14 @@ impl LogPipe {
         Self { frames, over }
     }
 
+    /// A pipe whose far end stands still for as long as the receiver lives.
+    #[cfg(test)]
+    pub(super) fn unread() -> (Self, mpsc::Receiver<LogFrame>) {
+        let (frames, queue) = mpsc::channel(QUEUE);
+        let over = CancellationToken::new();
+        (Self { frames, over }, queue)
+    }
+
     /// Sends a frame, waiting while the queue is full; drops it when the job is over.
     pub(super) async fn send(&self, frame: LogFrame) {
         tokio::select! {
@@ -72,6 +81,15 @@ impl LogPipe {
             _ended = self.frames.send(frame) => {}
         }
     }
+}
+
+/// How a stream ended that did not break.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// With the job.
+    Over,
+    /// The submitter does not want it.
+    Unwanted,
 }
 
 struct Pump {
@@ -97,27 +115,46 @@ impl Pump {
             self.unacknowledged.push_back(frame);
             while !self.unacknowledged.is_empty() {
                 match self.stream().await {
-                    Ok(()) => wait = RETRY.0,
+                    Ok(Ended::Over) => return,
+                    Ok(Ended::Unwanted) => self.discard(RETRY.1).await,
                     Err(error) => {
                         tracing::debug!(job = %self.hosted.job, %error, "log stream broke");
                         tokio::time::sleep(wait).await;
                         wait = (wait * 2).min(RETRY.1);
+                        continue;
                     }
                 }
+                wait = RETRY.0;
             }
         }
     }
 
-    /// One stream, until it breaks or the job is over.
-    async fn stream(&mut self) -> Result<(), FrameError> {
+    /// Drops what waits and what comes for a while, so that no task waits for a reader that it has
+    /// not got. A submitter that was restarted may want later frames again.
+    async fn discard(&mut self, pause: Duration) {
+        tracing::debug!(job = %self.hosted.job, "its submitter does not want its log");
+        self.unacknowledged.clear();
+        let dropping = async { while self.queue.recv().await.is_some() {} };
+        // The end of the pause, or of the job.
+        let _over = tokio::time::timeout(pause, dropping).await;
+    }
+
+    /// One stream, until it breaks, is not wanted, or the job is over.
+    async fn stream(&mut self) -> Result<Ended, FrameError> {
         let opened = self
             .target
             .net
             .open_stream(self.hosted.submitter, StreamKind::Log)
             .await;
         let stream = opened.map_err(|error| FrameError::Open(error.to_string()))?;
-        let (reader, mut writer) = stream.compat().split();
-        let mut reader = reader;
+        self.talk(stream.compat()).await
+    }
+
+    async fn talk<S>(&mut self, stream: S) -> Result<Ended, FrameError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (mut reader, mut writer) = stream.split();
         frames::write(
             &mut writer,
             &LogHello {
@@ -128,9 +165,7 @@ impl Pump {
         writer.flush().await?;
         let welcome: LogWelcome = frames::read(&mut reader).await?;
         if !welcome.accepted {
-            return Err(FrameError::Open(
-                "the submitter does not want this log".into(),
-            ));
+            return Ok(Ended::Unwanted);
         }
         for frame in &self.unacknowledged {
             frames::write(&mut writer, frame).await?;
@@ -157,8 +192,7 @@ impl Pump {
                         self.unacknowledged.push_back(frame);
                         self.write_waiting(&mut writer).await?;
                     }
-                    // The job is over.
-                    None => return Ok(()),
+                    None => return Ok(Ended::Over),
                 },
             }
         }
@@ -167,7 +201,7 @@ impl Pump {
     /// Writes what else waits, then flushes once.
     async fn write_waiting<W>(&mut self, writer: &mut W) -> Result<(), FrameError>
     where
-        W: futures::AsyncWrite + Unpin,
+        W: AsyncWrite + Unpin,
     {
         while self.unacknowledged.len() < MAX_UNACKNOWLEDGED {
             let Some(Some(frame)) = self.queue.recv().now_or_never() else {
@@ -178,5 +212,84 @@ impl Pump {
         }
         writer.flush().await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use p2pnode_protocol::JobId;
+    use p2pnode_protocol::task::Stream;
+
+    use super::*;
+    use crate::net::{self, NetConfig, NetEvent};
+
+    const JOB: JobId = JobId([7; 8]);
+
+    fn frame(offset: u64) -> LogFrame {
+        LogFrame {
+            step: 0,
+            index: 0,
+            attempt: 1,
+            stream: Stream::Stdout,
+            offset,
+            bytes: vec![b'y'; 10],
+        }
+    }
+
+    async fn node() -> (NetHandle, net::NetEvents) {
+        let key = libp2p::identity::Keypair::generate_ed25519();
+        net::start(NetConfig::in_memory(key, "test")).await.unwrap()
+    }
+
+    /// Says no to the hello of every stream that comes.
+    async fn refuse(mut events: net::NetEvents) {
+        while let Some(event) = events.recv().await {
+            if let NetEvent::Stream { stream, .. } = event {
+                let mut stream = stream.compat();
+                let _hello: LogHello = frames::read(&mut stream).await.unwrap();
+                frames::write(&mut stream, &LogWelcome { accepted: false })
+                    .await
+                    .unwrap();
+                stream.flush().await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_submitter_that_does_not_want_the_log_slows_no_task_down() {
+        let (submitter, events) = node().await;
+        let refusing = tokio::spawn(refuse(events));
+        let me = NetConfig {
+            bootstrap: submitter.listen_addresses(),
+            ..NetConfig::in_memory(libp2p::identity::Keypair::generate_ed25519(), "test")
+        };
+        let (net, _events) = net::start(me).await.unwrap();
+        while !net.peers().await.iter().any(|peer| peer.connected) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let hosted = HostedJob {
+            submitter: submitter.local_peer_id(),
+            job: JOB,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let logs = crate::store::JobLogs::open(folder.path()).unwrap();
+        let target = LogTarget {
+            me: net.local_peer_id(),
+            net,
+            hub: LogHub::new(logs, tokio::sync::broadcast::channel(1).0),
+        };
+        let over = CancellationToken::new();
+        let pipe = LogPipe::open(hosted, target, over.clone());
+        let writing = async {
+            for at in 0..4 * QUEUE as u64 {
+                pipe.send(frame(at * 10)).await;
+            }
+        };
+        let limit = Duration::from_secs(30);
+        assert!(tokio::time::timeout(limit, writing).await.is_ok());
+        over.cancel();
+        refusing.abort();
     }
 }

@@ -4,7 +4,7 @@
 //! API, and hands all of it to the loop in [`actor`]. One file for each family of effects:
 //! [`calls`] on peers, [`hosting`] (with [`preparing`] and [`running`]) of other peers' tasks,
 //! [`collecting`] of this node's own results, [`advertising`] of capacity; [`inbound`] serves streams
-//! that peers open, [`owner`] answers the API.
+//! that peers open, as far as [`holders`] permits; [`owner`] answers the API.
 
 mod actor;
 mod advertising;
@@ -13,12 +13,14 @@ mod calls;
 mod clock;
 mod collecting;
 mod fetching;
+mod holders;
 mod hosting;
 mod inbound;
 mod loghub;
 mod logpipe;
 mod metrics;
 mod node;
+mod output;
 mod owner;
 mod preparing;
 mod probing;

@@ -11,11 +11,13 @@ use p2pnode_protocol::message::Phase;
 use p2pnode_protocol::task::{Failure, FailureKind, InputSource, Program, TaskTemplate};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::fetching::{WRITES, not_arrived};
 use super::hosting::HostContext;
 use crate::blobs::{self, MaterializeOptions, PinOwner, Progress};
 use crate::core::io::{HostedJob, Input};
+use crate::exec::JobDirs;
 
 /// Progress reports that may wait; more are left out.
 const PROGRESS_QUEUE: usize = 8;
@@ -24,8 +26,10 @@ const PROGRESS_QUEUE: usize = 8;
 const MAX_MODULE_BYTES: u64 = 256 << 20;
 
 /// What the tasks of a step share on this host; empty until prepared.
-#[derive(Default)]
 pub(super) struct Step {
+    dirs: JobDirs,
+    /// The job's; see [`super::hosting`].
+    writing: TaskTracker,
     environment: OnceLock<Arc<dyn Environment>>,
     /// The template, parsed once for all tasks.
     form: OnceLock<TaskForm>,
@@ -34,6 +38,21 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// A step whose files are in `dirs`. `writing` holds what writes there and outlives its task.
+    pub(super) const fn new(dirs: JobDirs, writing: TaskTracker) -> Self {
+        Self {
+            dirs,
+            writing,
+            environment: OnceLock::new(),
+            form: OnceLock::new(),
+            inputs: OnceLock::new(),
+        }
+    }
+
+    pub(super) const fn dirs(&self) -> &JobDirs {
+        &self.dirs
+    }
+
     pub(super) fn environment(&self) -> Option<Arc<dyn Environment>> {
         self.environment.get().cloned()
     }
@@ -48,6 +67,14 @@ impl Step {
     }
 }
 
+/// How long a step's environment, and each task's inputs, may take to be ready.
+pub(super) fn limit(template: &TaskTemplate) -> Duration {
+    match template.prepare_timeout_ms {
+        0 => Duration::MAX,
+        limit => Duration::from_millis(limit),
+    }
+}
+
 /// Prepares `step` and tells the core how that went.
 pub(super) async fn prepare(
     context: HostContext,
@@ -56,10 +83,7 @@ pub(super) async fn prepare(
     step: Arc<Step>,
     over: CancellationToken,
 ) {
-    let limit = match template.prepare_timeout_ms {
-        0 => Duration::MAX,
-        limit => Duration::from_millis(limit),
-    };
+    let limit = limit(&template);
     let result = tokio::select! {
         () = over.cancelled() => return,
         result = tokio::time::timeout(limit, work(&context, hosted, &template, &step)) => {
@@ -98,7 +122,7 @@ async fn work(
             InputSource::PerTask(_) => None,
         });
     }
-    let program = program_file(context, hosted, template).await?;
+    let program = program_file(context, hosted, template, step).await?;
     report(
         context,
         hosted,
@@ -179,6 +203,7 @@ async fn program_file(
     context: &HostContext,
     hosted: HostedJob,
     template: &TaskTemplate,
+    step: &Step,
 ) -> Result<ProgramFile, Failure> {
     match &template.program {
         Program::Image { reference } => Ok(ProgramFile::Image {
@@ -187,7 +212,7 @@ async fn program_file(
         Program::Wasm { module } => {
             for _ in 0..WRITES {
                 let manifest = fetch(context, hosted, template.step, *module).await?;
-                if let Some(path) = write_module(context, hosted, template.step, manifest).await? {
+                if let Some(path) = write_module(context, step, template.step, manifest).await? {
                     return Ok(ProgramFile::Wasm { path });
                 }
                 tracing::warn!(job = %hosted.job, "chunks of a module were lost, fetching them again");
@@ -203,16 +228,15 @@ async fn program_file(
 /// Writes the module to a file; nothing when a chunk of it turns out to be gone or damaged.
 async fn write_module(
     context: &HostContext,
-    hosted: HostedJob,
-    step: u16,
+    step: &Step,
+    number: u16,
     manifest: Manifest,
 ) -> Result<Option<PathBuf>, Failure> {
-    let (dirs, store) = (context.dirs.clone(), context.blobs.clone());
-    let written = tokio::task::spawn_blocking(move || {
-        let folder = dirs
-            .make_common(&hosted)
-            .map_err(|error| error.to_string())?;
-        let name = format!("step-{step}.wasm");
+    let (dirs, store) = (step.dirs.clone(), context.blobs.clone());
+    // It is written to its end also when nobody waits for it any more.
+    let written = step.writing.spawn_blocking(move || {
+        let folder = dirs.make_common().map_err(|error| error.to_string())?;
+        let name = format!("step-{number}.wasm");
         let path = folder.join(&name);
         let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
         let options = MaterializeOptions {

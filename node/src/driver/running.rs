@@ -4,27 +4,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2pnode_executor::{LogChunk, TaskEnd, TaskRun};
-use p2pnode_protocol::Gpu;
+use p2pnode_executor::TaskRun;
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
-use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::task::{
     Assignment, Failure, FailureKind, InputSource, Outcome, TaskTemplate, Usage,
 };
-use tokio::sync::mpsc;
+use p2pnode_protocol::{Bytes, Gpu};
+use tokio_util::sync::CancellationToken;
 
 use super::fetching::{WRITES, not_arrived};
 use super::hosting::HostContext;
 use super::logpipe::LogPipe;
-use super::preparing::Step;
+use super::output::Output;
+use super::preparing::{self, Step};
 use crate::blobs::{self, Limits, MaterializeOptions, OutputPatterns, PinOwner};
 use crate::core::io::{HostedJob, Input, RunEnd, RunKey};
-use crate::exec::RunControl;
-
-/// Output chunks between a task and its log pipe. Small, so that a task that writes faster than its
-/// submitter reads is slowed down after some 64 KiB × 4.
-const LOG_QUEUE: usize = 4;
+use crate::exec::{JobDirs, RunControl};
 
 /// All that one run needs.
 pub(super) struct Run {
@@ -73,12 +69,14 @@ async fn attempt(
             return (Err(failure), Usage::default());
         }
     };
-    let prepared = prepare_dir(context, &run, &step, &rendered).await;
+    let prepared = prepare(context, &run, &step, &rendered).await;
     let (result, usage) = match prepared {
         Ok(work_dir) => {
             let task = task_run(&run, &rendered, work_dir.clone());
             context.say(Input::Started(run.key)).await;
-            let end = execute(environment.as_ref(), task, &run, log_bytes).await;
+            let cancel = &run.control.cancel;
+            let output = Output::new(run.key.attempt, run.log.as_ref(), cancel);
+            let end = output.of_run(environment.as_ref(), task, log_bytes).await;
             let result = match end.result {
                 Ok(()) => collect(context, &run, &rendered, &work_dir).await,
                 Err(failure) => Err(run.control.why().unwrap_or(failure)),
@@ -87,7 +85,7 @@ async fn attempt(
         }
         Err(failure) => (Err(failure), Usage::default()),
     };
-    remove_dir(context, &run, &rendered).await;
+    remove_dir(step.dirs(), run.key).await;
     (result, usage)
 }
 
@@ -101,44 +99,74 @@ fn has_files(rendered: &RenderedTask) -> bool {
     !rendered.inputs.is_empty() || !rendered.outputs.is_empty()
 }
 
-async fn prepare_dir(
+/// Readies the run's directory, for as long as preparing may take and until the run is killed. Nothing
+/// is written there any more once this returns.
+async fn prepare(
     context: &HostContext,
     run: &Run,
     step: &Step,
     rendered: &RenderedTask,
 ) -> Result<PathBuf, Failure> {
+    let limit = preparing::limit(&run.template);
+    let stop = run.control.cancel.child_token();
+    let mut working = std::pin::pin!(prepare_dir(context, run, step, rendered, &stop));
+    let prepared = tokio::select! {
+        prepared = &mut working => prepared,
+        () = tokio::time::sleep(limit) => {
+            stop.cancel();
+            // What is being written ends with the input that it is at.
+            let _late = working.await;
+            return Err(host(format!(
+                "its inputs were not ready after {limit:?} (policy.prepare_timeout)"
+            )));
+        }
+    };
+    match run.control.why() {
+        Some(why) => Err(why),
+        None => prepared,
+    }
+}
+
+async fn prepare_dir(
+    context: &HostContext,
+    run: &Run,
+    step: &Step,
+    rendered: &RenderedTask,
+    stop: &CancellationToken,
+) -> Result<PathBuf, Failure> {
+    let (dirs, key) = (step.dirs().clone(), run.key);
     if !has_files(rendered) {
-        return context
-            .dirs
-            .make(&run.key)
-            .map_err(|error| host(error.to_string()));
+        return dirs.make(&key).map_err(|error| host(error.to_string()));
     }
-    let mut inputs: Vec<(Vec<u8>, Arc<Manifest>)> = Vec::with_capacity(rendered.inputs.len());
-    for (position, input) in rendered.inputs.iter().enumerate() {
-        let manifest = match run.template.inputs.get(position).map(|input| input.source) {
-            Some(InputSource::Shared(_)) => step
-                .shared_input(position)
-                .ok_or_else(|| host("a shared input is gone"))?,
-            _ => Arc::new(fetch_input(context, run, input.blob).await?),
-        };
-        inputs.push((input.path.as_bytes().to_vec(), manifest));
-    }
+    let fetching = fetch_inputs(context, run, step, rendered);
+    let inputs = tokio::select! {
+        () = stop.cancelled() => return Err(stopped()),
+        inputs = fetching => inputs?,
+    };
+    let disk = run.template.resources.disk;
+    fit(inputs.iter().map(|(_, manifest)| manifest.as_ref()), disk)?;
     let mut tried = 0;
     loop {
         tried += 1;
-        match write_dir(context, run, rendered, inputs.clone()).await {
+        match write_dir(context, run, step, rendered, inputs.clone(), stop.clone()).await {
             Ok(work_dir) => return Ok(work_dir),
             Err(NotWritten {
                 missing: Some(position),
                 ..
             }) if tried < WRITES => {
                 tracing::warn!(run = %run.key.attempt, "chunks of an input were lost, fetching them again");
-                fetch_input(context, run, rendered.inputs[position].blob).await?;
+                tokio::select! {
+                    () = stop.cancelled() => return Err(stopped()),
+                    again = fetch_input(context, run, rendered.inputs[position].blob) => drop(again?),
+                }
             }
             Err(not_written) => return Err(not_written.failure),
         }
     }
 }
+
+/// Inputs, each with its path.
+type Inputs = Vec<(Vec<u8>, Arc<Manifest>)>;
 
 /// Why inputs do not stand in a work directory.
 struct NotWritten {
@@ -160,10 +188,12 @@ impl From<Failure> for NotWritten {
 async fn write_dir(
     context: &HostContext,
     run: &Run,
+    step: &Step,
     rendered: &RenderedTask,
-    inputs: Vec<(Vec<u8>, Arc<Manifest>)>,
+    inputs: Inputs,
+    stop: CancellationToken,
 ) -> Result<PathBuf, NotWritten> {
-    let (dirs, store, key) = (context.dirs.clone(), context.blobs.clone(), run.key);
+    let (dirs, store, key) = (step.dirs().clone(), context.blobs.clone(), run.key);
     let folders: Vec<String> = rendered.folders().into_iter().map(str::to_owned).collect();
     let options = MaterializeOptions {
         max_bytes: run.template.resources.disk.0,
@@ -174,6 +204,9 @@ async fn write_dir(
         let root = std::fs::File::open(&work_dir)
             .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
         for (position, (path, manifest)) in inputs.iter().enumerate() {
+            if stop.is_cancelled() {
+                return Err(stopped().into());
+            }
             blobs::materialize(&store, manifest, &root, path, options).map_err(|error| {
                 let missing = error.is_missing().then_some(position);
                 if missing.is_some() {
@@ -193,15 +226,60 @@ async fn write_dir(
     .await
 }
 
+/// What a preparation ends with that is not waited for; replaced by why that is so.
+fn stopped() -> Failure {
+    host("it was killed while its inputs were made ready")
+}
+
+/// Whether all inputs together fit on the task's disk. A manifest may name one chunk as often as it
+/// likes, so what arrives says little about what would be written.
+fn fit<'a>(inputs: impl IntoIterator<Item = &'a Manifest>, disk: Bytes) -> Result<(), Failure> {
+    let total = inputs
+        .into_iter()
+        .map(Manifest::content_bytes)
+        .fold(0, u64::saturating_add);
+    if total <= disk.0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::DiskFull,
+        format!(
+            "its inputs are {} together, more than its disk of {disk}; raise resources.disk",
+            Bytes(total)
+        ),
+    ))
+}
+
+/// All inputs, each with its path.
+async fn fetch_inputs(
+    context: &HostContext,
+    run: &Run,
+    step: &Step,
+    rendered: &RenderedTask,
+) -> Result<Inputs, Failure> {
+    let mut inputs = Vec::with_capacity(rendered.inputs.len());
+    for (position, input) in rendered.inputs.iter().enumerate() {
+        let manifest = match run.template.inputs.get(position).map(|input| input.source) {
+            Some(InputSource::Shared(_)) => step
+                .shared_input(position)
+                .ok_or_else(|| host("a shared input is gone"))?,
+            _ => Arc::new(fetch_input(context, run, input.blob).await?),
+        };
+        inputs.push((input.path.as_bytes().to_vec(), manifest));
+    }
+    Ok(inputs)
+}
+
 async fn fetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<Manifest, Failure> {
+    let task = run.key.attempt.task;
     let hosted = HostedJob {
         submitter: run.key.submitter,
-        job: run.key.attempt.task.job,
+        job: task.job,
     };
     let owner = PinOwner::job(hosted.scope());
     let fetched = context
         .fetcher
-        .fetch(hosted.submitter, hosted.job, blob, owner, None)
+        .fetch(run.key.submitter, task.job, blob, owner, None)
         .await;
     fetched.map_err(|error| not_arrived(&error))
 }
@@ -219,39 +297,6 @@ fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
         stall: Duration::from_millis(run.template.stall_ms),
         network: run.template.network,
         root: run.template.root,
-    }
-}
-
-async fn execute(
-    environment: &dyn p2pnode_executor::Environment,
-    task: TaskRun,
-    run: &Run,
-    log_bytes: &mut u64,
-) -> TaskEnd {
-    let (sink, mut chunks) = mpsc::channel::<LogChunk>(LOG_QUEUE);
-    let running = environment.run(task, sink, run.control.cancel.clone());
-    let logging = async {
-        while let Some(chunk) = chunks.recv().await {
-            let bytes = chunk.bytes.len() as u64;
-            if let Some(log) = &run.log {
-                log.send(frame(run, chunk, *log_bytes)).await;
-            }
-            *log_bytes += bytes;
-        }
-    };
-    let (end, ()) = tokio::join!(running, logging);
-    end
-}
-
-fn frame(run: &Run, chunk: LogChunk, offset: u64) -> LogFrame {
-    let attempt = run.key.attempt;
-    LogFrame {
-        step: attempt.task.step,
-        index: attempt.task.index,
-        attempt: attempt.attempt,
-        stream: chunk.stream,
-        offset,
-        bytes: chunk.bytes,
     }
 }
 
@@ -301,15 +346,17 @@ async fn collect(
     .await
 }
 
-async fn remove_dir(context: &HostContext, run: &Run, rendered: &RenderedTask) {
-    let (dirs, key) = (context.dirs.clone(), run.key);
-    if has_files(rendered) {
-        let removing = tokio::task::spawn_blocking(move || dirs.remove(&key));
-        if removing.await.is_err() {
-            tracing::warn!(run = %run.key.attempt, "removing a work directory was interrupted");
-        }
-    } else {
-        dirs.remove(&key);
+/// Removes what the run leaves. Its disk counts as taken until this returns.
+async fn remove_dir(dirs: &JobDirs, key: RunKey) {
+    // The directory of a task without files is empty, and not worth another thread. What is not may
+    // hold millions of files.
+    if dirs.remove_empty(&key) {
+        return;
+    }
+    let dirs = dirs.clone();
+    let removing = tokio::task::spawn_blocking(move || dirs.remove(&key));
+    if removing.await.is_err() {
+        tracing::warn!(run = %key.attempt, "removing a work directory was interrupted");
     }
 }
 
@@ -321,3 +368,6 @@ async fn blocking<T: Send + 'static, E: From<Failure> + Send + 'static>(
         Err(_) => Err(host("the node was interrupted while it handled the task's files").into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

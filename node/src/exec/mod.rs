@@ -14,7 +14,7 @@ use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
 use tokio::sync::mpsc;
 
 pub use runs::{RunControl, Runs};
-pub use workdir::{WorkDirError, WorkDirs};
+pub use workdir::{JobDirs, WorkDirError, WorkDirs};
 
 /// The runtimes of this node.
 #[derive(Clone)]

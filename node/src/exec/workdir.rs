@@ -1,20 +1,23 @@
-//! Directories that tasks work in: `work/<job>-<submitter>/...`, one subdirectory a run, all of them
-//! gone when the job is.
+//! Directories that tasks work in: `work/<job>-<submitter>-<number>/...`, one subdirectory a run, all
+//! of them gone when the job is.
 //!
-//! Names are made of ids only, never of anything a peer chose.
+//! Names are made of ids only, never of anything a peer chose. The number is another each time that a
+//! job comes, so that what is left of it and what it makes anew never meet.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2pnode_protocol::AttemptKey;
 
 use crate::core::io::{HostedJob, RunKey};
+use crate::home;
 
-/// A directory that could not be made or removed.
+/// A directory that could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}", path.display())]
+#[error("cannot make {}: {source}", path.display())]
 pub struct WorkDirError {
-    action: &'static str,
     path: PathBuf,
     source: io::Error,
 }
@@ -23,45 +26,50 @@ pub struct WorkDirError {
 #[derive(Debug, Clone)]
 pub struct WorkDirs {
     root: PathBuf,
+    next: Arc<AtomicU64>,
 }
 
 impl WorkDirs {
     /// Uses `root`, which must exist and belong to this node alone.
     #[must_use]
-    pub const fn new(root: PathBuf) -> Self {
-        Self { root }
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            next: Arc::default(),
+        }
     }
 
-    /// Where all of a hosted job's directories are.
+    /// The directories of a hosted job from now on. Nothing is made yet.
     #[must_use]
-    pub fn of_job(&self, hosted: &HostedJob) -> PathBuf {
+    pub fn of_job(&self, hosted: &HostedJob) -> JobDirs {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         // The whole peer id, so that no submitter can reach another's directory by a like name.
-        self.root
-            .join(format!("{}-{}", hosted.job, hosted.submitter))
+        let name = format!("{}-{}-{number}", hosted.job, hosted.submitter);
+        JobDirs {
+            root: self.root.join(name),
+        }
     }
+}
 
-    /// Where the program and other things common to the job's tasks are kept.
-    #[must_use]
-    pub fn common(&self, hosted: &HostedJob) -> PathBuf {
-        self.of_job(hosted).join("common")
-    }
+/// Where everything of a hosted job stands.
+#[derive(Debug, Clone)]
+pub struct JobDirs {
+    root: PathBuf,
+}
 
+impl JobDirs {
     fn of_run(&self, run: &RunKey) -> PathBuf {
         let AttemptKey { task, attempt } = run.attempt;
-        let hosted = HostedJob {
-            submitter: run.submitter,
-            job: task.job,
-        };
-        self.of_job(&hosted)
+        self.root
             .join(format!("{}.{}.{attempt}", task.step, task.index))
     }
 
-    /// Makes the directory for what a job's tasks share.
+    /// Makes the directory for what the job's tasks share, such as the program.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn make_common(&self, hosted: &HostedJob) -> Result<PathBuf, WorkDirError> {
-        make(self.common(hosted))
+    pub fn make_common(&self) -> Result<PathBuf, WorkDirError> {
+        make(self.root.join("common"))
     }
 
     /// Makes a run's own, empty directory.
@@ -72,14 +80,23 @@ impl WorkDirs {
         make(self.of_run(run))
     }
 
-    /// Removes a run's directory with all in it.
+    /// Removes a run's directory if it is empty, which takes no time. Returns whether it is gone.
+    #[must_use]
+    pub fn remove_empty(&self, run: &RunKey) -> bool {
+        match std::fs::remove_dir(self.of_run(run)) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Removes a run's directory with all in it. The task has ended.
     pub fn remove(&self, run: &RunKey) {
         remove(&self.of_run(run));
     }
 
-    /// Removes all directories of a hosted job.
-    pub fn remove_job(&self, hosted: &HostedJob) {
-        remove(&self.of_job(hosted));
+    /// Removes all directories of the job, whose tasks have ended.
+    pub fn remove_all(&self) {
+        remove(&self.root);
     }
 }
 
@@ -91,20 +108,74 @@ fn make(path: PathBuf) -> Result<PathBuf, WorkDirError> {
     });
     match made {
         Ok(()) => Ok(path),
-        Err(source) => Err(WorkDirError {
-            action: "make",
-            path,
-            source,
-        }),
+        Err(source) => Err(WorkDirError { path, source }),
     }
 }
 
 fn remove(path: &Path) {
-    // `remove_dir` first: the directory of a task without files is the common case.
-    let removed = std::fs::remove_dir(path).or_else(|_| std::fs::remove_dir_all(path));
-    if let Err(error) = removed
+    if let Err(error) = home::remove_tree(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(path = %path.display(), %error, "a work directory stays behind");
+        // Its disk is given to others all the same, so the owner has to know.
+        tracing::error!(
+            path = %path.display(),
+            %error,
+            "a work directory stays behind and takes more disk than is offered; remove it by hand"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use p2pnode_protocol::{JobId, PeerId, TaskKey};
+
+    use super::*;
+
+    fn run() -> RunKey {
+        RunKey {
+            submitter: PeerId::random(),
+            attempt: AttemptKey {
+                task: TaskKey {
+                    job: JobId([7; 8]),
+                    step: 0,
+                    index: 3,
+                },
+                attempt: 1,
+            },
+        }
+    }
+
+    #[test]
+    fn only_an_empty_directory_goes_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run();
+        let dirs = WorkDirs::new(folder.path().to_owned()).of_job(&run.hosted());
+        assert!(dirs.remove_empty(&run), "never made");
+        let made = dirs.make(&run).unwrap();
+        assert!(dirs.remove_empty(&run));
+        assert!(!made.exists());
+        dirs.make(&run).unwrap();
+        std::fs::write(made.join("file"), "x").unwrap();
+        assert!(!dirs.remove_empty(&run));
+        assert!(made.join("file").exists());
+        dirs.remove(&run);
+        assert!(!made.exists());
+    }
+
+    #[test]
+    fn a_job_that_comes_again_gets_other_directories() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkDirs::new(folder.path().to_owned());
+        let hosted = run().hosted();
+        let (first, second) = (work.of_job(&hosted), work.of_job(&hosted));
+        let module = second.make_common().unwrap().join("step-0.wasm");
+        std::fs::write(&module, "x").unwrap();
+        first.make_common().unwrap();
+        first.remove_all();
+        assert!(module.exists());
+        second.remove_all();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

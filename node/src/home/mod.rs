@@ -28,6 +28,7 @@ use libp2p::identity::Keypair;
 
 pub use endpoint::ApiEndpoint;
 pub use error::HomeError;
+pub(crate) use work::remove_tree;
 
 /// The environment variable that names the data directory.
 pub const DATA_DIR_VARIABLE: &str = "P2PNODE_DATA_DIR";

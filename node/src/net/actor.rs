@@ -164,7 +164,7 @@ impl NetActor {
                 ..
             } => {
                 for (address, _) in concurrent_dial_errors.unwrap_or_default() {
-                    self.common.peers.failed(&peer_id, &address);
+                    self.common.peers.failed(&peer_id, &address, Instant::now());
                 }
                 self.on_connected(peer_id, connection_id, &endpoint);
             }

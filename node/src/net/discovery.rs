@@ -125,7 +125,7 @@ impl Discovery {
         match error {
             DialError::Transport(failures) => {
                 for (address, _) in failures {
-                    cx.peers.failed(&peer, address);
+                    cx.peers.failed(&peer, address, cx.now);
                 }
             }
             DialError::WrongPeerId { address, .. } => cx.peers.mistaken(&peer, address),

@@ -7,10 +7,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use bincode::{Decode, Encode};
 use libp2p::PeerId;
 use libp2p::request_response::{self, Event, Message, ProtocolSupport};
-use p2pnode_protocol::advert::SignedAdvert;
+use p2pnode_protocol::advert::{AdvertAnswer, AdvertHello, MAX_ADVERTS};
 use p2pnode_protocol::codec;
 use rand::seq::IteratorRandom;
 
@@ -21,11 +20,8 @@ use super::metrics::NetMetrics;
 use super::protocols::Protocols;
 use super::wire::{Frame, WireCodec};
 
-/// The most adverts in one answer. A newcomer asks its first three peers, so it begins with up to 192
-/// nodes to choose from.
-const MAX_ADVERTS: usize = 64;
-
-/// How many peers a newcomer asks when it meets them.
+/// How many peers a newcomer asks when it meets them; so it begins with up to 192 nodes to choose
+/// from.
 const PEERS_ASKED: u32 = 3;
 
 /// The largest hello, in bytes.
@@ -43,22 +39,6 @@ const MAX_STREAMS: usize = 8;
 /// A peer is told about others this often at the most (1 minute): an answer is some 30 KiB, and what
 /// changes meanwhile is gossiped. Nobody is asked more often either.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(60);
-
-/// First and only message of the side that opens the exchange.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub(super) struct AdvertHello {
-    /// The sender's own advert; absent when it offers nothing.
-    mine: Option<SignedAdvert>,
-    /// How many adverts of others it wants to know.
-    want: u16,
-}
-
-/// Answers an [`AdvertHello`].
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub(super) struct AdvertAnswer {
-    /// Adverts of others, chosen by chance when there are more.
-    others: Vec<SignedAdvert>,
-}
 
 /// libp2p's behaviour for these messages.
 pub(super) type ExchangeBehaviour =

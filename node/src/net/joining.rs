@@ -107,7 +107,7 @@ impl Joining {
     }
 
     fn dial_remembered(&mut self, cx: &mut Context<'_>) {
-        for peer in cx.peers.dialable().into_iter().take(REMEMBERED_AT_A_TIME) {
+        for peer in cx.peers.next_remembered(REMEMBERED_AT_A_TIME) {
             let options = DialOpts::peer_id(peer)
                 .addresses(addresses::preferred(&cx.peers.addresses(&peer)))
                 .build();

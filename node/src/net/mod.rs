@@ -98,7 +98,7 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
     let mut peers = peers::PeerTable::default();
     for (peer, known) in config.known_peers {
         if peer != local {
-            peers.hinted(peer, known);
+            peers.remembered(peer, known);
         }
     }
     let joining = joining::Joining::new(&config.bootstrap, Instant::now());

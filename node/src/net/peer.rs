@@ -16,6 +16,10 @@ pub(super) const MAX_ADDRESSES: usize = 16;
 /// An address that could not be dialled this often in a row is forgotten.
 pub(super) const MAX_FAILURES: u8 = 3;
 
+/// But not before it has failed for so long (30 minutes, a long reboot) when it is known to have
+/// worked: networks come back.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1_800);
+
 /// A peer as the node knows it.
 #[derive(Debug, Clone)]
 pub struct PeerSnapshot {
@@ -51,12 +55,35 @@ impl Link {
     }
 }
 
+/// How much is known of an address; what stands later is worth more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trust {
+    /// Somebody named it.
+    Named,
+    /// It was of use in an earlier life.
+    Remembered,
+    /// A dial to it succeeded.
+    Proven,
+}
+
 #[derive(Debug, Clone)]
 struct Known {
     address: Multiaddr,
-    /// Whether a dial to it succeeded.
-    proven: bool,
+    trust: Trust,
+    /// Failed dials in a row, and when the first was.
     failures: u8,
+    failing: Option<Instant>,
+}
+
+impl Known {
+    fn is_dead(&self, now: Instant) -> bool {
+        let patience = match self.trust {
+            Trust::Named => Duration::ZERO,
+            Trust::Remembered | Trust::Proven => PATIENCE,
+        };
+        let long = |since| now.saturating_duration_since(since) >= patience;
+        self.failures >= MAX_FAILURES && self.failing.is_some_and(long)
+    }
 }
 
 /// Everything about one peer.
@@ -69,6 +96,8 @@ pub(super) struct Entry {
     pub last_seen_ms: u64,
     /// When a request or a stream of ours or theirs was last carried.
     pub last_used: Option<Instant>,
+    /// How often it was dialled since it was last connected, as one of those remembered.
+    pub redials: u32,
 }
 
 impl Entry {
@@ -91,7 +120,10 @@ impl Entry {
 
     /// All addresses, proven ones first.
     pub(super) fn addresses(&self) -> Vec<Multiaddr> {
-        let (proven, other): (Vec<_>, Vec<_>) = self.known.iter().partition(|known| known.proven);
+        let (proven, other): (Vec<_>, Vec<_>) = self
+            .known
+            .iter()
+            .partition(|known| known.trust == Trust::Proven);
         proven
             .into_iter()
             .chain(other)
@@ -99,24 +131,27 @@ impl Entry {
             .collect()
     }
 
-    pub(super) fn learn(&mut self, address: Multiaddr, proven: bool) {
+    pub(super) fn learn(&mut self, address: Multiaddr, trust: Trust) {
         if let Some(known) = self.known.iter_mut().find(|known| known.address == address) {
-            known.proven |= proven;
-            if proven {
+            known.trust = known.trust.max(trust);
+            if trust == Trust::Proven {
                 known.failures = 0;
+                known.failing = None;
             }
             return;
         }
         if self.known.len() >= MAX_ADDRESSES {
-            let Some(place) = self.known.iter().position(|known| !known.proven) else {
+            let least = (0..self.known.len()).min_by_key(|place| self.known[*place].trust);
+            let Some(place) = least.filter(|place| self.known[*place].trust < Trust::Proven) else {
                 return;
             };
             self.known.remove(place);
         }
         self.known.push(Known {
             address,
-            proven,
+            trust,
             failures: 0,
+            failing: None,
         });
     }
 
@@ -125,14 +160,15 @@ impl Entry {
         !self.known.is_empty()
     }
 
-    /// A dial to `address` failed.
-    pub(super) fn failed(&mut self, address: &Multiaddr) {
+    /// A dial to `address` failed, while other peers can be reached.
+    pub(super) fn failed(&mut self, address: &Multiaddr, now: Instant) {
         for known in &mut self.known {
             if known.address == *address {
-                known.failures += 1;
+                known.failures = known.failures.saturating_add(1);
+                known.failing.get_or_insert(now);
             }
         }
-        self.known.retain(|known| known.failures < MAX_FAILURES);
+        self.known.retain(|known| !known.is_dead(now));
     }
 
     /// Somebody else answers at `address`.

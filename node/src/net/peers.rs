@@ -4,6 +4,7 @@
 //! stores the addresses for the next start). Bounded: peers that are not connected are forgotten,
 //! those seen longest ago first. It never dials.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
 use super::addresses;
-use super::peer::{Entry, Link, MAX_ADDRESSES, PeerSnapshot};
+use super::peer::{Entry, Link, MAX_ADDRESSES, PeerSnapshot, Trust};
 
 /// The most peers that are remembered: 4,096 with 8 addresses each are some 3 MiB.
 const MAX_PEERS: usize = 4_096;
@@ -68,10 +69,11 @@ impl PeerTable {
         let entry = self.entry(peer);
         let first = entry.links.is_empty();
         entry.last_seen_ms = unix_ms();
+        entry.redials = 0;
         if link.dialled
             && let Some(address) = addresses::without_peer(&link.remote, peer)
         {
-            entry.learn(address, true);
+            entry.learn(address, Trust::Proven);
         }
         entry.links.push(link);
         self.connected += usize::from(first);
@@ -111,32 +113,45 @@ impl PeerTable {
             .take(MAX_ADDRESSES)
             .collect();
         for address in &believed {
-            entry.learn(address.clone(), false);
+            entry.learn(address.clone(), Trust::Named);
         }
         believed
     }
 
-    /// Somebody trustworthy enough to be dialled says so: a remembered peer, mDNS, the DHT.
+    /// Somebody trustworthy enough to be dialled says so: mDNS, the DHT.
     pub(super) fn hinted(&mut self, peer: PeerId, hints: impl IntoIterator<Item = Multiaddr>) {
+        self.told(peer, hints, Trust::Named);
+    }
+
+    /// The peer was there in an earlier life.
+    pub(super) fn remembered(&mut self, peer: PeerId, known: impl IntoIterator<Item = Multiaddr>) {
+        self.told(peer, known, Trust::Remembered);
+    }
+
+    fn told(&mut self, peer: PeerId, hints: impl IntoIterator<Item = Multiaddr>, trust: Trust) {
         let entry = self.entry(peer);
         for address in hints.into_iter().take(MAX_ADDRESSES) {
             if addresses::scope(&address).is_some()
                 && let Some(address) = addresses::without_peer(&address, peer)
             {
-                entry.learn(address, false);
+                entry.learn(address, trust);
             }
         }
     }
 
-    /// An address could not be dialled.
-    pub(super) fn failed(&mut self, peer: &PeerId, address: &Multiaddr) {
+    /// An address could not be dialled. That says something about it only while others can be: who is
+    /// alone has lost the network, and needs all that is known to come back.
+    pub(super) fn failed(&mut self, peer: &PeerId, address: &Multiaddr, now: Instant) {
+        if self.connected == 0 {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(peer) else {
             return;
         };
         let Some(address) = addresses::without_peer(address, *peer) else {
             return;
         };
-        entry.failed(&address);
+        entry.failed(&address, now);
     }
 
     /// Somebody else answers at this address.
@@ -179,16 +194,23 @@ impl PeerTable {
         self.get(peer).map(Entry::addresses).unwrap_or_default()
     }
 
-    /// Peers that are not connected but have addresses, those seen last first.
-    pub(super) fn dialable(&self) -> Vec<PeerId> {
+    /// The next `most` peers to be dialled because they were there once: those that are not connected,
+    /// have addresses and were dialled least often, of them those seen last.
+    pub(super) fn next_remembered(&mut self, most: usize) -> Vec<PeerId> {
         let mut peers: Vec<_> = self
             .entries
             .iter()
             .filter(|(_, entry)| entry.links.is_empty() && entry.has_address())
-            .map(|(peer, entry)| (entry.last_seen_ms, *peer))
+            .map(|(peer, entry)| (entry.redials, Reverse(entry.last_seen_ms), *peer))
             .collect();
-        peers.sort_unstable_by(|a, b| b.cmp(a));
-        peers.into_iter().map(|(_, peer)| peer).collect()
+        peers.sort_unstable();
+        peers.truncate(most);
+        let peers: Vec<PeerId> = peers.into_iter().map(|(_, _, peer)| peer).collect();
+        for peer in &peers {
+            let redials = &mut self.entry(*peer).redials;
+            *redials = redials.saturating_add(1);
+        }
+        peers
     }
 
     /// All that is known, for people.
@@ -219,7 +241,7 @@ pub(super) fn unix_ms() -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::peer::MAX_FAILURES;
+    use super::super::peer::{MAX_FAILURES, PATIENCE};
     use super::*;
 
     fn address(text: &str) -> Multiaddr {
@@ -284,10 +306,47 @@ mod tests {
         let known = peers.addresses(&peer);
         assert_eq!(known.len(), MAX_ADDRESSES);
         assert_eq!(known[0], many[0]);
+        let now = Instant::now();
         for _ in 0..MAX_FAILURES {
-            peers.failed(&peer, &many[0]);
+            peers.failed(&peer, &known[1], now);
+            peers.failed(&peer, &many[0], now);
         }
+        assert!(!peers.addresses(&peer).contains(&known[1]));
+        assert!(peers.addresses(&peer).contains(&many[0]), "it worked");
+        peers.failed(&peer, &many[0], now + PATIENCE);
         assert!(!peers.addresses(&peer).contains(&many[0]));
+    }
+
+    #[test]
+    fn who_is_alone_forgets_nobody() {
+        let mut peers = PeerTable::default();
+        let (met, remembered, named) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let at = address("/ip4/127.0.0.1/tcp/1");
+        peers.connected_now(met, link(1, "/ip4/127.0.0.1/tcp/1", true));
+        peers.disconnected_now(&met, ConnectionId::new_unchecked(1));
+        peers.remembered(remembered, [at.clone()]);
+        peers.hinted(named, [at.clone()]);
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            for peer in [met, remembered, named] {
+                peers.failed(&peer, &at, now);
+                assert_eq!(peers.addresses(&peer), std::slice::from_ref(&at));
+            }
+            now += PATIENCE;
+        }
+    }
+
+    #[test]
+    fn every_remembered_peer_has_its_turn() {
+        let mut peers = PeerTable::default();
+        for _ in 0..40 {
+            peers.remembered(PeerId::random(), [address("/ip4/127.0.0.1/tcp/1")]);
+        }
+        let mut dialled = std::collections::HashSet::new();
+        for _ in 0..3 {
+            dialled.extend(peers.next_remembered(16));
+        }
+        assert_eq!(dialled.len(), 40);
     }
 
     #[test]

@@ -38,7 +38,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::core::io::Snapshot;
 pub use claims::{Claims, Clash};
 pub use error::{Damage, StoreError};
-pub use logs::{JobLogs, LogPage, LogPosition, LogsError, TaskFilter};
+pub use logs::{JobLogs, LogPage, LogPosition, LogsError, MAX_JOB_LOG_BYTES, TaskFilter};
 pub use peers::{KEPT_ADDRESSES, KEPT_PEERS, RememberedPeer};
 pub use record::KEPT_JOBS;
 pub use rows::MAX_VALUE_BYTES;

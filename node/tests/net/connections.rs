@@ -1,5 +1,7 @@
 //! Connections come, go and are told of.
 
+use p2pnode_node::net::NetConfig;
+
 use crate::support::{connected, loopback, pair, start, start_beside};
 
 #[tokio::test]
@@ -60,4 +62,29 @@ async fn both_may_dial_at_once() {
         .unwrap();
     a.until_connected(b_id).await;
     b.until_connected(a_id).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_away_for_a_while_is_found_again_by_who_is_alone() {
+    let mut b = start(loopback()).await;
+    let (listen, keypair) = (b.handle.listen_addresses(), b.key.clone());
+    let known = NetConfig {
+        known_peers: vec![(b.id(), listen.clone())],
+        ..loopback()
+    };
+    let mut a = start(known).await;
+    a.until_connected(b.id()).await;
+    b.until_connected(a.id()).await;
+    let id = b.id();
+    b.handle.shutdown().await;
+    a.until("the loss", |log| !connected(log, id)).await;
+    // Longer than the first, quick dials take: at 0, 0.2, 0.6 and 1.4 s.
+    tokio::time::sleep(std::time::Duration::from_millis(1_800)).await;
+    let _b = start(NetConfig {
+        listen,
+        keypair,
+        ..loopback()
+    })
+    .await;
+    a.until_connected(id).await;
 }

@@ -9,13 +9,19 @@ use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::{DialError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, gossipsub, identify};
 use p2pnode_node::net::{Misdeed, MisdeedLabel, NetEvent};
-use p2pnode_protocol::message::MAX_MESSAGE_BYTES;
+use p2pnode_protocol::JobId;
+use p2pnode_protocol::message::{MAX_MESSAGE_BYTES, Renewal, TaskRequest, TaskResponse};
 
-use crate::support::{NETWORK, Node, PATIENCE, connected, eventually, loopback, start};
+use crate::support::{
+    NETWORK, Node, PATIENCE, connected, eventually, loopback, start, start_beside,
+};
 
 /// Sends whatever bytes it is given and reads nothing into the answer.
 #[derive(Debug, Clone, Default)]
-struct Bytes;
+struct Bytes {
+    /// Whether it then waits for ever instead of ending the message.
+    stalls: bool,
+}
 
 impl request_response::Codec for Bytes {
     type Protocol = StreamProtocol;
@@ -49,6 +55,10 @@ impl request_response::Codec for Bytes {
     {
         // The other side may stop reading before the end.
         let _ = futures::AsyncWriteExt::write_all(io, &bytes).await;
+        if self.stalls {
+            let _ = futures::AsyncWriteExt::flush(io).await;
+            std::future::pending::<()>().await;
+        }
         Ok(())
     }
 
@@ -84,9 +94,14 @@ type Attacker = Swarm<request_response::Behaviour<Bytes>>;
 
 /// Connects to `victim` and speaks `protocol`.
 async fn attacker(victim: &Multiaddr, protocol: &str) -> Attacker {
+    attacker_with(Bytes::default(), victim, protocol).await
+}
+
+async fn attacker_with(codec: Bytes, victim: &Multiaddr, protocol: &str) -> Attacker {
     let protocol = StreamProtocol::try_from_owned(protocol.to_owned()).unwrap();
     let mut swarm = swarm(|_| {
-        request_response::Behaviour::new(
+        request_response::Behaviour::with_codec(
+            codec,
             [(protocol, ProtocolSupport::Outbound)],
             request_response::Config::default(),
         )
@@ -202,6 +217,34 @@ async fn a_message_with_a_tail_is_garbage() {
 async fn oversize_is_refused_and_finally_not_listened_to() {
     let bytes = vec![0; MAX_MESSAGE_BYTES + 1];
     until_shut_out(&task_protocol(), bytes, Misdeed::Oversize, 5).await;
+}
+
+#[tokio::test]
+async fn requests_that_never_end_keep_nobody_else_out() {
+    let mut victim = start(loopback()).await;
+    let stalling = Bytes { stalls: true };
+    let mut attacker = attacker_with(stalling, &victim.address(), &task_protocol()).await;
+    for _ in 0..100 {
+        let part = vec![0; 100 << 10];
+        attacker.behaviour_mut().send_request(&victim.id(), part);
+    }
+    let attack = tokio::spawn(async move { while attacker.next().await.is_some() {} });
+    let honest = start_beside(&victim, loopback()).await;
+    victim.until_connected(honest.id()).await;
+    let job = JobId([7; 8]);
+    let jobs = vec![Renewal { job, epoch: 0 }; 20_000];
+    let (request, peer) = (TaskRequest::Heartbeat { jobs }, victim.id());
+    let serve = async {
+        let (_, id, _) = victim.next_request().await;
+        victim
+            .handle
+            .respond(id, &TaskResponse::Done)
+            .await
+            .unwrap();
+    };
+    let (answer, ()) = tokio::join!(honest.handle.request(peer, &request), serve);
+    assert_eq!(answer, Ok(TaskResponse::Done));
+    attack.abort();
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use bincode::{Decode, Encode};
 use p2pnode_protocol::Digest;
-use p2pnode_protocol::advert::{MAX_ADVERT_BYTES, SignedAdvert};
+use p2pnode_protocol::advert::{AdvertAnswer, AdvertHello, MAX_ADVERT_BYTES, SignedAdvert};
 use p2pnode_protocol::codec::{self, CodecError};
 use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind, Manifest};
 use p2pnode_protocol::message::{
@@ -274,6 +274,19 @@ pub fn all() -> Vec<Sample> {
     ));
     let signed: SignedAdvert = advert(1_700_000_000_000).sign(&keypair()).unwrap();
     samples.push(sample("advert.signed", &signed, 2 * MAX_ADVERT_BYTES));
+    for (name, mine) in [
+        ("advert.hello", Some(signed.clone())),
+        ("advert.hello.without_offer", None),
+    ] {
+        let hello = AdvertHello { mine, want: 64 };
+        samples.push(sample(name, &hello, 2 * MAX_ADVERT_BYTES));
+    }
+    let others = vec![signed.clone(), signed];
+    samples.push(sample(
+        "advert.answer",
+        &AdvertAnswer { others },
+        4 * MAX_ADVERT_BYTES,
+    ));
     let wasm = Program::Wasm { module: blob(1) };
     samples.push(sample("program.wasm", &wasm, MAX_MESSAGE_BYTES));
     samples.push(sample("plan", &plan(), manifest_limit));

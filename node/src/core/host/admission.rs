@@ -98,6 +98,10 @@ impl Host {
                 template.resources.gpus.count
             )));
         }
+        // Also that it needs something: what needs nothing would fit any number of times.
+        template
+            .check()
+            .map_err(|fault| invalid(fault.to_string()))?;
         let known = self.jobs.get(&hosted);
         let bytes: usize = known.map_or(0, |job| {
             let steps = job.steps.values();

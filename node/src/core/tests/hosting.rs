@@ -61,6 +61,10 @@ fn refusals_say_what_a_person_can_do() {
             .to_string()
             .contains("needs 2 CPUs, 1 there")
     );
+    let mut idle = template();
+    idle.resources.cpus = p2pnode_protocol::MilliCpus(0);
+    let idle = TaskRequest::Offer(offer_of(1, Some(idle), &[(0, 1)]));
+    assert!(matches!(refusal(&mut rig, idle), Refusal::Invalid { .. }));
     let mut root = template();
     root.root = true;
     let root = TaskRequest::Offer(offer_of(1, Some(root), &[(0, 1)]));

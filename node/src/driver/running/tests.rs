@@ -1,0 +1,195 @@
+//! Runs whose inputs do not come, or are too large.
+
+#![allow(clippy::unwrap_used)]
+
+use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind};
+use p2pnode_protocol::task::{InputBinding, NetworkMode, Program};
+use p2pnode_protocol::{AttemptKey, Digest, JobId, PeerId, Resources, TaskKey};
+use tokio_util::task::TaskTracker;
+
+use super::super::actor::Internal;
+use super::super::fetching::Fetcher;
+use super::super::loghub::LogHub;
+use super::super::logpipe::LogTarget;
+use super::*;
+use crate::blobs::BlobStore;
+use crate::exec::{Exec, WorkDirs};
+use crate::net::{self, NetConfig, NetEvents, NetHandle};
+
+const JOB: JobId = JobId([7; 8]);
+
+const BLOB: BlobRef = BlobRef {
+    digest: Digest([1; 32]),
+    manifest_bytes: 100,
+    content_bytes: 100,
+};
+
+/// Longer than any of these takes, shorter than a stream that stands still is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn template(prepare_timeout_ms: u64) -> TaskTemplate {
+    TaskTemplate {
+        name: "test".into(),
+        step: 0,
+        program: Program::Image {
+            reference: "none".into(),
+        },
+        command: vec!["true".into()],
+        env: Vec::new(),
+        keys: Vec::new(),
+        resources: Resources::default(),
+        inputs: vec![InputBinding {
+            path: "in".into(),
+            source: InputSource::PerTask(0),
+        }],
+        outputs: Vec::new(),
+        allow_empty_outputs: false,
+        timeout_ms: 0,
+        stall_ms: 0,
+        prepare_timeout_ms,
+        keep_ms: 0,
+        network: NetworkMode::None,
+        root: false,
+    }
+}
+
+async fn node(bootstrap: &[libp2p::Multiaddr]) -> (NetHandle, NetEvents) {
+    let key = libp2p::identity::Keypair::generate_ed25519();
+    let config = NetConfig {
+        bootstrap: bootstrap.to_vec(),
+        ..NetConfig::in_memory(key, "test")
+    };
+    net::start(config).await.unwrap()
+}
+
+/// A provider and a submitter that is there and never answers.
+struct Rig {
+    context: HostContext,
+    submitter: PeerId,
+    folder: tempfile::TempDir,
+    _held: (
+        NetHandle,
+        NetEvents,
+        NetEvents,
+        tokio::sync::mpsc::Receiver<Internal>,
+    ),
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let (submitter, silent) = node(&[]).await;
+        let (net, events) = node(&submitter.listen_addresses()).await;
+        while !net.peers().await.iter().any(|peer| peer.connected) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Arc::new(BlobStore::open(&folder.path().join("blobs"), Bytes::gib(1)).unwrap());
+        let logs = crate::store::JobLogs::open(&folder.path().join("logs")).unwrap();
+        let (internal, said) = tokio::sync::mpsc::channel(8);
+        let context = HostContext {
+            exec: Exec::new(Vec::new()),
+            dirs: WorkDirs::new(folder.path().join("work")),
+            blobs: blobs.clone(),
+            fetcher: Fetcher::new(net.clone(), blobs),
+            log_target: LogTarget {
+                me: net.local_peer_id(),
+                net,
+                hub: LogHub::new(logs, tokio::sync::broadcast::channel(1).0),
+            },
+            internal,
+        };
+        Self {
+            context,
+            submitter: submitter.local_peer_id(),
+            folder,
+            _held: (submitter, events, silent, said),
+        }
+    }
+
+    fn key(&self) -> RunKey {
+        let task = TaskKey {
+            job: JOB,
+            step: 0,
+            index: 0,
+        };
+        RunKey {
+            submitter: self.submitter,
+            attempt: AttemptKey { task, attempt: 1 },
+        }
+    }
+
+    /// Prepares a run until `control` or the time limit ends it.
+    async fn prepare(&self, prepare_timeout_ms: u64, control: RunControl) -> Failure {
+        let template = Arc::new(template(prepare_timeout_ms));
+        let assignment = Assignment {
+            index: 0,
+            attempt: 1,
+            values: Vec::new(),
+            inputs: vec![BLOB],
+        };
+        let form = p2pnode_protocol::job::TaskForm::new(&template).unwrap();
+        let rendered = form.render(&assignment, JOB).unwrap();
+        let dirs = self.context.dirs.of_job(&self.key().hosted());
+        let step = Step::new(dirs, TaskTracker::new());
+        let run = Run {
+            key: self.key(),
+            template,
+            assignment,
+            gpus: Vec::new(),
+            step: None,
+            log: None,
+            control,
+        };
+        let preparing = prepare(&self.context, &run, &step, &rendered);
+        let prepared = tokio::time::timeout(LIMIT, preparing).await;
+        prepared.expect("it waits for ever").unwrap_err()
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_waits_for_its_inputs_can_be_killed() {
+    let rig = Rig::new().await;
+    let mut runs = crate::exec::Runs::default();
+    let key = rig.key();
+    let control = runs.add(key);
+    let why = Failure::new(FailureKind::Cancelled, "not wanted");
+    let killing = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        runs.kill(&key, why.clone());
+    };
+    let (failure, ()) = tokio::join!(rig.prepare(0, control), killing);
+    assert_eq!(failure, why);
+}
+
+#[tokio::test]
+async fn inputs_that_do_not_come_in_time_end_the_run() {
+    let rig = Rig::new().await;
+    let failure = rig.prepare(200, RunControl::default()).await;
+    assert!(
+        failure.message.contains("policy.prepare_timeout"),
+        "{failure:?}"
+    );
+    assert!(!rig.folder.path().join("work").exists());
+}
+
+#[test]
+fn inputs_count_together_towards_the_disk() {
+    let chunk = ChunkRef {
+        digest: Digest([1; 32]),
+        bytes: 4 << 20,
+    };
+    let entry = Entry {
+        path: Vec::new(),
+        kind: EntryKind::File {
+            executable: false,
+            chunks: vec![chunk; 256],
+        },
+    };
+    let gigabyte = Manifest {
+        entries: vec![entry],
+    };
+    assert_eq!(fit([&gigabyte], Bytes::gib(1)), Ok(()));
+    let failure = fit([&gigabyte, &gigabyte], Bytes::gib(1)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::DiskFull);
+    assert!(failure.message.contains("2 GiB"), "{}", failure.message);
+}
