@@ -18,12 +18,11 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2pnode_protocol::Digest;
-use p2pnode_protocol::manifest::{ChunkRef, EntryKind, Manifest};
+use p2pnode_protocol::manifest::{ChunkRef, EntryKind, Manifest, ManifestError, shown};
 use rustix::fs::FileType;
 
-use super::check::{UnsafeManifest, check};
 use super::cursor::Cursor;
-use super::folder::{Folder, join, shown, sync_filesystem};
+use super::folder::{Folder, join, sync_filesystem};
 use super::store::{BlobStore, StoreError};
 
 /// Permissions before the owner's umask, as for any file that a program of theirs makes.
@@ -66,11 +65,12 @@ pub struct Delivered {
 pub enum DeliverError {
     /// The manifest breaks a rule: the provider misbehaves.
     #[error("the outputs are refused: {0}")]
-    Unsafe(#[from] UnsafeManifest),
+    Unsafe(#[from] ManifestError),
     /// An output without a name of its own, or with one of ours.
     #[error("the outputs are refused: `{0}` cannot be the name of an output")]
     Name(String),
-    /// A chunk is not in the store, or damaged: fetch the blob again.
+    /// A chunk is not in the store, or damaged: fetch the blob again. All others were checked again, so
+    /// that one fetch brings everything that is lost.
     #[error("the chunk {digest} of the output `{path}` is not here")]
     Missing {
         /// Of which file.
@@ -125,7 +125,7 @@ pub fn write_outputs(
     out_dir: &Path,
     durability: Durability,
 ) -> Result<Delivered, DeliverError> {
-    check(manifest)?;
+    manifest.check()?;
     for entry in &manifest.entries {
         let ours = |name: &[u8]| name.starts_with(TEMPORARY);
         if entry.path.is_empty() || entry.path.split(|byte| *byte == b'/').any(ours) {
@@ -146,12 +146,12 @@ pub fn write_outputs(
         buffer: Vec::new(),
         delivered: Delivered::default(),
     };
-    for entry in &manifest.entries {
-        match &entry.kind {
-            EntryKind::Folder => delivery.folder(&entry.path)?,
-            kind => delivery.put(&entry.path, kind)?,
-        }
+    let put = delivery.put_all(manifest);
+    if matches!(put, Err(DeliverError::Missing { .. })) {
+        // What damaged one chunk may have damaged others: the next fetch is to bring all of them.
+        store.recheck(manifest)?;
     }
+    put?;
     if delivery.sync_each {
         delivery.sync_folders(manifest)?;
     } else if durability == Durability::Each {
@@ -224,6 +224,16 @@ fn temporary_name() -> Vec<u8> {
 }
 
 impl Delivery<'_> {
+    fn put_all(&mut self, manifest: &Manifest) -> Result<(), DeliverError> {
+        manifest
+            .entries
+            .iter()
+            .try_for_each(|entry| match &entry.kind {
+                EntryKind::Folder => self.folder(&entry.path),
+                kind => self.put(&entry.path, kind),
+            })
+    }
+
     fn folder(&mut self, path: &[u8]) -> Result<(), DeliverError> {
         let made = |above: &Folder, name: &[u8]| match above.make_folder(name, FOLDER_MODE) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

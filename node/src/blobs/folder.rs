@@ -296,22 +296,6 @@ pub fn set_mode(file: impl AsFd, mode: RawMode) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 
-/// A path as a person reads it: bytes that are no text become `�`, control characters are escaped,
-/// and it is cut at 200 bytes, for it may come from a hostile peer and go to a terminal.
-#[must_use]
-pub fn shown(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&path[..path.len().min(200)]);
-    text.chars()
-        .flat_map(|c| -> Box<dyn Iterator<Item = char>> {
-            if c.is_control() {
-                Box::new(c.escape_default())
-            } else {
-                Box::new(std::iter::once(c))
-            }
-        })
-        .collect()
-}
-
 /// The part of a path before its last name, and that name.
 #[must_use]
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {

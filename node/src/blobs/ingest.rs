@@ -14,11 +14,10 @@ use std::path::{Path, PathBuf};
 
 use p2pnode_protocol::Bytes;
 use p2pnode_protocol::manifest::{
-    BlobRef, Entry, EntryKind, MAX_PATH_BYTES, Manifest, link_stays_inside,
+    BlobRef, Entry, EntryKind, MAX_DEPTH, MAX_PATH_BYTES, Manifest, depth, link_stays_inside,
 };
 use rustix::fs::{FileType, OFlags};
 
-use super::check::{MAX_DEPTH, depth, goes_up_only_at_head};
 use super::cursor::Cursor;
 use super::cut::{CutError, Cutting, Limits, OnProgress, Source, cut_files};
 use super::folder::{Folder, join};
@@ -270,7 +269,7 @@ impl<'a> Walk<'a> {
         let target = folder
             .link_target(name)
             .map_err(|source| self.unreadable(path, source))?;
-        if link_stays_inside(path, &target) && goes_up_only_at_head(&target) {
+        if link_stays_inside(path, &target) {
             return Ok(target);
         }
         Err(IngestError::LinkEscapes {

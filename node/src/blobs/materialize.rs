@@ -14,13 +14,13 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 use p2pnode_protocol::manifest::{
-    ChunkRef, Entry, EntryKind, MAX_PATH_BYTES, Manifest, is_inner_path,
+    ChunkRef, Entry, EntryKind, MAX_DEPTH, MAX_PATH_BYTES, Manifest, ManifestError, depth,
+    is_inner_path, shown,
 };
 use p2pnode_protocol::{Bytes, Digest};
 
-use super::check::{MAX_DEPTH, UnsafeManifest, check, depth};
 use super::cursor::{Cursor, NoEntry};
-use super::folder::{Folder, Owner, join, set_mode, shown, split};
+use super::folder::{Folder, Owner, join, set_mode, split};
 use super::store::{BlobStore, StoreError};
 
 /// Everyone may read what stands in a work directory, its owner may change it; the folder above it
@@ -35,7 +35,7 @@ const FOLDER_MODE: u32 = 0o755;
 pub enum MaterializeError {
     /// The manifest breaks a rule.
     #[error("the input is refused: {0}")]
-    Unsafe(#[from] UnsafeManifest),
+    Unsafe(#[from] ManifestError),
     /// Where it is to stand is no path inside the folder.
     #[error("`{0}` is not a path inside the work directory")]
     Place(String),
@@ -53,7 +53,8 @@ pub enum MaterializeError {
         /// Where.
         path: String,
     },
-    /// A chunk is not in the store, or damaged: fetch the blob again.
+    /// A chunk is not in the store, or damaged: fetch the blob again. All others were checked again, so
+    /// that one fetch brings everything that is lost.
     #[error("the chunk {digest} of `{path}` is not here")]
     Missing {
         /// Of which file.
@@ -72,6 +73,14 @@ pub enum MaterializeError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl MaterializeError {
+    /// Whether fetching the blob again may help.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
 }
 
 /// How inputs are written.
@@ -104,7 +113,12 @@ pub fn materialize(
     at: &[u8],
     options: MaterializeOptions,
 ) -> Result<(), MaterializeError> {
-    Writing::new(From::Store(store), root, at, manifest, options)?.run(manifest)
+    let written = Writing::new(From::Store(store), root, at, manifest, options)?.run(manifest);
+    if matches!(written, Err(MaterializeError::Missing { .. })) {
+        // What damaged one chunk may have damaged others: the next fetch is to bring all of them.
+        store.recheck(manifest)?;
+    }
+    written
 }
 
 /// Does what [`materialize`] does, from what it wrote before at `from_at` below `from`.
@@ -160,7 +174,7 @@ impl<'a> Writing<'a> {
         manifest: &Manifest,
         options: MaterializeOptions,
     ) -> Result<Self, MaterializeError> {
-        check(manifest)?;
+        manifest.check()?;
         let deepest = manifest
             .entries
             .iter()

@@ -15,12 +15,12 @@
 //!   walked one name at a time, and no link is ever followed ([`folder`]).
 //! - No chunk enters the store, and none of an earlier life of the node leaves it, without its digest
 //!   having been checked by this process.
-//! - A manifest is checked ([`check`]) before anything is written by it.
+//! - A manifest is checked ([`Manifest::check`](p2pnode_protocol::manifest::Manifest::check)) before
+//!   anything is written by it.
 //!
 //! All functions but the two sides of a transfer block, on the disk: call them from
 //! `tokio::task::spawn_blocking`.
 
-pub mod check;
 mod cursor;
 mod cut;
 pub mod deliver;
@@ -36,7 +36,6 @@ pub mod transfer;
 #[cfg(test)]
 mod tests;
 
-pub use check::UnsafeManifest;
 pub use cut::{Limits, Progress};
 pub use deliver::{
     DeliverError, Delivered, Durability, sweep_leftovers, sync_outputs, write_outputs,

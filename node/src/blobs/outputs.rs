@@ -12,14 +12,13 @@ use std::os::fd::AsFd;
 
 use p2pnode_protocol::Bytes;
 use p2pnode_protocol::manifest::{
-    BlobRef, Entry, EntryKind, MAX_PATH_BYTES, Manifest, link_stays_inside,
+    BlobRef, Entry, EntryKind, MAX_DEPTH, MAX_PATH_BYTES, Manifest, depth, link_stays_inside, shown,
 };
 use rustix::fs::FileType;
 
-use super::check::{MAX_DEPTH, depth, goes_up_only_at_head};
 use super::cursor::Cursor;
 use super::cut::{CutError, Cutting, Limits};
-use super::folder::{Folder, join, shown, split};
+use super::folder::{Folder, join, split};
 use super::gather::{gather, unread_file};
 use super::ingest::special_kind;
 use super::patterns::OutputPatterns;
@@ -229,7 +228,7 @@ impl Search<'_> {
                 let target = folder
                     .link_target(name)
                     .map_err(|source| unreadable(path, source))?;
-                if link_stays_inside(path, &target) && goes_up_only_at_head(&target) {
+                if link_stays_inside(path, &target) {
                     return Ok(EntryKind::Symlink { target });
                 }
                 Err(OutputError::LinkEscapes {

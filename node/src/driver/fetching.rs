@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::task::{Failure, FailureKind};
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
@@ -46,6 +47,14 @@ impl FetchError {
     }
 }
 
+/// What a task fails of when an input cannot be fetched.
+pub(super) fn not_arrived(error: &FetchError) -> Failure {
+    Failure::new(
+        FailureKind::InputUnavailable,
+        format!("an input did not arrive: {error}"),
+    )
+}
+
 /// Blobs that are fetched at the same time; more streams on one connection do not help.
 const MAX_FETCHES: usize = 16;
 
@@ -57,6 +66,10 @@ const TRIES: u32 = 4;
 
 /// Wait before another try; the peer is counted lost after 2 s, and then nobody waits any more.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often the writing of a fetched blob is tried when chunks of it are gone or damaged by then. A disk
+/// that loses some every time is no use to a task.
+pub(super) const WRITES: u32 = 3;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -144,6 +157,10 @@ impl Fetcher {
     fn own(&self, blob: &BlobRef, owner: PinOwner) -> Result<Manifest, FetchError> {
         let manifest = self.store.manifest(blob).map_err(blobs::FetchError::from)?;
         let manifest = manifest.ok_or(blobs::FetchError::NotThere(blob.digest))?;
+        // There is nobody else to ask.
+        if let Some(lost) = self.store.missing(&manifest).first() {
+            return Err(blobs::FetchError::NotThere(lost.digest).into());
+        }
         self.store.pin_blob(owner, blob, &manifest);
         Ok(manifest)
     }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fetching::{WRITES, not_arrived};
 use super::hosting::HostContext;
 use crate::blobs::{self, MaterializeOptions, PinOwner, Progress};
 use crate::core::io::{HostedJob, Input};
@@ -195,12 +196,7 @@ async fn fetch(
         }
     };
     let (manifest, ()) = tokio::join!(fetching, forwarding);
-    manifest.map_err(|error| {
-        Failure::new(
-            FailureKind::InputUnavailable,
-            format!("an input did not arrive: {error}"),
-        )
-    })
+    manifest.map_err(|error| not_arrived(&error))
 }
 
 async fn program_file(
@@ -214,32 +210,48 @@ async fn program_file(
             reference: reference.clone(),
         }),
         Program::Wasm { module } => {
-            let manifest = fetch(context, hosted, template.step, *module).await?;
-            let path = write_module(context, step, template.step, manifest).await?;
-            Ok(ProgramFile::Wasm { path })
+            for _ in 0..WRITES {
+                let manifest = fetch(context, hosted, template.step, *module).await?;
+                if let Some(path) = write_module(context, step, template.step, manifest).await? {
+                    return Ok(ProgramFile::Wasm { path });
+                }
+                tracing::warn!(job = %hosted.job, "chunks of a module were lost, fetching them again");
+            }
+            Err(Failure::new(
+                FailureKind::Host,
+                "the disk of this node loses the module each time that it comes",
+            ))
         }
     }
 }
 
+/// Writes the module to a file; nothing when a chunk of it turns out to be gone or damaged.
 async fn write_module(
     context: &HostContext,
     step: &Step,
     number: u16,
     manifest: Manifest,
-) -> Result<PathBuf, Failure> {
+) -> Result<Option<PathBuf>, Failure> {
     let (dirs, store) = (step.dirs.clone(), context.blobs.clone());
     // It is written to its end also when nobody waits for it any more.
     let written = step.writing.spawn_blocking(move || {
         let folder = dirs.make_common().map_err(|error| error.to_string())?;
         let name = format!("step-{number}.wasm");
+        let path = folder.join(&name);
         let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
         let options = MaterializeOptions {
             max_bytes: MAX_MODULE_BYTES,
             owner: None,
         };
-        blobs::materialize(&store, &manifest, &root, name.as_bytes(), options)
-            .map_err(|error| error.to_string())?;
-        Ok::<_, String>(folder.join(name))
+        match blobs::materialize(&store, &manifest, &root, name.as_bytes(), options) {
+            Ok(()) => Ok(Some(path)),
+            Err(error) if error.is_missing() => {
+                // Files are made, never written over.
+                std::fs::remove_file(&path).map_err(|error| error.to_string())?;
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
     });
     match written.await {
         Ok(Ok(path)) => Ok(path),

@@ -13,6 +13,7 @@ use p2pnode_protocol::task::{
 use p2pnode_protocol::{Bytes, Gpu};
 use tokio_util::sync::CancellationToken;
 
+use super::fetching::{WRITES, not_arrived};
 use super::hosting::HostContext;
 use super::logpipe::LogPipe;
 use super::output::Output;
@@ -144,23 +145,77 @@ async fn prepare_dir(
     };
     let disk = run.template.resources.disk;
     fit(inputs.iter().map(|(_, manifest)| manifest.as_ref()), disk)?;
-    let store = context.blobs.clone();
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        match write_dir(context, run, step, rendered, inputs.clone(), stop.clone()).await {
+            Ok(work_dir) => return Ok(work_dir),
+            Err(NotWritten {
+                missing: Some(position),
+                ..
+            }) if tried < WRITES => {
+                tracing::warn!(run = %run.key.attempt, "chunks of an input were lost, fetching them again");
+                tokio::select! {
+                    () = stop.cancelled() => return Err(stopped()),
+                    again = fetch_input(context, run, rendered.inputs[position].blob) => drop(again?),
+                }
+            }
+            Err(not_written) => return Err(not_written.failure),
+        }
+    }
+}
+
+/// Inputs, each with its path.
+type Inputs = Vec<(Vec<u8>, Arc<Manifest>)>;
+
+/// Why inputs do not stand in a work directory.
+struct NotWritten {
+    failure: Failure,
+    /// The input, by position, that must be fetched again.
+    missing: Option<usize>,
+}
+
+impl From<Failure> for NotWritten {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            missing: None,
+        }
+    }
+}
+
+/// Makes the run's directory, with the inputs in it and the folders that outputs are to be written to.
+async fn write_dir(
+    context: &HostContext,
+    run: &Run,
+    step: &Step,
+    rendered: &RenderedTask,
+    inputs: Inputs,
+    stop: CancellationToken,
+) -> Result<PathBuf, NotWritten> {
+    let (dirs, store, key) = (step.dirs().clone(), context.blobs.clone(), run.key);
     let folders: Vec<String> = rendered.folders().into_iter().map(str::to_owned).collect();
     let options = MaterializeOptions {
-        max_bytes: disk.0,
+        max_bytes: run.template.resources.disk.0,
         owner: None,
     };
-    let stop = stop.clone();
     blocking(move || {
         let work_dir = dirs.make(&key).map_err(|error| host(error.to_string()))?;
         let root = std::fs::File::open(&work_dir)
             .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
-        for (path, manifest) in inputs {
+        for (position, (path, manifest)) in inputs.iter().enumerate() {
             if stop.is_cancelled() {
-                return Err(stopped());
+                return Err(stopped().into());
             }
-            blobs::materialize(&store, &manifest, &root, &path, options)
-                .map_err(|error| host(format!("an input cannot be written: {error}")))?;
+            blobs::materialize(&store, manifest, &root, path, options).map_err(|error| {
+                let missing = error.is_missing().then_some(position);
+                if missing.is_some() {
+                    // Files are made, never written over: the next try begins with nothing.
+                    dirs.remove(&key);
+                }
+                let failure = host(format!("an input cannot be written: {error}"));
+                NotWritten { failure, missing }
+            })?;
         }
         for folder in folders {
             std::fs::create_dir_all(work_dir.join(folder))
@@ -201,7 +256,7 @@ async fn fetch_inputs(
     run: &Run,
     step: &Step,
     rendered: &RenderedTask,
-) -> Result<Vec<(Vec<u8>, Arc<Manifest>)>, Failure> {
+) -> Result<Inputs, Failure> {
     let mut inputs = Vec::with_capacity(rendered.inputs.len());
     for (position, input) in rendered.inputs.iter().enumerate() {
         let manifest = match run.template.inputs.get(position).map(|input| input.source) {
@@ -222,16 +277,11 @@ async fn fetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<
         job: task.job,
     };
     let owner = PinOwner::job(hosted.scope());
-    context
+    let fetched = context
         .fetcher
         .fetch(run.key.submitter, task.job, blob, owner, None)
-        .await
-        .map_err(|error| {
-            Failure::new(
-                FailureKind::InputUnavailable,
-                format!("an input did not arrive: {error}"),
-            )
-        })
+        .await;
+    fetched.map_err(|error| not_arrived(&error))
 }
 
 fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
@@ -310,14 +360,12 @@ async fn remove_dir(dirs: &JobDirs, key: RunKey) {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static, E: From<Failure> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(_) => Err(host(
-            "the node was interrupted while it handled the task's files",
-        )),
+        Err(_) => Err(host("the node was interrupted while it handled the task's files").into()),
     }
 }
 

@@ -67,7 +67,7 @@ const CORE_NEVER: [&str; 10] = [
 const MAX_LINES: usize = 400;
 
 /// Files that may be longer, each with its reason.
-const LONG_FILES: [(&str, &str); 8] = [
+const LONG_FILES: [(&str, &str); 5] = [
     (
         "protocol/src/api.rs",
         "one list of types, each with its fields' documentation",
@@ -80,15 +80,6 @@ const LONG_FILES: [(&str, &str); 8] = [
         "node/src/core/submit/mod.rs",
         "brings every input of the submitting side to its owner",
     ),
-    (
-        "node/src/blobs/store/mod.rs",
-        "one lock order over index, packs and pins",
-    ),
-    (
-        "node/src/blobs/tests/transfer.rs",
-        "one table of hostile peers",
-    ),
-    ("node/src/blobs/tests/trees.rs", "one table of odd trees"),
     (
         "node/tests/sim/world.rs",
         "the simulated world is one piece of state",

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use p2pnode_protocol::Digest;
 
-/// What a file takes on disk is rounded up to this many bytes: the block size of ext4, XFS and btrfs.
-const BLOCK: u64 = 4_096;
+use super::packs::record_bytes;
 
 /// A pack is rewritten in need when at least one part in so many of it is dead.
 const WORTH_COMPACTING: u64 = 8;
@@ -17,18 +16,13 @@ const WORTH_COMPACTING: u64 = 8;
 /// Names a pack: they are numbered from 0 and no number is used twice.
 pub(super) type PackId = u32;
 
-/// Where an object's bytes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// In a file of its own.
-    File,
-    /// In a pack.
-    Pack {
-        /// Which.
-        pack: PackId,
-        /// Where its record begins, in bytes.
-        offset: u32,
-    },
+/// Where an object's bytes are. In the order of places, objects that were stored together are together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// In which pack.
+    pub pack: PackId,
+    /// Where its record begins, in bytes.
+    pub offset: u32,
 }
 
 /// An object that is here.
@@ -59,15 +53,8 @@ struct Pack {
     live: u64,
     /// Nothing is appended any more.
     sealed: bool,
-}
-
-/// Something that is to be removed from the disk at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Removal {
-    /// An object's own file.
-    File(Digest),
-    /// A pack in which nothing is live.
-    Pack(PackId),
+    /// Something of it was read in this life of the node.
+    used: bool,
 }
 
 /// What [`Index::make_room`] asks for.
@@ -97,14 +84,6 @@ pub(super) struct Index {
     pub objects: u64,
 }
 
-/// Bytes that an object takes on disk.
-pub(super) fn cost(place: Place, bytes: u32) -> u64 {
-    match place {
-        Place::File => u64::from(bytes).next_multiple_of(BLOCK),
-        Place::Pack { .. } => super::packs::record_bytes(bytes),
-    }
-}
-
 impl Index {
     /// What is here of `digest`.
     pub(super) fn get(&self, digest: &Digest) -> Option<Held> {
@@ -125,19 +104,29 @@ impl Index {
         }
     }
 
-    /// Notes that the digest of what is at `place` was checked.
-    pub(super) fn mark_verified(&mut self, digest: &Digest) {
+    /// Notes that the digest of an object was checked; returns its pack when that is the first of it
+    /// to be used in this life of the node.
+    pub(super) fn mark_verified(&mut self, digest: &Digest) -> Option<PackId> {
+        let held = self.entries.get_mut(digest)?.held.as_mut()?;
+        held.verified = true;
+        let id = held.place.pack;
+        let pack = self.packs.get_mut(&id)?;
+        (!std::mem::replace(&mut pack.used, true)).then_some(id)
+    }
+
+    /// Has the digest of an object checked when it is read next.
+    pub(super) fn doubt(&mut self, digest: &Digest) {
         if let Some(held) = self
             .entries
             .get_mut(digest)
             .and_then(|entry| entry.held.as_mut())
         {
-            held.verified = true;
+            held.verified = false;
         }
     }
 
     /// Enters an object whose bytes are on disk. `false` when it was here already: the bytes at
-    /// `place` are then nobody's (and counted dead when that is a pack).
+    /// `place` are then counted dead.
     pub(super) fn insert(
         &mut self,
         digest: Digest,
@@ -145,19 +134,15 @@ impl Index {
         place: Place,
         verified: bool,
     ) -> bool {
-        let size = cost(place, bytes);
-        if let Place::Pack { pack, .. } = place {
-            self.packs.entry(pack).or_default().total += size;
-            self.used += size;
-        }
+        let size = record_bytes(bytes);
+        let pack = self.packs.entry(place.pack).or_default();
+        pack.total += size;
+        self.used += size;
         let entry = self.entries.entry(digest).or_default();
         if entry.held.is_some() {
             return false;
         }
-        match place {
-            Place::Pack { pack, .. } => self.packs.entry(pack).or_default().live += size,
-            Place::File => self.used += size,
-        }
+        pack.live += size;
         self.tick += 1;
         let tick = self.tick;
         entry.held = Some(Held {
@@ -178,9 +163,6 @@ impl Index {
     /// Moves an object from one pack to the next; `false` when it is no longer at `from`, and the new
     /// record is dead.
     pub(super) fn moved(&mut self, digest: &Digest, from: Place, to: Place) -> bool {
-        let (Place::Pack { pack: old, .. }, Place::Pack { pack: new, .. }) = (from, to) else {
-            return false;
-        };
         let Some(held) = self
             .entries
             .get_mut(digest)
@@ -188,8 +170,8 @@ impl Index {
         else {
             return false;
         };
-        let size = cost(to, held.bytes);
-        let target = self.packs.entry(new).or_default();
+        let size = record_bytes(held.bytes);
+        let target = self.packs.entry(to.pack).or_default();
         target.total += size;
         self.used += size;
         if held.place != from {
@@ -197,17 +179,18 @@ impl Index {
         }
         held.place = to;
         target.live += size;
-        if let Some(pack) = self.packs.get_mut(&old) {
+        if let Some(pack) = self.packs.get_mut(&from.pack) {
             pack.live -= size;
         }
         true
     }
 
-    /// Forgets an object that is here. Its pins stay. What is to be removed from disk is returned.
-    pub(super) fn forget(&mut self, digest: &Digest) -> Option<Removal> {
+    /// Forgets an object that is here. Its pins stay. A pack that is to be removed from disk at once,
+    /// because nothing in it is live any more, is returned.
+    pub(super) fn forget(&mut self, digest: &Digest) -> Option<PackId> {
         let entry = self.entries.get_mut(digest)?;
         let held = entry.held.take()?;
-        let size = cost(held.place, held.bytes);
+        let size = record_bytes(held.bytes);
         self.objects -= 1;
         if entry.pins > 0 {
             self.pinned -= size;
@@ -215,37 +198,28 @@ impl Index {
             self.idle.remove(&held.tick);
             self.entries.remove(digest);
         }
-        match held.place {
-            Place::File => {
-                self.used -= size;
-                Some(Removal::File(*digest))
-            }
-            Place::Pack { pack, .. } => {
-                let accounts = self.packs.get_mut(&pack)?;
-                accounts.live -= size;
-                self.drop_if_dead(pack)
-            }
-        }
+        self.packs.get_mut(&held.place.pack)?.live -= size;
+        self.drop_if_dead(held.place.pack)
     }
 
-    fn drop_if_dead(&mut self, pack: PackId) -> Option<Removal> {
+    fn drop_if_dead(&mut self, pack: PackId) -> Option<PackId> {
         let accounts = self.packs.get(&pack)?;
         if !accounts.sealed || accounts.live > 0 {
             return None;
         }
         self.used -= accounts.total;
         self.packs.remove(&pack);
-        Some(Removal::Pack(pack))
+        Some(pack)
     }
 
     /// Notes that nothing is appended to a pack any more.
-    pub(super) fn seal(&mut self, pack: PackId) -> Option<Removal> {
+    pub(super) fn seal(&mut self, pack: PackId) -> Option<PackId> {
         self.packs.entry(pack).or_default().sealed = true;
         self.drop_if_dead(pack)
     }
 
     /// Seals every pack there is; returns those in which nothing is live.
-    pub(super) fn seal_all(&mut self) -> Vec<Removal> {
+    pub(super) fn seal_all(&mut self) -> Vec<PackId> {
         let ids: Vec<PackId> = self.packs.keys().copied().collect();
         ids.into_iter().filter_map(|pack| self.seal(pack)).collect()
     }
@@ -261,11 +235,7 @@ impl Index {
             let lost: Vec<Digest> = self
                 .entries
                 .iter()
-                .filter(|(_, entry)| {
-                    entry.held.is_some_and(
-                        |held| matches!(held.place, Place::Pack { pack: at, .. } if at == pack),
-                    )
-                })
+                .filter(|(_, entry)| entry.held.is_some_and(|held| held.place.pack == pack))
                 .map(|(digest, _)| *digest)
                 .collect();
             for digest in lost {
@@ -278,14 +248,9 @@ impl Index {
         }
     }
 
-    /// Reserves `bytes` within `quota`, least recently used objects going first. What is to be removed
-    /// from disk is added to `removals`, whatever the answer.
-    pub(super) fn make_room(
-        &mut self,
-        bytes: u64,
-        quota: u64,
-        removals: &mut Vec<Removal>,
-    ) -> Room {
+    /// Reserves `bytes` within `quota`, least recently used objects going first. Packs that are to be
+    /// removed from disk are added to `removals`, whatever the answer.
+    pub(super) fn make_room(&mut self, bytes: u64, quota: u64, removals: &mut Vec<PackId>) -> Room {
         loop {
             if self.used.saturating_add(bytes) <= quota {
                 self.used += bytes;
@@ -294,12 +259,15 @@ impl Index {
             let Some((_, digest)) = self.idle.pop_first() else {
                 break;
             };
-            let place = self.get(&digest).map(|held| held.place);
+            let pack = self.get(&digest).map(|held| held.place.pack);
             removals.extend(self.forget(&digest));
-            if let Some(Place::Pack { pack, .. }) = place
+            if let Some(pack) = pack
                 && let Some(accounts) = self.packs.get(&pack)
                 && accounts.sealed
                 && accounts.live * 2 < accounts.total
+                // The rest of what was stored together is next in line to go: rewriting it would be
+                // in vain.
+                && self.next_idle_pack() != Some(pack)
             {
                 return Room::Compact(pack);
             }
@@ -315,6 +283,12 @@ impl Index {
             .map_or(Room::Full, |(id, _)| Room::Compact(*id))
     }
 
+    /// The pack of the least recently used object.
+    fn next_idle_pack(&self) -> Option<PackId> {
+        let (_, digest) = self.idle.first_key_value()?;
+        self.get(digest).map(|held| held.place.pack)
+    }
+
     /// Gives back what [`Index::make_room`] reserved.
     pub(super) fn release(&mut self, bytes: u64) {
         self.used -= bytes;
@@ -328,7 +302,7 @@ impl Index {
             && let Some(held) = entry.held
         {
             self.idle.remove(&held.tick);
-            self.pinned += cost(held.place, held.bytes);
+            self.pinned += record_bytes(held.bytes);
         }
     }
 
@@ -348,7 +322,7 @@ impl Index {
         };
         self.tick += 1;
         held.tick = self.tick;
-        self.pinned -= cost(held.place, held.bytes);
+        self.pinned -= record_bytes(held.bytes);
         self.idle.insert(self.tick, *digest);
     }
 }

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod damage;
 mod hostile;
 mod outputs;
+mod peers;
 mod store;
 mod transfer;
 mod trees;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

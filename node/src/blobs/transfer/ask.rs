@@ -16,16 +16,18 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::frame::{self, Patient, StreamError};
+use super::lot::Lot;
 use super::{FetchError, STALL, off_thread};
 use crate::blobs::store::BlobStore;
 
-/// Bytes asked for and not arrived, at most (8 MiB): 1 Gbit/s over a way of 64 ms.
-const WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes asked for and not arrived, at most (16 MiB): 1 Gbit/s over a way of 128 ms.
+const WINDOW_BYTES: u32 = 16 << 20;
 
-/// One request asks for some so many bytes (1 MiB), so that a window is several requests.
-const REQUEST_BYTES: u32 = 1 << 20;
+/// One request asks for some so many bytes (4 MiB), so that a window is several requests, and a request
+/// several of the lots that the other side reads ahead.
+const REQUEST_BYTES: u32 = 4 << 20;
 
-/// What an object counts at least against the window, in bytes: a window is at most 32,768 objects.
+/// What an object counts at least against the window, in bytes: a window is at most 65,536 objects.
 const LEAST_COST: u32 = 256;
 
 /// Arrived bytes are handed to a thread in lots of some so many (1 MiB), small objects many at a time.
@@ -91,9 +93,10 @@ impl From<StreamError> for FetchError {
     }
 }
 
-/// What an object takes of the window.
+/// What an object takes of the window: never so much that a request, which may end in a large one, would
+/// wait for more than the whole of it.
 fn cost(object: &ChunkRef) -> u32 {
-    object.bytes.clamp(LEAST_COST, WINDOW_BYTES)
+    object.bytes.clamp(LEAST_COST, WINDOW_BYTES - REQUEST_BYTES)
 }
 
 async fn send_wants<W: AsyncWrite + Unpin>(
@@ -147,12 +150,12 @@ impl<R: AsyncRead + Unpin> Receiver<'_, R> {
     async fn run(&mut self, objects: &[ChunkRef]) -> Result<(), FetchError> {
         for object in objects {
             match self.receive(object).await {
-                Ok(Some(bytes)) => {
-                    self.outcome.bytes += bytes.len() as u64;
-                    (self.arrived)(bytes.len() as u64);
-                    self.lots.add(object.digest, bytes).await?;
+                Ok(true) => {
+                    self.outcome.bytes += u64::from(object.bytes);
+                    (self.arrived)(object.bytes.into());
+                    self.lots.added(object).await?;
                 }
-                Ok(None) => self.outcome.absent.push(object.digest),
+                Ok(false) => self.outcome.absent.push(object.digest),
                 Err(error) => {
                     // What came before the cut is kept.
                     self.lots.finish().await?;
@@ -164,14 +167,15 @@ impl<R: AsyncRead + Unpin> Receiver<'_, R> {
         self.lots.finish().await
     }
 
-    async fn receive(&mut self, object: &ChunkRef) -> Result<Option<Vec<u8>>, FetchError> {
+    /// Reads one reply; `false` when the peer does not have the object.
+    async fn receive(&mut self, object: &ChunkRef) -> Result<bool, FetchError> {
         let reply: BlobReply = self
             .reader
             .read_frame(MAX_REPLY_BYTES)
             .await?
             .ok_or_else(|| FetchError::Cut(io::ErrorKind::UnexpectedEof.into()))?;
         let Some(found) = reply.bytes else {
-            return Ok(None);
+            return Ok(false);
         };
         if found != object.bytes {
             return Err(FetchError::WrongLength {
@@ -180,34 +184,52 @@ impl<R: AsyncRead + Unpin> Receiver<'_, R> {
                 found,
             });
         }
-        let mut bytes = vec![0; found as usize];
-        self.reader.read_full(&mut bytes).await?;
-        Ok(Some(bytes))
+        self.reader.read_full(self.lots.room(found)).await?;
+        Ok(true)
     }
 }
 
-/// Arrived objects on their way into the store.
+/// Objects on their way into the store.
 struct Lots<'a> {
     store: &'a Arc<BlobStore>,
-    filling: Vec<(Digest, Vec<u8>)>,
-    filled_bytes: usize,
-    storing: JoinSet<Result<Result<(), FetchError>, io::Error>>,
+    filling: Arrived,
+    storing: JoinSet<Result<Stored, io::Error>>,
+    /// Memory of lots that are stored.
+    spare: Vec<Lot>,
+}
+
+/// What arrived, one object after the other.
+#[derive(Default)]
+struct Arrived {
+    lot: Lot,
+    objects: Vec<ChunkRef>,
+}
+
+/// A lot that was stored as far as it could be.
+struct Stored {
+    lot: Lot,
+    result: Result<(), FetchError>,
 }
 
 impl<'a> Lots<'a> {
     fn new(store: &'a Arc<BlobStore>) -> Self {
         Self {
             store,
-            filling: Vec::new(),
-            filled_bytes: 0,
+            filling: Arrived::default(),
             storing: JoinSet::new(),
+            spare: Vec::new(),
         }
     }
 
-    async fn add(&mut self, digest: Digest, bytes: Vec<u8>) -> Result<(), FetchError> {
-        self.filled_bytes += bytes.len();
-        self.filling.push((digest, bytes));
-        if self.filled_bytes >= LOT_BYTES || self.filling.len() >= LOT_OBJECTS {
+    /// Room for the bytes of the next object.
+    fn room(&mut self, bytes: u32) -> &mut [u8] {
+        self.filling.lot.more(bytes as usize)
+    }
+
+    /// Notes that the room is filled.
+    async fn added(&mut self, object: &ChunkRef) -> Result<(), FetchError> {
+        self.filling.objects.push(*object);
+        if self.filling.lot.len() >= LOT_BYTES || self.filling.objects.len() >= LOT_OBJECTS {
             self.send();
         }
         while self.storing.len() > LOTS {
@@ -217,21 +239,26 @@ impl<'a> Lots<'a> {
     }
 
     fn send(&mut self) {
-        let lot = std::mem::take(&mut self.filling);
-        self.filled_bytes = 0;
-        if lot.is_empty() {
+        let next = Arrived {
+            lot: self.spare.pop().unwrap_or_default(),
+            objects: Vec::new(),
+        };
+        let arrived = std::mem::replace(&mut self.filling, next);
+        if arrived.objects.is_empty() {
             return;
         }
         let store = Arc::clone(self.store);
         self.storing
-            .spawn(off_thread(move || store_lot(&store, lot)));
+            .spawn(off_thread(move || store_lot(&store, arrived)));
     }
 
     async fn next(&mut self) -> Result<(), FetchError> {
-        match self.storing.join_next().await {
-            None => Ok(()),
-            Some(joined) => joined.map_err(io::Error::other)??,
-        }
+        let Some(joined) = self.storing.join_next().await else {
+            return Ok(());
+        };
+        let Stored { lot, result } = joined.map_err(io::Error::other)??;
+        self.spare.push(lot.emptied());
+        result
     }
 
     async fn finish(&mut self) -> Result<(), FetchError> {
@@ -244,14 +271,24 @@ impl<'a> Lots<'a> {
 }
 
 /// Checks and stores a lot. One wrong object does not cost the others.
-fn store_lot(store: &BlobStore, lot: Vec<(Digest, Vec<u8>)>) -> Result<(), FetchError> {
-    let mut wrong = None;
-    for (digest, bytes) in lot {
-        if Digest::of(&bytes) != digest {
-            wrong = Some(digest);
-            continue;
+fn store_lot(store: &BlobStore, arrived: Arrived) -> Stored {
+    let mut rest = arrived.lot.filled();
+    let mut result = Ok(());
+    for object in &arrived.objects {
+        // What follows the last whole object belongs to one that was cut short.
+        let Some((bytes, after)) = rest.split_at_checked(object.bytes as usize) else {
+            break;
+        };
+        rest = after;
+        if Digest::of(bytes) != object.digest {
+            result = Err(FetchError::WrongChunk(object.digest));
+        } else if let Err(error) = store.insert(object.digest, bytes) {
+            result = Err(error.into());
+            break;
         }
-        store.insert(digest, &bytes)?;
     }
-    wrong.map_or(Ok(()), |digest| Err(FetchError::WrongChunk(digest)))
+    Stored {
+        lot: arrived.lot,
+        result,
+    }
 }

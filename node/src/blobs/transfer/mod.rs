@@ -15,6 +15,7 @@
 mod ask;
 mod fetch;
 mod frame;
+mod lot;
 mod serve;
 
 pub use ask::{AskOutcome, ask};

@@ -14,6 +14,7 @@ use p2pnode_protocol::{Digest, JobId};
 
 use super::STALL;
 use super::frame::{self, Patient, StreamError};
+use super::lot::Lot;
 use crate::blobs::store::{BlobStore, StoreError};
 
 /// Objects are read in lots of some so many bytes (1 MiB): one is on its way out while the next is
@@ -22,10 +23,6 @@ const LOT_BYTES: usize = 1 << 20;
 
 /// The most objects of one lot: 5 ms of reading when each is tiny.
 const LOT_OBJECTS: usize = 1_024;
-
-/// Objects shorter than this are copied together with their heads and go out as one write (16 KiB, a
-/// quarter of what the transport encrypts at a time).
-const JOINED_BYTES: usize = 16 << 10;
 
 /// What was served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,6 +35,15 @@ pub struct Served {
     pub absent: u64,
     /// Objects asked for that are not for this peer.
     pub refused: u64,
+}
+
+impl Served {
+    const fn add(&mut self, more: Self) {
+        self.objects += more.objects;
+        self.bytes += more.bytes;
+        self.absent += more.absent;
+        self.refused += more.refused;
+    }
 }
 
 /// Why serving ended before the peer did.
@@ -97,6 +103,7 @@ where
 {
     let mut stream = Patient::new(stream, STALL);
     let mut served = Served::default();
+    let mut spare = Lot::default();
     while let Some(want) = next_want(&mut stream).await? {
         let allowed: Vec<Option<Digest>> = want
             .digests
@@ -104,7 +111,7 @@ where
             .map(|digest| authorize(want.job, &digest).then_some(digest))
             .collect();
         let before = served.bytes;
-        answer(&mut stream, store, allowed, &mut served).await?;
+        answer(&mut stream, store, allowed, &mut served, &mut spare).await?;
         sent(want.job, served.bytes - before);
     }
     stream.stream().close().await?;
@@ -120,34 +127,61 @@ async fn next_want<S: AsyncRead + Unpin>(
     }
 }
 
-/// One object as it is answered.
-enum Answer {
-    Here(Vec<u8>),
-    Absent,
-    Refused,
-}
-
-/// Reads the next lot; returns what is left as well.
+/// Reads the next lot, as it goes over the wire; returns what is left to be read as well.
 fn read_lot(
     store: &BlobStore,
     mut wanted: std::vec::IntoIter<Option<Digest>>,
-) -> Result<(Vec<Answer>, std::vec::IntoIter<Option<Digest>>), StoreError> {
-    let mut lot = Vec::new();
-    let mut bytes = 0;
-    while bytes < LOT_BYTES && lot.len() < LOT_OBJECTS {
+    mut lot: Lot,
+) -> Result<(Lot, Served, std::vec::IntoIter<Option<Digest>>), ServeError> {
+    let mut served = Served::default();
+    let mut answers = 0;
+    while lot.len() < LOT_BYTES && answers < LOT_OBJECTS {
         let Some(next) = wanted.next() else { break };
-        lot.push(match next {
-            None => Answer::Refused,
-            Some(digest) => match store.read(&digest)? {
-                None => Answer::Absent,
-                Some(object) => {
-                    bytes += object.len();
-                    Answer::Here(object)
+        answers += 1;
+        match next {
+            None => {
+                served.refused += 1;
+                push_reply(&mut lot, None)?;
+            }
+            Some(digest) => match read_object(store, &digest, &mut lot)? {
+                Some(bytes) => {
+                    served.objects += 1;
+                    served.bytes += u64::from(bytes);
+                }
+                None => {
+                    served.absent += 1;
+                    push_reply(&mut lot, None)?;
                 }
             },
-        });
+        }
     }
-    Ok((lot, wanted))
+    Ok((lot, served, wanted))
+}
+
+fn push_reply(lot: &mut Lot, bytes: Option<u32>) -> Result<(), ServeError> {
+    let mut head = Vec::new();
+    frame::append(&mut head, &BlobReply { bytes }, MAX_FRAME_BYTES)
+        .map_err(ServeError::Protocol)?;
+    lot.push(&head);
+    Ok(())
+}
+
+/// Appends an object and its head; returns its length, or nothing when it is not here.
+fn read_object(
+    store: &BlobStore,
+    digest: &Digest,
+    lot: &mut Lot,
+) -> Result<Option<u32>, ServeError> {
+    let Some(bytes) = store.length(digest) else {
+        return Ok(None);
+    };
+    let before = lot.len();
+    push_reply(lot, Some(bytes))?;
+    if store.read_whole(digest, lot.more(bytes as usize))? {
+        return Ok(Some(bytes));
+    }
+    lot.cut(before);
+    Ok(None)
 }
 
 async fn answer<S: AsyncWrite + Unpin>(
@@ -155,60 +189,20 @@ async fn answer<S: AsyncWrite + Unpin>(
     store: &Arc<BlobStore>,
     wanted: Vec<Option<Digest>>,
     served: &mut Served,
+    spare: &mut Lot,
 ) -> Result<(), ServeError> {
-    let start = |wanted| {
+    let start = |wanted, lot| {
         let store = Arc::clone(store);
-        tokio::task::spawn_blocking(move || read_lot(&store, wanted))
+        tokio::task::spawn_blocking(move || read_lot(&store, wanted, lot))
     };
-    let mut next = Some(start(wanted.into_iter()));
+    let mut next = Some(start(wanted.into_iter(), std::mem::take(spare)));
     while let Some(reading) = next {
-        let (lot, rest) = reading.await.map_err(io::Error::other)??;
+        let (lot, counts, rest) = reading.await.map_err(io::Error::other)??;
         // Read ahead while this lot goes out.
-        next = (rest.len() > 0).then(|| start(rest));
-        send_lot(stream, lot, served).await?;
+        next = (rest.len() > 0).then(|| start(rest, std::mem::take(spare)));
+        served.add(counts);
+        stream.write_full(lot.filled()).await?;
+        *spare = lot.emptied();
     }
     Ok(stream.flush().await?)
-}
-
-async fn send_lot<S: AsyncWrite + Unpin>(
-    stream: &mut Patient<S>,
-    lot: Vec<Answer>,
-    served: &mut Served,
-) -> Result<(), ServeError> {
-    let mut joined = Vec::with_capacity(2 * JOINED_BYTES);
-    for answer in lot {
-        let object = match answer {
-            Answer::Here(object) => {
-                served.objects += 1;
-                served.bytes += object.len() as u64;
-                Some(object)
-            }
-            Answer::Absent => {
-                served.absent += 1;
-                None
-            }
-            Answer::Refused => {
-                served.refused += 1;
-                None
-            }
-        };
-        let reply = BlobReply {
-            // No object is longer than 4 GiB: each came in with a length of 32 bits.
-            bytes: object.as_ref().map(|object| object.len() as u32),
-        };
-        frame::append(&mut joined, &reply, MAX_FRAME_BYTES).map_err(ServeError::Protocol)?;
-        let Some(object) = object else { continue };
-        if object.len() < JOINED_BYTES {
-            joined.extend_from_slice(&object);
-        } else {
-            stream.write_full(&joined).await?;
-            joined.clear();
-            stream.write_full(&object).await?;
-        }
-        if joined.len() >= JOINED_BYTES {
-            stream.write_full(&joined).await?;
-            joined.clear();
-        }
-    }
-    Ok(stream.write_full(&joined).await?)
 }
