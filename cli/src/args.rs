@@ -8,12 +8,7 @@ use p2pnode_protocol::{Bytes, MilliCpus};
 
 /// A peer-to-peer compute network: offer idle machines, send work to others.
 #[derive(Parser)]
-#[command(
-    name = "p2pnode",
-    version,
-    propagate_version = true,
-    disable_help_subcommand = true
-)]
+#[command(name = "p2pnode", version, propagate_version = true)]
 #[command(after_help = "Examples:\n  \
     p2pnode demo                                   see three peers render an animation\n  \
     p2pnode offer --cpus 8 --allow 12D3KooW...     let a peer use 8 CPUs of this machine\n  \
@@ -32,7 +27,9 @@ pub struct Cli {
 #[derive(Args, Clone)]
 pub struct Global {
     /// Where the node keeps its identity and state; several nodes on one machine need several
-    #[arg(long, global = true, env = "P2PNODE_DATA_DIR", value_name = "DIR")]
+    /// [env: P2PNODE_DATA_DIR]
+    // The variable is read where the directory is found: clap would show it as a required flag.
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Print JSON for programs
     #[arg(long, global = true)]
@@ -52,8 +49,9 @@ pub enum Verb {
     Join(NodeFlags),
     /// Offer this machine's capacity; starts a node unless one runs
     #[command(
-        after_help = "Examples:\n  p2pnode offer --cpus 8 --memory 16GiB --allow 12D3KooW...\n  p2pnode offer --gpus 1 --allow-any\n\n\
-        What is left out: all CPUs but one, three quarters of the memory, half of the free disk, no GPU."
+        after_help = "Examples:\n  p2pnode offer --cpus 8 --memory 16GiB --allow 12D3KooW...\n  p2pnode offer --gpus 1 --allow-any\n  p2pnode offer --none                 # withdraw it, on a running node\n\n\
+        What is left out stays as it is. In a first offer it is what [offer] in config.toml says, else all CPUs but one, \
+        three quarters of the memory, half of the free disk, no GPU."
     )]
     Offer(OfferArgs),
     /// Stop the running node
@@ -70,7 +68,8 @@ pub enum Verb {
     Peers(PeersArgs),
     /// Run a job and wait for it
     #[command(
-        after_help = "Examples:\n  p2pnode submit job.toml\n  p2pnode submit job.toml --peers 12D3KooW...,12D3KooX... --out ./result\n  \
+        after_help = "Files that stand in the folder for the outputs are replaced by outputs of the same name.\n\n\
+        Examples:\n  p2pnode submit job.toml\n  p2pnode submit job.toml --peers 12D3KooW...,12D3KooX... --out ./result\n  \
         p2pnode submit job.toml --detach      # needs a running node: p2pnode join\n  p2pnode submit job.toml --dry-run"
     )]
     Submit(SubmitArgs),
@@ -112,15 +111,18 @@ pub enum Verb {
         job: String,
     },
     /// Allow a peer to run tasks here
-    #[command(after_help = "Example:\n  p2pnode allow 12D3KooW...")]
+    #[command(
+        after_help = "Examples:\n  p2pnode allow 12D3KooW...     # the whole id, for a peer that was never met\n  \
+        p2pnode allow h7Ka9Qx2         # the end or the beginning of the id of a known peer\n  p2pnode allow desk             # its name"
+    )]
     Allow {
-        /// Its id
+        /// Its id, the beginning or the end of it, or its name
         peer: String,
     },
     /// No longer allow a peer to run tasks here
     #[command(after_help = "Example:\n  p2pnode deny 12D3KooW...")]
     Deny {
-        /// Its id
+        /// Its id, the beginning or the end of it, or its name
         peer: String,
     },
     /// Show the configuration
@@ -149,6 +151,16 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Flags of the node that it may start.
+    pub const fn node_flags(&self) -> Option<&NodeFlags> {
+        match self {
+            Self::Join(flags) => Some(flags),
+            Self::Offer(args) => Some(&args.node),
+            Self::Submit(args) => Some(&args.node),
+            _ => None,
+        }
+    }
+
     /// Whether it runs a node in this process for as long as it runs.
     pub const fn is_node(&self) -> bool {
         matches!(self, Self::Join(_) | Self::Offer(_) | Self::Demo(_))
@@ -177,29 +189,85 @@ pub struct NodeFlags {
     /// This node's name, for people [default: the host's]
     #[arg(long)]
     pub name: Option<String>,
+    /// The overlay network to be in [default: main]
+    #[arg(long)]
+    pub network: Option<String>,
+    /// An address that is known to lead here, such as a forwarded port; repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub external: Vec<String>,
+    /// Do not ask the router to forward ports
+    #[arg(long)]
+    pub no_upnp: bool,
+    /// A label that jobs can ask for, such as site=lab; repeatable
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<String>,
+    /// What to log: error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Port of the local API [default: a free one]
+    #[arg(long, value_name = "PORT")]
+    pub api_port: Option<String>,
+    /// The most disk that stored chunks take [default: 20GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub blob_quota: Option<String>,
+    /// Let tasks be root inside their containers when they ask for it
+    #[arg(long)]
+    pub allow_root: bool,
+}
+
+impl NodeFlags {
+    /// The flags that were given: they count for a node that starts, and for no other.
+    pub fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("--listen", !self.listen.is_empty()),
+            ("--bootstrap", !self.bootstrap.is_empty()),
+            ("--no-mdns", self.no_mdns),
+            ("--name", self.name.is_some()),
+            ("--network", self.network.is_some()),
+            ("--external", !self.external.is_empty()),
+            ("--no-upnp", self.no_upnp),
+            ("--label", !self.labels.is_empty()),
+            ("--log", self.log.is_some()),
+            ("--api-port", self.api_port.is_some()),
+            ("--blob-quota", self.blob_quota.is_some()),
+            ("--allow-root", self.allow_root),
+        ];
+        all.into_iter()
+            .filter_map(|(flag, given)| given.then_some(flag))
+            .collect()
+    }
 }
 
 /// `offer`.
 #[derive(Args)]
 pub struct OfferArgs {
-    /// CPUs to offer
-    #[arg(long)]
+    /// CPUs to offer, such as 8 or 0.5
+    #[arg(long, allow_negative_numbers = true)]
     pub cpus: Option<MilliCpus>,
     /// Memory to offer, such as 16GiB
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub memory: Option<Bytes>,
     /// Disk to offer, such as 100GiB
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub disk: Option<Bytes>,
     /// GPUs to offer
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub gpus: Option<u16>,
-    /// Allow this peer to run tasks here, from now on; repeatable
+    /// Allow this peer to run tasks here, from now on: its id, or as `allow` takes it; repeatable
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub allow: Vec<String>,
-    /// Let anyone run tasks here
-    #[arg(long)]
-    pub allow_any: bool,
+    /// Let anyone run tasks here; `--allow-any=false` takes that back
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub allow_any: Option<bool>,
+    /// Withdraw what is offered; the node goes on, and so does what runs
+    #[arg(long, conflicts_with_all = ["cpus", "memory", "disk", "gpus", "allow", "allow_any"])]
+    pub none: bool,
     /// Of the node, when none runs yet.
     #[command(flatten)]
     pub node: NodeFlags,
@@ -221,10 +289,10 @@ pub struct PeersArgs {
 pub struct SubmitArgs {
     /// The job file
     pub file: PathBuf,
-    /// Only on these peers
+    /// Only on these peers: ids, the beginning or the end of one, or names
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub peers: Vec<String>,
-    /// Folder for the outputs [default: ./<name>-<job>/]
+    /// Folder for the outputs; files there are replaced [default: ./<name>-<job>/]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print the job's id and return
@@ -233,7 +301,7 @@ pub struct SubmitArgs {
     /// Say what would be run and where, and run nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// How long to wait for a peer that fits [default: 15s]
+    /// How long to wait for a peer that fits [default: what the job file or config.toml says, else 15s]
     #[arg(long, value_name = "TIME", value_parser = humantime_duration)]
     pub wait_for_peers: Option<Duration>,
     /// Of the node, when none runs yet.

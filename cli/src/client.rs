@@ -30,14 +30,6 @@ impl Client {
         Self { endpoint }
     }
 
-    /// The path of the job that `selector` names; a task's selector names its job too.
-    pub fn job_path(selector: &str) -> String {
-        let job = selector.split('/').next().unwrap_or_default();
-        // Whatever is not part of an id the node refuses with a sentence of its own.
-        let plain: String = job.chars().filter(char::is_ascii_alphanumeric).collect();
-        format!("/jobs/{}", if plain.is_empty() { "-" } else { &plain })
-    }
-
     /// `GET path`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.ask(Method::GET, path, &()).await

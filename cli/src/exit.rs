@@ -21,6 +21,8 @@ pub struct Failure {
     pub message: String,
     /// One line for each fault.
     pub details: Vec<String>,
+    /// What the node said was wrong, when it was the node that refused.
+    pub refused: Option<ErrorCode>,
 }
 
 impl Failure {
@@ -29,6 +31,7 @@ impl Failure {
             code,
             message: message.into(),
             details: Vec::new(),
+            refused: None,
         }
     }
 
@@ -71,7 +74,11 @@ impl From<ApiError> for Failure {
             ErrorCode::NoPeer | ErrorCode::Unavailable | ErrorCode::Unauthorized => NOBODY,
             ErrorCode::Internal => JOB_FAILED,
         };
-        Self::new(code, error.message).with_details(error.details)
+        let refused = Some(error.code);
+        Self {
+            refused,
+            ..Self::new(code, error.message).with_details(error.details)
+        }
     }
 }
 

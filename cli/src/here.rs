@@ -8,10 +8,16 @@ use p2pnode_node::config::{Config, Overrides, Sources};
 use p2pnode_node::driver::{Helpers, Node, NodeError};
 use p2pnode_node::home::{ApiEndpoint, DataDir, Home, HomeError};
 use p2pnode_protocol::PeerId;
+use p2pnode_protocol::api::{JobInfo, JobState};
+use serde_json::json;
 
-use crate::args::{Global, NodeFlags};
+use crate::args::{Cli, Global, NodeFlags};
 use crate::client::Client;
 use crate::exit::Failure;
+use crate::output;
+
+/// The most jobs of earlier runs that are named.
+const MAX_RESUMED: usize = 5;
 
 /// The running node's API; `None` when no node runs.
 pub fn running(global: &Global) -> Result<Option<Client>, Failure> {
@@ -27,18 +33,95 @@ pub fn must_run(global: &Global) -> Result<Client, Failure> {
     })
 }
 
+/// The running node's API, for a verb about jobs.
+pub fn must_run_for_jobs(global: &Global) -> Result<Client, Failure> {
+    running(global)?.ok_or_else(|| {
+        Failure::nobody(
+            "no node runs here; start one with `p2pnode join` or `p2pnode offer`: jobs of earlier runs are shown once it runs",
+        )
+    })
+}
+
 /// The configuration: file, environment, flags.
 pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
+    let flags = flags.clone();
     let overrides = Overrides {
-        listen: flags.listen.clone(),
-        bootstrap: flags.bootstrap.clone(),
+        listen: flags.listen,
+        bootstrap: flags.bootstrap,
         no_mdns: flags.no_mdns,
-        name: flags.name.clone(),
+        name: flags.name,
+        network: flags.network,
+        external: flags.external,
+        no_upnp: flags.no_upnp,
+        labels: flags.labels,
+        log: flags.log,
+        api_port: flags.api_port,
+        blob_quota: flags.blob_quota,
+        allow_root: flags.allow_root,
         ..Overrides::default()
     };
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     Config::load(&Sources::of_process(&dir, overrides))
-        .map_err(|error| Failure::usage(error.to_string()))
+        .map_err(|error| Failure::usage(error.to_string()).with_details(error.lines()))
+}
+
+/// What is to be logged, when a setting says so: of a verb that may start a node, from all sources; of
+/// the others, from the environment.
+pub fn log_filter(cli: &Cli) -> Result<Option<String>, Failure> {
+    let Some(flags) = cli.verb.node_flags() else {
+        return Ok(std::env::var("P2PNODE_LOG").ok());
+    };
+    Ok(config(&cli.global, flags)?.log_filter().map(str::to_owned))
+}
+
+/// Says that flags of a node do nothing when one runs already.
+pub fn note_ignored(flags: &NodeFlags) {
+    let given = flags.given();
+    if !given.is_empty() {
+        let (have, them) = match given.len() {
+            1 => ("has", "it"),
+            _ => ("have", "them"),
+        };
+        output::note(format!(
+            "a node already runs here, so {} {have} no effect; stop it with `p2pnode stop` to start one with {them}",
+            given.join(", ")
+        ));
+    }
+}
+
+/// Says which jobs of earlier runs the node goes on with: they take its peers' time.
+pub async fn note_resumed(global: &Global, client: &Client) -> Result<(), Failure> {
+    let jobs: Vec<JobInfo> = client.get("/jobs").await?;
+    let open: Vec<&JobInfo> = jobs
+        .iter()
+        .filter(|job| matches!(job.state, JobState::Waiting | JobState::Running))
+        .collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    if global.json {
+        let jobs: Vec<&String> = open.iter().map(|job| &job.job).collect();
+        output::line_json(&json!({ "event": "resuming", "jobs": jobs }));
+        return Ok(());
+    }
+    let names: Vec<String> = open
+        .iter()
+        .take(MAX_RESUMED)
+        .map(|job| format!("{} ({})", job.job, job.name))
+        .collect();
+    let more = if open.len() > names.len() {
+        ", ..."
+    } else {
+        ""
+    };
+    let noun = if open.len() == 1 { "job" } else { "jobs" };
+    output::note(format!(
+        "resuming {} {noun} of an earlier run: {}{more}; `p2pnode cancel {}` ends it",
+        open.len(),
+        names.join(", "),
+        open[0].job.get(..6).unwrap_or(&open[0].job)
+    ));
+    Ok(())
 }
 
 /// The identity of the node that this data directory has or will have.
@@ -49,8 +132,7 @@ pub fn peer_id(global: &Global) -> Result<PeerId, Failure> {
 }
 
 /// Starts a node in this process.
-pub async fn start(global: &Global, flags: &NodeFlags) -> Result<Node, Failure> {
-    let config = config(global, flags)?;
+pub async fn start(global: &Global, config: Config) -> Result<Node, Failure> {
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     let home = Home::open(&dir).map_err(home_failure)?;
     Node::start(home, config, helpers()?)
@@ -83,7 +165,9 @@ pub fn home_failure(error: HomeError) -> Failure {
 /// A node that cannot start as the program's end.
 pub fn node_failure(error: NodeError) -> Failure {
     match error {
-        NodeError::Net(_) | NodeError::Config(_) => Failure::usage(error.to_string()),
+        NodeError::Net(_) | NodeError::Config(_) | NodeError::Api { .. } => {
+            Failure::usage(error.to_string())
+        }
         other => Failure::internal(other.to_string()),
     }
 }

@@ -7,7 +7,9 @@ mod args;
 mod client;
 mod exit;
 mod here;
+mod interrupt;
 mod output;
+mod select;
 mod verbs;
 
 use std::process::ExitCode;
@@ -17,10 +19,13 @@ use clap::Parser;
 use crate::args::{Cli, Verb};
 use crate::exit::Failure;
 
+/// How long a blocking task may go on when everything else is done.
+const BLOCKING_LIMIT: std::time::Duration = std::time::Duration::from_millis(500);
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return output::usage(&error),
+        Err(error) => return output::usage(&error, std::env::args_os().any(|arg| arg == "--json")),
     };
     // Helper processes of a node: no logging, no runtime of ours.
     match &cli.verb {
@@ -29,7 +34,12 @@ fn main() -> ExitCode {
         _ => {}
     }
     let is_node = cli.verb.is_node();
-    output::start_logging(is_node, cli.global.verbose, cli.global.json);
+    let log = here::log_filter(&cli)
+        .and_then(|filter| output::start_logging(is_node, &cli.global, filter.as_deref()));
+    if let Err(failure) = log {
+        output::failure(&failure, cli.global.json);
+        return failure.code();
+    }
     let runtime = if is_node {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -44,7 +54,7 @@ fn main() -> ExitCode {
         Ok(runtime) => {
             let ended = runtime.block_on(verbs::run(cli.global.clone(), cli.verb));
             // A blocking task that hangs must not keep the process.
-            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            runtime.shutdown_timeout(BLOCKING_LIMIT);
             ended
         }
         Err(error) => Err(Failure::internal(format!("no async runtime: {error}"))),

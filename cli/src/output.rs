@@ -9,30 +9,52 @@ use serde::Serialize;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
+use crate::args::Global;
 use crate::exit::{self, Failure};
 
-/// Logs go to stderr: of a node what its operator would care about, of a client warnings only.
-pub fn start_logging(is_node: bool, verbose: u8, json: bool) {
-    let default = match (verbose, is_node) {
-        (0, false) => "error",
-        (0, true) => "warn,p2pnode=info,p2pnode_node=info,p2pnode_executor=info",
-        (1, _) => "info,p2pnode=debug,p2pnode_node=debug,p2pnode_executor=debug",
-        (_, _) => "debug",
+/// What a node logs unless it is told otherwise. That Kademlia knows nobody yet is no news: every first
+/// node of a network begins so.
+const NODE_FILTER: &str =
+    "warn,libp2p_kad=error,p2pnode=info,p2pnode_node=info,p2pnode_executor=info";
+
+/// Logs go to stderr: of a node what its operator would care about, of a client errors only; what
+/// `filter` says in place of that, and `-v` in place of both.
+pub fn start_logging(is_node: bool, global: &Global, filter: Option<&str>) -> Result<(), Failure> {
+    let default = if is_node { NODE_FILTER } else { "error" };
+    let filter = match global.verbose {
+        0 => filter.unwrap_or(default),
+        1 => "info,p2pnode=debug,p2pnode_node=debug,p2pnode_executor=debug",
+        _ => "debug",
     };
-    let filter = EnvFilter::try_from_env("P2PNODE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        Failure::usage(format!(
+            "`log`: `{filter}` is no filter ({error}): write error, warn, info, debug or trace, or parts such as info,p2pnode_node::net=debug"
+        ))
+    })?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
-    if json {
+    if global.json {
         log.json().init();
     } else {
-        log.with_target(verbose > 0).init();
+        log.with_target(global.verbose > 0).init();
     }
+    Ok(())
 }
 
-/// Prints what clap says of the arguments: help on stdout, faults on stderr.
-pub fn usage(error: &clap::Error) -> ExitCode {
+/// Prints what clap says of the arguments: help on stdout, faults on stderr, or as one JSON object.
+pub fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        let text = error.to_string();
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let message = lines.next().unwrap_or("wrong usage");
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let details = lines.map(str::to_owned).collect();
+        let told = Failure::usage(message).with_details(details);
+        failure(&told, true);
+        return told.code();
+    }
     // Nothing can be said when even this fails.
     let _unwritable = error.print();
     if error.use_stderr() {

@@ -26,6 +26,13 @@ fn every_verb_has_help_with_an_example_where_it_takes_arguments() {
 }
 
 #[test]
+fn help_is_a_verb_too() {
+    let help = program().args(["help", "submit"]).output().unwrap();
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).contains("Example"));
+}
+
+#[test]
 fn wrong_usage_is_2() {
     assert_eq!(
         program()
@@ -50,6 +57,65 @@ fn wrong_usage_is_2() {
         lab.run("me", &["validate", "absent.toml"]).status.code(),
         Some(2)
     );
+}
+
+#[test]
+fn wrong_usage_is_json_for_programs() {
+    for args in [
+        &["--json", "no-such-verb"][..],
+        &["offer", "--cpus", "-1", "--json"],
+        &["job", "", "--json"],
+    ] {
+        let output = program().args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["event"], "error", "{said}");
+        assert_eq!(said["code"], 2);
+    }
+}
+
+#[test]
+fn selectors_that_name_nothing_are_refused_before_a_node_is_asked() {
+    let lab = Lab::new();
+    for args in [
+        &["allow", ""][..],
+        &["job", ""],
+        &["job", "3/../x"],
+        &["logs", "last/x"],
+        &["cancel", "last/1"],
+    ] {
+        let output = lab.run("me", args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn settings_of_the_file_count_and_all_faults_are_told() {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("me")).unwrap();
+    let file = lab.path("me").join("config.toml");
+    std::fs::write(&file, "[submit]\nwait_for_peers = \"1s\"\n").unwrap();
+    let job = lab.job(
+        "job",
+        "[task]\nwasm = \"a.wasm\"\n",
+        &[("a.wasm", &modules::no_op())],
+    );
+    let args = ["--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    let ended = lab.submit("me", &job, &args);
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
+    let notes = ended.finished()["notes"].to_string();
+    assert!(notes.contains("within 1 s"), "{notes}");
+
+    std::fs::write(&file, "log = \"p2p=[\"\n").unwrap();
+    let output = lab.run("me", &["join"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("`log`"));
+
+    std::fs::write(&file, "mdns = 3\nnome = \"x\"\n").unwrap();
+    let output = lab.run("me", &["config", "show", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["details"].as_array().unwrap().len(), 2, "{said}");
 }
 
 #[test]
@@ -145,16 +211,19 @@ fn an_offer_larger_than_the_machine_is_refused_with_what_it_has() {
             "offer",
             "--cpus",
             "9999",
+            "--memory",
+            "1",
             "--no-mdns",
             "--listen",
             "/ip4/127.0.0.1/tcp/0",
         ],
     );
     assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("more than this machine's"), "{said}");
     assert!(
-        text(&output.stderr).contains("more than this machine's"),
-        "{}",
-        text(&output.stderr)
+        said.contains("--memory 1 B is less than any task needs"),
+        "{said}"
     );
 }
 
@@ -180,6 +249,8 @@ fn completions_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
         let output = program().args(["completions", shell]).output().unwrap();
         assert_eq!(output.status.code(), Some(0));
-        assert!(text(&output.stdout).contains("p2pnode"));
+        let script = text(&output.stdout);
+        assert!(script.contains("p2pnode") && script.contains("submit"));
+        assert!(!script.contains("wasm-worker"), "{shell}");
     }
 }

@@ -6,12 +6,11 @@
 
 use std::sync::Arc;
 
-use p2pnode_protocol::api::{
-    CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, PeerFit, PeerInfo,
-};
+use p2pnode_protocol::api::{CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, PeerInfo};
 use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 
@@ -80,13 +79,6 @@ pub enum Command {
         /// Its id.
         answer: Answer<Submitted>,
     },
-    /// Say which peers could run a job, without running it.
-    Fit {
-        /// The job.
-        job: Box<CreateJob>,
-        /// One entry a peer.
-        answer: Answer<Vec<PeerFit>>,
-    },
     /// Cancel a job; answered at once.
     Cancel {
         /// Which.
@@ -144,12 +136,13 @@ pub struct NodeHandle {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Arc<Event>>,
     peer: PeerId,
+    stopping: CancellationToken,
 }
 
 impl NodeHandle {
     /// A door to whoever reads `commands`.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         peer: PeerId,
         commands: mpsc::Sender<Command>,
         events: broadcast::Sender<Arc<Event>>,
@@ -158,6 +151,7 @@ impl NodeHandle {
             commands,
             events,
             peer,
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -201,15 +195,21 @@ impl NodeHandle {
         receiver.await.map_err(|_| CommandError::stopping())?
     }
 
-    /// Tells the node to stop; returns when it was told.
+    /// Asks whoever runs the node to end it; returns at once.
     ///
-    /// # Errors
-    /// When it is gone already.
-    pub async fn stop(&self) -> Result<(), CommandError> {
-        self.send(Command::Stop).await
+    /// The node itself goes on until its owner, who watches [`NodeHandle::stopping`], winds it up: so
+    /// that what has to be done before, such as cancelling a job that ends with the node, can be done.
+    pub fn ask_to_stop(&self) {
+        self.stopping.cancel();
     }
 
-    async fn send(&self, command: Command) -> Result<(), CommandError> {
+    /// Cancelled when the node is asked to stop, or ends by itself.
+    #[must_use]
+    pub const fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    pub(crate) async fn send(&self, command: Command) -> Result<(), CommandError> {
         self.commands
             .send(command)
             .await

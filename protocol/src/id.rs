@@ -7,10 +7,37 @@ use std::str::FromStr;
 
 use bincode::{Decode, Encode};
 use data_encoding::HEXLOWER;
+use libp2p_identity::PublicKey;
 use serde::{Deserialize, Serialize, de};
 
 /// A node's identity: the hash of its public key, as libp2p defines it.
 pub use libp2p_identity::PeerId;
+
+/// Multihash codes of a peer id: the public key itself, or its SHA-256.
+const IDENTITY_HASH: u64 = 0;
+/// See [`IDENTITY_HASH`].
+const SHA2_256: u64 = 0x12;
+
+/// Reads a peer id that a person gave.
+///
+/// [`PeerId`]'s own reading takes the beginning of an id for an id, because base58 has no checksum
+/// and a short hash is a hash; this one wants a whole public key, or a whole SHA-256 of one.
+///
+/// # Errors
+/// [`IdError::NotPeer`].
+pub fn parse_peer(text: &str) -> Result<PeerId, IdError> {
+    let wrong = || IdError::NotPeer {
+        text: text.chars().take(80).collect(),
+    };
+    let peer: PeerId = text.parse().map_err(|_| wrong())?;
+    let hash = peer.as_ref();
+    let whole = match hash.code() {
+        IDENTITY_HASH => PublicKey::try_decode_protobuf(hash.digest()).is_ok(),
+        SHA2_256 => hash.digest().len() == 32,
+        _ => false,
+    };
+    if whole { Ok(peer) } else { Err(wrong()) }
+}
 
 /// Bytes in a [`JobId`]. 64 random bits: a submitter would need some 600 million jobs for a 1 %
 /// chance of one collision, and a provider keys jobs by submitter and id together.
@@ -32,6 +59,14 @@ pub enum IdError {
         text: String,
         /// How many digits there should be.
         expected: usize,
+    },
+    /// Not a peer id, or only a part of one.
+    #[error(
+        "`{text}` is not a whole peer id: it looks like 12D3KooW... and has 52 characters; `p2pnode id` prints a node's own"
+    )]
+    NotPeer {
+        /// The text as given.
+        text: String,
     },
     /// A task was not written as `JOB/INDEX`.
     #[error("`{text}` is not a task: write JOB/INDEX, for example 3f09a1c2d4e5f607/12")]
@@ -195,6 +230,25 @@ mod tests {
             };
             assert_eq!(task.to_string().parse(), Ok(task));
         }
+    }
+
+    #[test]
+    fn a_part_of_a_peer_id_is_none() {
+        let peer = libp2p_identity::Keypair::ed25519_from_bytes([7; 32])
+            .unwrap()
+            .public()
+            .to_peer_id();
+        let whole = peer.to_base58();
+        assert_eq!(parse_peer(&whole), Ok(peer));
+        // The hash of a larger key.
+        assert!(parse_peer("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N").is_ok());
+        for length in 0..whole.len() {
+            assert!(parse_peer(&whole[..length]).is_err(), "{length}");
+        }
+        assert!(
+            "12D3KooWHfcb".parse::<PeerId>().is_ok(),
+            "what libp2p itself takes"
+        );
     }
 
     #[test]

@@ -20,6 +20,6 @@ pub mod stream;
 pub mod task;
 pub mod units;
 
-pub use id::{AttemptKey, Digest, JobId, PeerId, TaskKey};
+pub use id::{AttemptKey, Digest, JobId, PeerId, TaskKey, parse_peer};
 pub use resources::{Capacity, Gpu, GpuRequest, Resources};
 pub use units::{Bytes, MilliCpus};

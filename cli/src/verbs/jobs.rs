@@ -1,5 +1,6 @@
 //! Verbs about jobs: `jobs`, `job`, `cancel`, `wait`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use hyper::Method;
@@ -8,8 +9,9 @@ use serde_json::json;
 
 use super::follow::{self, Follow};
 use crate::args::Global;
-use crate::client::Client;
 use crate::exit::Failure;
+use crate::interrupt::Interrupts;
+use crate::select::JobSelector;
 use crate::{here, output};
 
 /// Tasks that `job` prints before it counts the rest; `--json` has all.
@@ -42,9 +44,13 @@ const fn task_word(state: TaskState) -> &'static str {
 }
 
 pub async fn list(global: &Global) -> Result<ExitCode, Failure> {
-    let jobs: Vec<JobInfo> = here::must_run(global)?.get("/jobs").await?;
+    let jobs: Vec<JobInfo> = here::must_run_for_jobs(global)?.get("/jobs").await?;
     if global.json {
         output::line_json(&jobs);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if jobs.is_empty() {
+        output::note("no jobs yet; run one with: p2pnode submit job.toml");
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = jobs
@@ -66,29 +72,25 @@ pub async fn list(global: &Global) -> Result<ExitCode, Failure> {
 }
 
 pub async fn show(global: &Global, job: &str) -> Result<ExitCode, Failure> {
-    let client = here::must_run(global)?;
-    let info: JobInfo = client.get(&Client::job_path(job)).await?;
+    let selector = JobSelector::parse(job)?;
+    let client = here::must_run_for_jobs(global)?;
+    let info: JobInfo = client.get(&selector.path()).await?;
+    selector.check(&info.job, info.tasks.total)?;
     let mut tasks: Vec<TaskInfo> = Vec::new();
-    let wanted = if global.json {
-        info.tasks.total
-    } else {
-        SHOWN_TASKS as u64
+    let (first, wanted) = match selector.task {
+        Some(index) => (u64::from(index), 1),
+        None if global.json => (0, info.tasks.total),
+        None => (0, SHOWN_TASKS as u64),
     };
     while (tasks.len() as u64) < wanted {
         let count = (wanted - tasks.len() as u64).min(PAGE);
-        let path = format!(
-            "/jobs/{}/tasks?from={}&count={count}",
-            info.job,
-            tasks.len()
-        );
+        let from = first + tasks.len() as u64;
+        let path = format!("/jobs/{}/tasks?from={from}&count={count}", info.job);
         let page: Vec<TaskInfo> = client.get(&path).await?;
         if page.is_empty() {
             break;
         }
         tasks.extend(page);
-    }
-    if let Some((_, index)) = job.split_once('/') {
-        tasks.retain(|task| task.task.ends_with(&format!("/{index}")));
     }
     if global.json {
         output::line_json(&json!({ "job": info, "tasks": tasks }));
@@ -103,15 +105,19 @@ fn print(info: &JobInfo, tasks: &[TaskInfo]) {
     output::line(format!("job      {} ({})", info.job, info.name));
     output::line(format!("state    {}", state_word(info.state)));
     output::line(format!(
-        "tasks    {} of {} done, {} running, {} waiting, {} failed, {} moved",
+        "tasks    {} of {} done, {} running, {} waiting, {} failed, {} cancelled, {} moved",
         counts.succeeded,
         counts.total,
         counts.running,
         counts.pending + counts.queued,
         counts.failed,
+        counts.cancelled,
         counts.moved
     ));
-    if let Some(out) = &info.out {
+    // A job without outputs has a folder for them all the same, which is never made.
+    if let Some(out) = &info.out
+        && Path::new(out).is_dir()
+    {
         output::line(format!("outputs  {out}"));
     }
     for note in &info.notes {
@@ -149,16 +155,19 @@ fn print(info: &JobInfo, tasks: &[TaskInfo]) {
 }
 
 pub async fn cancel(global: &Global, job: &str) -> Result<ExitCode, Failure> {
-    let client = here::must_run(global)?;
-    let info: JobInfo = client
-        .ask(
-            Method::POST,
-            &format!("{}/cancel", Client::job_path(job)),
-            &(),
-        )
-        .await?;
+    let selector = JobSelector::parse_whole(job)?;
+    let client = here::must_run_for_jobs(global)?;
+    let before: JobInfo = client.get(&selector.path()).await?;
+    let path = format!("/jobs/{}/cancel", before.job);
+    let info: JobInfo = client.ask(Method::POST, &path, &()).await?;
     if global.json {
         output::line_json(&info);
+    } else if before.finished_ms.is_some() {
+        output::line(format!(
+            "job {} had already ended: {}",
+            info.job,
+            state_word(info.state)
+        ));
     } else {
         output::line(format!("job {} is {}", info.job, state_word(info.state)));
     }
@@ -166,14 +175,11 @@ pub async fn cancel(global: &Global, job: &str) -> Result<ExitCode, Failure> {
 }
 
 pub async fn wait(global: &Global, job: &str) -> Result<ExitCode, Failure> {
-    let client = here::must_run(global)?;
-    let events = client
-        .events(
-            Method::GET,
-            &format!("{}/events", Client::job_path(job)),
-            &(),
-        )
-        .await?;
+    let mut interrupts = Interrupts::listen()?;
+    let selector = JobSelector::parse(job)?;
+    let client = here::must_run_for_jobs(global)?;
+    let path = format!("{}/events", selector.path());
+    let events = client.events(Method::GET, &path, &()).await?;
     follow::follow(
         client,
         events,
@@ -182,6 +188,7 @@ pub async fn wait(global: &Global, job: &str) -> Result<ExitCode, Failure> {
             quiet: true,
             cancel_on_interrupt: false,
         },
+        &mut interrupts,
     )
     .await
 }

@@ -6,34 +6,34 @@ use std::time::Duration;
 use p2pnode_protocol::api::{JobInfo, JobState, LogEntries, LogEntry};
 use p2pnode_protocol::task::Stream;
 
+use super::follow::gone;
 use crate::args::Global;
 use crate::client::Client;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
+use crate::interrupt::Interrupts;
+use crate::select::JobSelector;
 use crate::{here, output};
 
 /// How often `-f` looks for more.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 pub async fn logs(global: &Global, selector: &str, follow: bool) -> Result<ExitCode, Failure> {
-    let client = here::must_run(global)?;
-    let info: JobInfo = client.get(&Client::job_path(selector)).await?;
-    let task = task_of(selector)?;
+    let mut interrupts = Interrupts::listen()?;
+    let selector = JobSelector::parse(selector)?;
+    let client = here::must_run_for_jobs(global)?;
+    let info: JobInfo = client.get(&selector.path()).await?;
+    selector.check(&info.job, info.tasks.total)?;
+    let task = selector.task;
     let of_task = task
         .map(|index| format!("&task={index}"))
         .unwrap_or_default();
     let one_task = task.is_some() || info.tasks.total == 1;
     let mut from = 0;
     loop {
-        // Looked at before reading, so that nothing written in between is missed.
-        let over = is_over(
-            client
-                .get::<JobInfo>(&format!("/jobs/{}", info.job))
-                .await?
-                .state,
-        );
-        let page: LogEntries = client
-            .get(&format!("/jobs/{}/logs?from={from}{of_task}", info.job))
-            .await?;
+        let (over, page) = tokio::select! {
+            read = read(&client, &info.job, from, &of_task) => read?,
+            _ = interrupts.next() => return Ok(ExitCode::from(crate::exit::INTERRUPTED)),
+        };
         for entry in &page.entries {
             print(global.json, one_task, entry);
         }
@@ -44,22 +44,33 @@ pub async fn logs(global: &Global, selector: &str, follow: bool) -> Result<ExitC
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(crate::exit::INTERRUPTED)),
+                _ = interrupts.next() => return Ok(ExitCode::from(crate::exit::INTERRUPTED)),
                 () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
             }
         }
     }
 }
 
-fn task_of(selector: &str) -> Result<Option<u32>, Failure> {
-    match selector.split_once('/') {
-        None => Ok(None),
-        Some((_, index)) => index.parse().map(Some).map_err(|_| {
-            Failure::usage(format!(
-                "`{selector}` is not a task: write JOB/INDEX, such as last/3"
-            ))
-        }),
-    }
+/// What the log has from `from` on, and whether the job was over before.
+async fn read(
+    client: &Client,
+    job: &str,
+    from: u64,
+    of_task: &str,
+) -> Result<(bool, LogEntries), Failure> {
+    let asked = async {
+        // Looked at before reading, so that nothing written in between is missed.
+        let info: JobInfo = client.get(&format!("/jobs/{job}")).await?;
+        let path = format!("/jobs/{job}/logs?from={from}{of_task}");
+        Ok((is_over(info.state), client.get(&path).await?))
+    };
+    asked.await.map_err(|failure: Failure| {
+        if failure.number() == exit::NOBODY {
+            gone(Some(job), true)
+        } else {
+            failure
+        }
+    })
 }
 
 const fn is_over(state: JobState) -> bool {

@@ -47,7 +47,17 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
 
 fn completions(shell: clap_complete::Shell) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "p2pnode", &mut script);
+    // A node's helper processes are no verbs for people; hiding them is not enough for the scripts.
+    let all = Cli::command();
+    let verbs = all
+        .get_subcommands()
+        .filter(|verb| !verb.is_hide_set())
+        .cloned();
+    let mut shown = clap::Command::new("p2pnode")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments().cloned())
+        .subcommands(verbs);
+    clap_complete::generate(shell, &mut shown, "p2pnode", &mut script);
     crate::output::raw(&String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
 }

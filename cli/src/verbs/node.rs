@@ -4,31 +4,37 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use p2pnode_node::driver::Node;
-use p2pnode_protocol::Capacity;
-use p2pnode_protocol::api::{NodeStatus, OfferRequest};
+use p2pnode_node::config::Config;
+use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus};
+use p2pnode_protocol::{Capacity, MilliCpus};
 use serde_json::json;
+
+use super::follow::counted;
 
 use crate::args::{Global, NodeFlags, OfferArgs};
 use crate::client::Client;
 use crate::exit::Failure;
+use crate::interrupt::Interrupts;
 use crate::{here, output};
 
 /// How long `stop` waits for the node to end: the node gives itself 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
 
 pub async fn join(global: &Global, flags: &NodeFlags) -> Result<ExitCode, Failure> {
+    let interrupts = Interrupts::listen()?;
     if here::running(global)?.is_some() {
         return Err(Failure::usage(
             "a node already runs here; `p2pnode status` shows it",
         ));
     }
-    let node = here::start(global, flags).await?;
-    run_until_stopped(global, node, None).await
+    let config = here::config(global, flags)?;
+    run_until_stopped(global, config, interrupts, None).await
 }
 
 pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failure> {
-    let request = OfferRequest {
+    let interrupts = Interrupts::listen()?;
+    let mut request = OfferRequest {
+        none: args.none,
         cpus_milli: args.cpus.map(|cpus| cpus.0),
         memory: args.memory.map(|memory| memory.0),
         disk: args.disk.map(|disk| disk.0),
@@ -37,34 +43,76 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
         allow_any: args.allow_any,
     };
     if let Some(client) = here::running(global)? {
+        if !global.json {
+            here::note_ignored(&args.node);
+        }
         let status: NodeStatus = client.ask(Method::PUT, "/offer", &request).await?;
         if global.json {
             output::line_json(&status);
-        } else if let Some(offer) = status.offer {
-            output::line(format!(
-                "the running node now offers {}",
-                describe(&offer.total)
-            ));
+            return Ok(ExitCode::SUCCESS);
+        }
+        match &status.offer {
+            Some(offer) => {
+                output::line(format!(
+                    "the running node now offers {}",
+                    describe(&offer.total)
+                ));
+                note_nobody(offer);
+            }
+            None => output::line("the running node now offers nothing"),
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let node = here::start(global, &args.node).await?;
-    run_until_stopped(global, node, Some(request)).await
+    if args.none {
+        return Err(Failure::nobody(
+            "no node runs here, so nothing is offered; `p2pnode offer` or `p2pnode join` starts one",
+        ));
+    }
+    let config = here::config(global, &args.node)?;
+    // What the settings say counts at every start, whatever was offered before.
+    let set = &config.offer;
+    request.cpus_milli = request.cpus_milli.or(set.cpus.map(|cpus| cpus.0));
+    request.memory = request.memory.or(set.memory.map(|memory| memory.0));
+    request.disk = request.disk.or(set.disk.map(|disk| disk.0));
+    request.gpus = request.gpus.or(set.gpus);
+    request
+        .allow
+        .extend(set.allow.iter().map(ToString::to_string));
+    request.allow_any = request.allow_any.or(set.allow_any.then_some(true));
+    run_until_stopped(global, config, interrupts, Some(request)).await
 }
 
-/// Says that the node is ready, then waits for its end.
+/// Runs a node until it is told to stop; says when it is ready.
 async fn run_until_stopped(
     global: &Global,
-    node: Node,
+    config: Config,
+    mut interrupts: Interrupts,
     offer: Option<OfferRequest>,
 ) -> Result<ExitCode, Failure> {
+    let node = tokio::select! {
+        node = here::start(global, config) => node?,
+        _ = interrupts.next() => return Ok(ExitCode::SUCCESS),
+    };
+    interrupts.watch(&node);
     let client = Client::new(node.endpoint().clone());
+    let ready = tokio::select! {
+        ready = tell_ready(global, &client, offer) => ready,
+        _ = interrupts.next() => Ok(()),
+    };
+    if ready.is_ok() {
+        interrupts.next().await;
+    }
+    node.stop().await.map_err(here::node_failure)?;
+    ready.map(|()| ExitCode::SUCCESS)
+}
+
+async fn tell_ready(
+    global: &Global,
+    client: &Client,
+    offer: Option<OfferRequest>,
+) -> Result<(), Failure> {
     if let Some(request) = offer {
-        let told: Result<NodeStatus, Failure> = client.ask(Method::PUT, "/offer", &request).await;
-        if let Err(failure) = told {
-            node.stop().await.map_err(here::node_failure)?;
-            return Err(failure);
-        }
+        let _told: NodeStatus = client.ask(Method::PUT, "/offer", &request).await?;
     }
     let status: NodeStatus = client.get("/status").await?;
     if global.json {
@@ -73,17 +121,56 @@ async fn run_until_stopped(
         );
     } else {
         output::line(format!("ready {} {}", status.peer, status.listen.join(" ")));
+        if let Some(address) = best_address(&status.listen) {
+            output::note(format!(
+                "others join with: p2pnode join --bootstrap {address}"
+            ));
+        }
     }
+    here::note_resumed(global, client).await?;
     if let Some(offer) = &status.offer {
         tracing::info!(offered = %describe(&offer.total), allow_any = offer.allow_any, "offering");
+        if !global.json {
+            note_nobody(offer);
+        }
     }
-    node.run_until_signal().await.map_err(here::node_failure)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// The address that most others can use.
+fn best_address(listen: &[String]) -> Option<&String> {
+    let is_local =
+        |address: &&String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    let far = listen.iter().find(|address| !is_local(address));
+    far.or_else(|| listen.first())
+}
+
+fn note_nobody(offer: &OfferStatus) {
+    if !offer.allow_any && offer.allowed.is_empty() {
+        output::note("nobody else may run tasks here yet: p2pnode allow PEER");
+    }
+}
+
+/// Who may run tasks here, in words.
+fn users(offer: &OfferStatus) -> String {
+    match offer.allowed.len() {
+        _ if offer.allow_any => "anyone".to_owned(),
+        0 => "this node only; let others with: p2pnode allow PEER".to_owned(),
+        count => format!(
+            "this node and {}: p2pnode peers --allowed",
+            counted(count as u64, "peer")
+        ),
+    }
 }
 
 fn describe(capacity: &Capacity) -> String {
+    let noun = if capacity.cpus == MilliCpus::whole(1) {
+        "CPU"
+    } else {
+        "CPUs"
+    };
     let mut text = format!(
-        "{} CPUs, {} of memory, {} of disk",
+        "{} {noun}, {} of memory, {} of disk",
         capacity.cpus, capacity.memory, capacity.disk
     );
     for gpu in &capacity.gpus {
@@ -139,6 +226,7 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         Some(offer) => {
             output::line(format!("offers     {}", describe(&offer.total)));
             output::line(format!("free       {}", describe(&offer.free)));
+            output::line(format!("may use    {}", users(offer)));
             output::line(format!(
                 "tasks      {} running, {} waiting",
                 offer.running, offer.queued

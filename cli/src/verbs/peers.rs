@@ -6,19 +6,25 @@ use std::time::Duration;
 use p2pnode_protocol::Capacity;
 use p2pnode_protocol::api::PeerInfo;
 
+use super::follow::gone;
 use crate::args::{Global, PeersArgs};
 use crate::client::Client;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
+use crate::interrupt::Interrupts;
 use crate::{here, output};
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 pub async fn peers(global: &Global, args: &PeersArgs) -> Result<ExitCode, Failure> {
+    let mut interrupts = Interrupts::listen()?;
     let client = here::must_run(global)?;
     let mut last = None;
     loop {
-        let peers = list(&client, args.allowed).await?;
+        let peers = list(&client, args.allowed).await.map_err(|failure| {
+            let watched = last.is_some() && failure.number() == exit::NOBODY;
+            if watched { gone(None, true) } else { failure }
+        })?;
         if last.as_ref() != Some(&peers) {
             print(global, &peers);
             last = Some(peers);
@@ -27,7 +33,7 @@ pub async fn peers(global: &Global, args: &PeersArgs) -> Result<ExitCode, Failur
             return Ok(ExitCode::SUCCESS);
         }
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+            _ = interrupts.next() => return Ok(ExitCode::from(exit::INTERRUPTED)),
             () = tokio::time::sleep(WATCH_INTERVAL) => {}
         }
     }
@@ -78,7 +84,14 @@ fn print(global: &Global, peers: &[PeerInfo]) {
     let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
     output::table(
         &[
-            "PEER", "NAME", "CPUS", "MEMORY", "GPUS", "RUNS", "RTT", "ALLOWED",
+            "PEER",
+            "NAME",
+            "CPUS",
+            "MEMORY",
+            "GPUS",
+            "RUNS",
+            "RTT",
+            "MAY RUN HERE",
         ],
         &rows,
     );
@@ -90,6 +103,11 @@ fn row(peer: &PeerInfo) -> Vec<String> {
         _ => "-".to_owned(),
     };
     let runtimes: Vec<String> = peer.executors.iter().map(ToString::to_string).collect();
+    // What a peer could run, were it to offer anything, is of no use to anyone.
+    let runs = match peer.capacity {
+        Some(_) if !runtimes.is_empty() => runtimes.join(","),
+        _ => "-".to_owned(),
+    };
     let rtt = match (peer.connected, peer.rtt_ms) {
         (true, Some(rtt)) => format!("{rtt:.1} ms"),
         (true, None) => "connected".to_owned(),
@@ -101,7 +119,7 @@ fn row(peer: &PeerInfo) -> Vec<String> {
         of(|capacity| capacity.cpus.to_string()),
         of(|capacity| capacity.memory.to_string()),
         of(|capacity| capacity.gpus.len().to_string()),
-        runtimes.join(","),
+        runs,
         rtt,
         if peer.allowed { "yes" } else { "no" }.to_owned(),
     ]

@@ -7,6 +7,7 @@ use p2pnode_node::jobfile::{self, ResolvedJob};
 use p2pnode_protocol::job::file::JobFileErrors;
 use serde_json::json;
 
+use super::follow::counted;
 use crate::args::Global;
 use crate::exit::Failure;
 use crate::output;
@@ -57,11 +58,11 @@ pub fn validate(global: &Global, path: &Path) -> Result<ExitCode, Failure> {
     if global.json {
         output::line_json(&json!({ "valid": true, "name": resolved.name(), "tasks": tasks }));
     } else {
-        let plural = if tasks == 1 { "task" } else { "tasks" };
         output::line(format!(
-            "{} is valid: job `{}`, {tasks} {plural}",
+            "{} is valid: job `{}`, {}",
             path.display(),
-            resolved.name()
+            resolved.name(),
+            counted(tasks, "task")
         ));
     }
     Ok(ExitCode::SUCCESS)

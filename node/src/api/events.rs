@@ -13,6 +13,7 @@ use futures::stream;
 use p2pnode_protocol::JobId;
 use p2pnode_protocol::api::{Event, JobInfo, JobState};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio_util::sync::CancellationToken;
 
 use super::error::Refused;
 use super::{ApiState, select};
@@ -25,6 +26,7 @@ pub(super) async fn all(State(state): State<ApiState>) -> Response {
     let events = state.node.events();
     respond(Feed {
         node: state.node,
+        ending: state.ending,
         job: None,
         events,
         pending: Vec::new(),
@@ -38,12 +40,12 @@ pub(super) async fn of_job(
 ) -> Result<Response, Refused> {
     let job = select::job(&state.node, &selector).await?;
     let events = state.node.events();
-    Ok(stream_of_job(state.node, job, events, true))
+    Ok(stream_of_job(state, job, events, true))
 }
 
 /// The events of one job up to its end; `with_state` first says how far it is.
 pub(super) fn stream_of_job(
-    node: NodeHandle,
+    state: ApiState,
     job: JobId,
     events: EventReceiver,
     with_state: bool,
@@ -54,7 +56,8 @@ pub(super) fn stream_of_job(
         refresh: with_state,
     };
     respond(Feed {
-        node,
+        node: state.node,
+        ending: state.ending,
         job: Some(watched),
         events,
         pending: Vec::new(),
@@ -71,6 +74,7 @@ struct Watched {
 
 struct Feed {
     node: NodeHandle,
+    ending: CancellationToken,
     job: Option<Watched>,
     events: EventReceiver,
     pending: Vec<u8>,
@@ -99,7 +103,12 @@ impl Feed {
                 self.tell_state().await;
                 continue;
             }
-            match self.events.recv().await {
+            let event = tokio::select! {
+                biased;
+                event = self.events.recv() => event,
+                () = self.ending.cancelled() => return None,
+            };
+            match event {
                 Ok(event) => self.take(&event),
                 Err(RecvError::Lagged(missed)) => self.missed(missed),
                 Err(RecvError::Closed) => self.done = true,

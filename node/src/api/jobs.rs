@@ -20,8 +20,9 @@ const MAX_TASKS_PER_PAGE: u32 = 10_000;
 pub(super) async fn create(
     State(state): State<ApiState>,
     headers: HeaderMap,
-    Json(job): Json<CreateJob>,
+    Json(mut job): Json<CreateJob>,
 ) -> Result<Response, Refused> {
+    job.peers = select::peers(&state.node, &job.peers).await?;
     let job = Box::new(job);
     let submitted = state
         .node
@@ -33,7 +34,7 @@ pub(super) async fn create(
         .is_some_and(|value| value.contains("text/event-stream"));
     if wants_events {
         return Ok(events::stream_of_job(
-            state.node,
+            state,
             submitted.job,
             submitted.events,
             false,
@@ -47,15 +48,10 @@ pub(super) async fn create(
 
 pub(super) async fn fit(
     State(state): State<ApiState>,
-    Json(job): Json<CreateJob>,
+    Json(mut job): Json<CreateJob>,
 ) -> Result<Json<Vec<PeerFit>>, Refused> {
-    let job = Box::new(job);
-    Ok(Json(
-        state
-            .node
-            .ask(|answer| Command::Fit { job, answer })
-            .await?,
-    ))
+    job.peers = select::peers(&state.node, &job.peers).await?;
+    Ok(Json(state.node.fit(job).await?))
 }
 
 pub(super) async fn list(State(state): State<ApiState>) -> Result<Json<Vec<JobInfo>>, Refused> {

@@ -34,10 +34,17 @@ pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 struct ApiState {
     node: NodeHandle,
     metrics: MetricsText,
+    /// Cancelled when the server ends: open event streams end then.
+    ending: CancellationToken,
 }
 
 /// All routes, behind `token`.
-fn router(node: NodeHandle, token: &str, metrics: MetricsText) -> Router {
+fn router(
+    node: NodeHandle,
+    token: &str,
+    metrics: MetricsText,
+    ending: CancellationToken,
+) -> Router {
     let jobs = Router::new()
         .route("/", get(jobs::list).post(jobs::create))
         .route("/{job}", get(jobs::show))
@@ -65,7 +72,11 @@ fn router(node: NodeHandle, token: &str, metrics: MetricsText) -> Router {
             auth::require,
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(ApiState { node, metrics })
+        .with_state(ApiState {
+            node,
+            metrics,
+            ending,
+        })
 }
 
 /// Answers requests on `listener` until `stop` is cancelled; open event streams end then too.
@@ -79,7 +90,7 @@ pub async fn serve(
     metrics: MetricsText,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let app = router(node, &token, metrics);
+    let app = router(node, &token, metrics, stop.clone());
     // Small answers must not wait for a full segment.
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
         if let Err(error) = stream.set_nodelay(true) {

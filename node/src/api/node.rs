@@ -5,11 +5,10 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use p2pnode_protocol::PeerId;
-use p2pnode_protocol::api::{ErrorCode, NodeStatus, OfferRequest, PeerInfo};
+use p2pnode_protocol::api::{NodeStatus, OfferRequest, PeerAccess, PeerInfo};
 
-use super::ApiState;
 use super::error::Refused;
+use super::{ApiState, select};
 use crate::command::Command;
 
 pub(super) async fn status(State(state): State<ApiState>) -> Result<Json<NodeStatus>, Refused> {
@@ -26,8 +25,9 @@ pub(super) async fn peers(State(state): State<ApiState>) -> Result<Json<Vec<Peer
 
 pub(super) async fn offer(
     State(state): State<ApiState>,
-    Json(request): Json<OfferRequest>,
+    Json(mut request): Json<OfferRequest>,
 ) -> Result<Json<NodeStatus>, Refused> {
+    request.allow = select::peers(&state.node, &request.allow).await?;
     state
         .node
         .ask(|answer| Command::Offer { request, answer })
@@ -43,24 +43,23 @@ pub(super) async fn allowed(State(state): State<ApiState>) -> Result<Json<Vec<St
 pub(super) async fn allow(
     State(state): State<ApiState>,
     Path(peer): Path<String>,
-) -> Result<StatusCode, Refused> {
+) -> Result<Json<PeerAccess>, Refused> {
     set_allowed(&state, &peer, true).await
 }
 
 pub(super) async fn deny(
     State(state): State<ApiState>,
     Path(peer): Path<String>,
-) -> Result<StatusCode, Refused> {
+) -> Result<Json<PeerAccess>, Refused> {
     set_allowed(&state, &peer, false).await
 }
 
-async fn set_allowed(state: &ApiState, peer: &str, allowed: bool) -> Result<StatusCode, Refused> {
-    let peer: PeerId = peer.parse().map_err(|_| {
-        Refused::new(
-            ErrorCode::Invalid,
-            format!("`{peer}` is not a peer id; `p2pnode id` prints a node's own"),
-        )
-    })?;
+async fn set_allowed(
+    state: &ApiState,
+    selector: &str,
+    allowed: bool,
+) -> Result<Json<PeerAccess>, Refused> {
+    let peer = select::peer(&state.node, selector).await?;
     state
         .node
         .ask(|answer| Command::Allow {
@@ -69,12 +68,13 @@ async fn set_allowed(state: &ApiState, peer: &str, allowed: bool) -> Result<Stat
             answer,
         })
         .await?;
-    Ok(StatusCode::NO_CONTENT)
+    let peer = peer.to_string();
+    Ok(Json(PeerAccess { peer, allowed }))
 }
 
-pub(super) async fn stop(State(state): State<ApiState>) -> Result<StatusCode, Refused> {
-    state.node.stop().await?;
-    Ok(StatusCode::ACCEPTED)
+pub(super) async fn stop(State(state): State<ApiState>) -> StatusCode {
+    state.node.ask_to_stop();
+    StatusCode::ACCEPTED
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {

@@ -21,6 +21,7 @@ use utoipa::OpenApi;
         api::LogEntries,
         api::NodeStatus,
         api::OfferRequest,
+        api::PeerAccess,
         api::PeerFit,
         api::PeerInfo,
         api::TaskInfo,

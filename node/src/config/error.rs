@@ -11,7 +11,8 @@ use super::value::ValueError;
 pub enum ConfigError {
     /// The file is there but cannot be read.
     #[error(
-        "cannot read the configuration file `{path}`; check its permissions, and that it is UTF-8 text"
+        "cannot read the configuration file `{path}`: {source}; check its permissions, and that it is \
+         UTF-8 text"
     )]
     Unreadable {
         /// The file.
@@ -21,7 +22,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// At least one setting is wrong.
-    #[error("{}", lines(faults))]
+    #[error("{}", summary(faults))]
     Invalid {
         /// All of them, in the order of reading.
         faults: Vec<Fault>,
@@ -74,7 +75,21 @@ impl fmt::Display for Fault {
     }
 }
 
-fn lines(faults: &[Fault]) -> String {
-    let lines: Vec<String> = faults.iter().map(Fault::to_string).collect();
-    lines.join("\n")
+/// One fault is the message; several are counted, and [`ConfigError::lines`] has them.
+fn summary(faults: &[Fault]) -> String {
+    match faults {
+        [one] => one.to_string(),
+        several => format!("{} settings are wrong", several.len()),
+    }
+}
+
+impl ConfigError {
+    /// One line for each fault; empty when the file could not be read at all.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Unreadable { .. } => Vec::new(),
+            Self::Invalid { faults } => faults.iter().map(Fault::to_string).collect(),
+        }
+    }
 }

@@ -45,6 +45,7 @@ impl Explanation {
 /// A value as TOML writes it: JSON writes all but tables alike.
 fn written(value: &Value) -> String {
     match value {
+        // Its line is a comment: TOML has no word for it.
         Value::Null => "(not set)".into(),
         Value::Object(pairs) => {
             let pairs: Vec<String> = pairs
@@ -62,13 +63,14 @@ fn written(value: &Value) -> String {
 }
 
 impl fmt::Display for Explanation {
-    /// One line a setting: `key = value  # where from`.
+    /// One line of TOML a setting: `key = value  # where from`; a comment when it is not set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<(String, &str)> = self
             .0
             .iter()
             .map(|setting| {
-                let line = format!("{} = {}", setting.key, written(&setting.value));
+                let comment = if setting.value.is_null() { "# " } else { "" };
+                let line = format!("{comment}{} = {}", setting.key, written(&setting.value));
                 (line, setting.from.as_str())
             })
             .collect();

@@ -163,8 +163,7 @@ impl Default for Config {
             blob_quota: Bytes::gib(20),
             docker_socket: None,
             offer: OfferDefaults::default(),
-            // Finding peers takes some 2 s on a local network and up to 10 s through the DHT.
-            wait_for_peers: Duration::from_secs(15),
+            wait_for_peers: Duration::from_millis(crate::jobfile::DEFAULT_WAIT_MS),
             origins: Origins::new(),
         }
     }
@@ -222,6 +221,12 @@ impl Config {
         } else {
             Err(ConfigError::Invalid { faults })
         }
+    }
+
+    /// `log`, unless it is the default: what is logged then depends on the verb.
+    #[must_use]
+    pub fn log_filter(&self) -> Option<&str> {
+        (self.origin("log") != Origin::Default).then_some(self.log.as_str())
     }
 
     /// Every key with its value and where that came from.

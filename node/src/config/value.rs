@@ -60,7 +60,7 @@ pub enum ValueError {
     Address(String),
     /// Not a peer id.
     #[error(
-        "`{0}` is not a peer id: it looks like 12D3KooW..., and `p2pnode id` prints a node's own"
+        "`{0}` is not a whole peer id: it looks like 12D3KooW..., and `p2pnode id` prints a node's own"
     )]
     Peer(String),
     /// Not an IP address.
@@ -157,7 +157,7 @@ pub(super) fn addresses(raw: Raw) -> Result<Vec<Multiaddr>> {
 /// Peer ids.
 pub(super) fn peers(raw: Raw) -> Result<Vec<PeerId>> {
     list(raw, |text| {
-        text.parse().map_err(|_| ValueError::Peer(shown(text)))
+        p2pnode_protocol::parse_peer(text).map_err(|_| ValueError::Peer(shown(text)))
     })
 }
 

@@ -131,6 +131,9 @@ pub struct HostConfig {
     pub passed_over_ms: Millis,
     /// How long outputs are kept at most whatever the job asks for, in milliseconds: a day.
     pub max_keep_ms: Millis,
+    /// Whether tasks of other peers may be root inside their containers when they ask for it. The
+    /// owner's setting `offer.allow_root`.
+    pub allow_root: bool,
 }
 
 /// Bugs that the simulation plants to show that it catches them. All off in every real node.
@@ -208,6 +211,7 @@ impl Default for HostConfig {
             max_retry_ms: 10_000,
             passed_over_ms: 60_000,
             max_keep_ms: 86_400_000,
+            allow_root: false,
         }
     }
 }

@@ -106,6 +106,7 @@ impl Parts<'_> {
         };
         let mut core_config = CoreConfig::new(self.me);
         core_config.labels.clone_from(&self.config.labels);
+        core_config.host.allow_root = self.config.offer.allow_root;
         let inbound = links.inbound(&state.snapshot);
         let hosting = links.hosting(self.exec.clone(), self.home.paths());
         let about = About::of(self.me, &self.config, self.home, clock.started_ms());
@@ -197,15 +198,15 @@ impl Links {
 
     fn owner(&self, about: About, paths: &Paths, runtimes: Vec<RuntimeStatus>) -> Owner {
         Owner {
-            about,
             net: self.net.clone(),
             host: HostInfo::detect(None),
             work_root: paths.work.clone(),
             hub: self.hub.clone(),
-            submitter: Submitter::new(self.blobs.clone(), paths.jobs.clone()),
+            submitter: Submitter::new(self.blobs.clone(), paths.jobs.clone(), about.wait_for_peers),
             internal: self.internal.clone(),
             events: self.events.clone(),
             runtimes,
+            about,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! API, and hands all of it to the loop in [`actor`]. One file for each family of effects:
 //! [`calls`] on peers, [`hosting`] (with [`preparing`] and [`running`]) of other peers' tasks,
 //! [`collecting`] of this node's own results, [`advertising`] of capacity; [`inbound`] serves streams
-//! that peers open, as far as [`holders`] permits; [`owner`] answers the API.
+//! that peers open, as far as [`holders`] permits; [`owner`] answers the API, [`terms`] says what an
+//! offer comes to.
 
 mod actor;
 mod advertising;
@@ -27,6 +28,7 @@ mod probing;
 mod remembering;
 mod running;
 mod submitting;
+mod terms;
 mod turns;
 
 pub use node::{Helpers, Node, NodeError};

@@ -16,7 +16,7 @@ use p2pnode_protocol::PeerId;
 use super::assembly::{Parts, State};
 use crate::api;
 use crate::blobs;
-use crate::command::NodeHandle;
+use crate::command::{Command, NodeHandle};
 use crate::config::{Config, ConfigError};
 use crate::exec::Exec;
 use crate::home::{ApiEndpoint, Home, HomeError};
@@ -30,8 +30,12 @@ use tokio_util::sync::CancellationToken;
 /// Commands of the owner that may wait.
 const COMMAND_QUEUE: usize = 64;
 
-/// How long a node that is told to stop takes at most: every part of it has its own, shorter limit.
+/// How long a node that is told to stop takes at most, whoever told it: the core gives itself 8 s, and
+/// the program must end within 10.
 const STOP_LIMIT: Duration = Duration::from_secs(9);
+
+/// How long connections of the local API have to end after that.
+const API_LIMIT: Duration = Duration::from_millis(300);
 
 /// Programs that the node starts beside itself.
 #[derive(Debug, Clone)]
@@ -71,7 +75,7 @@ pub enum NodeError {
     Net(#[from] NetError),
     /// The local API's address.
     #[error(
-        "the local API cannot listen on {address}: {source}; choose another with the configuration key `api`"
+        "the local API cannot listen on {address}: {source}; choose another with the settings `api.address` and `api.port`"
     )]
     Api {
         /// The address.
@@ -124,8 +128,11 @@ impl Node {
             config,
         };
         let (driver, first) = parts.assemble(state, net_events, command_queue).await?;
+        let stopping = handle.stopping().clone();
         let running = tokio::spawn(async move {
             let ended = driver.run(first).await;
+            // Its end by a fault is as much to be wound up as one that was asked for.
+            stopping.cancel();
             exec.shutdown().await;
             net.shutdown().await;
             ended
@@ -152,36 +159,25 @@ impl Node {
         &self.endpoint
     }
 
-    /// Tells the node to stop, and waits until nothing of it runs any more.
+    /// Returns when the node is asked to stop ([`NodeHandle::ask_to_stop`], `p2pnode stop`) or ended by
+    /// a fault. Whoever runs a node waits for it, and then calls [`Node::stop`].
+    pub fn stop_asked(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.handle.stopping().clone().cancelled_owned()
+    }
+
+    /// Tells the node to stop, and waits until nothing of it runs any more: 10 s at most.
     ///
     /// # Errors
     /// Why it had to end before.
     pub async fn stop(self) -> Result<(), NodeError> {
-        // It may have ended by itself.
-        let _gone = self.handle.stop().await;
-        self.wind_up().await
-    }
-
-    /// Runs until SIGINT, SIGTERM or [`NodeHandle::stop`], then ends the node.
-    ///
-    /// # Errors
-    /// Why it had to end before.
-    pub async fn run_until_signal(mut self) -> Result<(), NodeError> {
-        tokio::select! {
-            () = signalled() => {
-                tracing::info!("stopping: peers are told, containers are removed");
-                let _gone = self.handle.stop().await;
-            }
-            ended = &mut self.running => {
-                let ended = ended.unwrap_or(Err(NodeError::Broken));
-                self.running = tokio::spawn(async { ended });
-            }
-        }
-        self.wind_up().await
-    }
-
-    async fn wind_up(self) -> Result<(), NodeError> {
-        let ended = match tokio::time::timeout(STOP_LIMIT, self.running).await {
+        tracing::info!("stopping: peers are told, containers are removed");
+        self.handle.ask_to_stop();
+        let stopping = async {
+            // It may have ended by itself.
+            let _gone = self.handle.send(Command::Stop).await;
+            self.running.await
+        };
+        let ended = match tokio::time::timeout(STOP_LIMIT, stopping).await {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => Err(NodeError::Broken),
             Err(_) => {
@@ -192,10 +188,7 @@ impl Node {
             }
         };
         self.stop_api.cancel();
-        if tokio::time::timeout(Duration::from_millis(500), self.api)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(API_LIMIT, self.api).await.is_err() {
             tracing::debug!("an API connection was cut");
         }
         self.home.withdraw_api()?;
@@ -237,24 +230,6 @@ async fn serve_api(
         },
         api,
     ))
-}
-
-/// SIGINT or SIGTERM.
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for SIGTERM");
-            // SIGINT still works.
-            let _interrupted = tokio::signal::ctrl_c().await;
-        }
-    }
 }
 
 fn runtimes(me: PeerId, home: &Home, config: &Config, helpers: Helpers) -> Vec<Arc<dyn Runtime>> {

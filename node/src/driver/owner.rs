@@ -1,22 +1,26 @@
 //! What the owner asks: commands from the API, as inputs or as answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
 use p2pnode_executor::host::{self, HostInfo};
 use p2pnode_protocol::api::{
     CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, OfferStatus, PeerFit, PeerInfo,
     RuntimeStatus,
 };
-use p2pnode_protocol::{Bytes, Capacity, JobId, MilliCpus, PeerId};
+use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actor::{Driver, Internal};
 use super::loghub::LogHub;
-use super::submitting::Submitter;
-use crate::command::{Answer, Command, CommandError};
-use crate::config::Config;
+use super::submitting::{self, Submitter};
+use super::terms::{self, Machine};
+use crate::command::{Answer, Command, CommandError, NodeHandle};
+use crate::config::{Config, OfferDefaults};
 use crate::core::Core;
-use crate::core::io::{Input, Millis, OfferTerms};
+use crate::core::io::{Input, Millis};
 use crate::home::Home;
 use crate::net::NetHandle;
 
@@ -27,6 +31,10 @@ pub(super) struct About {
     pub(super) network: String,
     pub(super) data_dir: String,
     pub(super) started_ms: Millis,
+    /// What is offered when neither the owner nor the present offer says.
+    pub(super) offer: OfferDefaults,
+    /// How long a job waits for a first peer when it does not say.
+    pub(super) wait_for_peers: Duration,
 }
 
 impl About {
@@ -37,6 +45,8 @@ impl About {
             network: config.network.clone(),
             data_dir: home.dir().path().display().to_string(),
             started_ms,
+            offer: config.offer.clone(),
+            wait_for_peers: config.wait_for_peers,
         }
     }
 }
@@ -60,7 +70,6 @@ impl Driver {
         match command {
             Command::View(question) => question(&self.core),
             Command::Submit { job, answer } => self.owner.submit(*job, answer),
-            Command::Fit { job, answer } => self.fit(&job, answer),
             Command::Cancel { job, answer } => self.after(Input::Cancel(job), answer, inputs),
             Command::Offer { request, answer } => self.offer(&request, answer, inputs),
             Command::Allow {
@@ -89,7 +98,10 @@ impl Driver {
     }
 
     fn offer(&mut self, request: &OfferRequest, answer: Answer<()>, inputs: &mut Vec<Input>) {
-        match self.owner.terms(request) {
+        let present = self.core.capacity();
+        let present = present.offering.then_some(&present);
+        let machine = self.owner.machine();
+        match terms::of(request, present, &self.owner.about.offer, &machine) {
             Ok((terms, allow)) => {
                 inputs.extend(allow.into_iter().map(|peer| Input::Allow {
                     peer,
@@ -100,20 +112,41 @@ impl Driver {
             Err(error) => give(answer, Err(error)),
         }
     }
+}
 
-    fn fit(&self, job: &CreateJob, answer: Answer<Vec<PeerFit>>) {
-        let fitted = super::submitting::plan_without_blobs(job).map(|plan| {
-            let names = |peer: &PeerId| self.core.peer_name(peer).unwrap_or_default().to_owned();
-            let fits = self.core.fit(&plan).into_iter().map(|(peer, fit)| PeerFit {
-                name: names(&peer),
+impl NodeHandle {
+    /// Says which peers could run a job, without running it: one entry for each that is known or named.
+    ///
+    /// The job file is read on a thread of its own, since it may name a million files; the core sees
+    /// the plan only.
+    ///
+    /// # Errors
+    /// What is wrong with the job file, or that the node is stopping.
+    pub async fn fit(&self, job: CreateJob) -> Result<Vec<PeerFit>, CommandError> {
+        let planning = tokio::task::spawn_blocking(move || submitting::plan_without_blobs(&job));
+        let interrupted = |_| CommandError::new(ErrorCode::Internal, "reading was interrupted");
+        let plan = Arc::new(planning.await.map_err(interrupted)??);
+        let asked = plan.clone();
+        self.view(move |core| {
+            let fits = core.fit(&asked).into_iter().map(|(peer, fit)| PeerFit {
+                name: core.peer_name(&peer).unwrap_or_default().to_owned(),
                 peer: peer.to_string(),
                 slots: *fit.as_ref().unwrap_or(&0),
                 reason: fit.err(),
             });
             fits.collect()
-        });
-        give(answer, fitted);
+        })
+        .await
     }
+}
+
+/// An address that ends with the peer id that `end` is, as others join with it.
+fn with_end(address: &Multiaddr, end: &Protocol<'_>) -> String {
+    let mut address = address.clone();
+    if address.iter().last().as_ref() != Some(end) {
+        address.push(end.clone());
+    }
+    address.to_string()
 }
 
 /// Answers an asker, who may have gone away.
@@ -132,9 +165,18 @@ impl Owner {
         let (submitter, internal) = (self.submitter.clone(), self.internal.clone());
         tokio::spawn(async move {
             match submitter.prepare(job).await {
+                // Interrupted while the inputs were read: nobody would know of the job.
+                Ok((id, _)) if answer.is_closed() => submitter.discard(id),
                 Ok((id, input)) => {
                     let submitted = crate::command::Submitted { job: id, events };
-                    let then = Box::new(move || give(answer, Ok(submitted)));
+                    let cancel = internal.clone();
+                    let then = Box::new(move || {
+                        if answer.send(Ok(submitted)).is_err() {
+                            // Nobody knows of the job, so nobody could end it.
+                            let cancelled = Internal::Input(Input::Cancel(id));
+                            tokio::spawn(async move { cancel.send(cancelled).await });
+                        }
+                    });
                     let stored = Internal::Stored {
                         inputs: vec![input],
                         then,
@@ -147,75 +189,14 @@ impl Owner {
         });
     }
 
-    /// What `request` offers, and whom it allows.
-    ///
-    /// What is left out gets a default that leaves the host usable: all CPUs but one, three quarters
-    /// of the memory, half of the free disk, no GPU.
-    fn terms(&self, request: &OfferRequest) -> Result<(OfferTerms, Vec<PeerId>), CommandError> {
-        let invalid = |message: String| CommandError::new(ErrorCode::Invalid, message);
-        let allow = request
-            .allow
-            .iter()
-            .map(|text| {
-                text.parse().map_err(|_| {
-                    invalid(format!(
-                        "`{text}` is not a peer id; `p2pnode id` prints a node's own"
-                    ))
-                })
-            })
-            .collect::<Result<Vec<PeerId>, _>>()?;
-        let whole = MilliCpus::whole(1).0;
-        let cpus = MilliCpus(
-            request
-                .cpus_milli
-                .unwrap_or(self.host.cpus.0.saturating_sub(whole).max(whole)),
-        );
-        let memory = Bytes(request.memory.unwrap_or(self.host.memory.0 / 4 * 3));
-        let free_disk = host::free_disk(&self.work_root).unwrap_or_default();
-        let disk = Bytes(request.disk.unwrap_or(free_disk.0 / 2));
-        let gpus = usize::from(request.gpus.unwrap_or(0));
-        if cpus.0 == 0 || memory.0 == 0 {
-            return Err(invalid(
-                "an offer needs at least some CPU and memory; to offer nothing, run: p2pnode stop"
-                    .into(),
-            ));
+    /// What the machine has, for an offer to stay within.
+    fn machine(&self) -> Machine<'_> {
+        Machine {
+            cpus: self.host.cpus,
+            memory: self.host.memory,
+            free_disk: host::free_disk(&self.work_root).unwrap_or_default(),
+            gpus: &self.host.gpus,
         }
-        if cpus > self.host.cpus {
-            return Err(invalid(format!(
-                "--cpus {cpus} is more than this machine's {}",
-                self.host.cpus
-            )));
-        }
-        if memory > self.host.memory {
-            return Err(invalid(format!(
-                "--memory {memory} is more than this machine's {}",
-                self.host.memory
-            )));
-        }
-        if disk > free_disk {
-            return Err(invalid(format!(
-                "--disk {disk} is more than the {free_disk} that are free"
-            )));
-        }
-        let Some(gpus) = self.host.gpus.get(..gpus) else {
-            return Err(invalid(format!(
-                "--gpus {gpus} is more than the {} that this machine shows; GPUs are found through NVIDIA's driver library (NVML)",
-                self.host.gpus.len()
-            )));
-        };
-        let total = Capacity {
-            cpus,
-            memory,
-            disk,
-            gpus: gpus.to_vec(),
-        };
-        Ok((
-            OfferTerms {
-                total,
-                allow_any: request.allow_any,
-            },
-            allow,
-        ))
     }
 
     fn status(&self, core: &Core, answer: Answer<NodeStatus>) {
@@ -224,6 +205,12 @@ impl Owner {
             total: capacity.total,
             free: capacity.free,
             allow_any: capacity.allow_any,
+            allow_root: self.about.offer.allow_root,
+            allowed: core
+                .allowed_peers()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             runtimes: self.runtimes.clone(),
             running: capacity.running,
             queued: capacity.queued,
@@ -236,7 +223,9 @@ impl Owner {
             network,
             data_dir,
             started_ms,
+            ..
         } = &self.about;
+        let own_end = Protocol::P2p(*me);
         let (peer, name, network) = (me.to_string(), name.clone(), network.clone());
         let (data_dir, started_ms) = (data_dir.clone(), *started_ms);
         let net = self.net.clone();
@@ -250,7 +239,7 @@ impl Owner {
                 listen: net
                     .listen_addresses()
                     .iter()
-                    .map(ToString::to_string)
+                    .map(|address| with_end(address, &own_end))
                     .collect(),
                 external: net
                     .external_addresses()

@@ -4,12 +4,13 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2pnode_protocol::api::{CreateJob, ErrorCode};
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{InputSource, Program};
-use p2pnode_protocol::{Digest, JobId, PeerId};
+use p2pnode_protocol::{Digest, JobId, parse_peer};
 
 use crate::blobs::{self, BlobStore, Limits, PinOwner, PinScope};
 use crate::command::CommandError;
@@ -23,11 +24,26 @@ pub(super) struct Submitter {
     blobs: Arc<BlobStore>,
     /// Where outputs go when the owner named no folder.
     outputs: PathBuf,
+    /// How long a job waits for a first peer when it does not say.
+    wait_for_peers: Duration,
 }
 
 impl Submitter {
-    pub(super) const fn new(blobs: Arc<BlobStore>, outputs: PathBuf) -> Self {
-        Self { blobs, outputs }
+    pub(super) const fn new(
+        blobs: Arc<BlobStore>,
+        outputs: PathBuf,
+        wait_for_peers: Duration,
+    ) -> Self {
+        Self {
+            blobs,
+            outputs,
+            wait_for_peers,
+        }
+    }
+
+    /// Forgets what was stored for a job that nobody waits for any more.
+    pub(super) fn discard(&self, job: JobId) {
+        self.blobs.unpin_scope(PinScope::Own(job));
     }
 
     /// Makes the input that submits `job`; its blobs are stored and pinned.
@@ -46,7 +62,10 @@ impl Submitter {
     fn read(&self, job: &CreateJob) -> Result<(JobId, Input), CommandError> {
         let resolved = resolve(job)?;
         // What can be wrong without the inputs is told before they are read.
-        let plan = look_at(job, &resolved)?;
+        let mut plan = look_at(job, &resolved)?;
+        if job.wait_for_peers_ms.is_none() && resolved.wait_for_peers_ms().is_none() {
+            plan.policy.wait_for_peers_ms = self.wait_for_peers.as_millis() as u64;
+        }
         let id = JobId(rand::random());
         let out = out_folder(job, &plan.name, id, &self.outputs);
         if plan
@@ -124,12 +143,8 @@ fn apply(job: &CreateJob, plan: &mut JobPlan) -> Result<(), CommandError> {
             .peers
             .iter()
             .map(|text| {
-                text.parse::<PeerId>().map_err(|_| {
-                    let message = format!(
-                        "`{text}` is not a peer id; `p2pnode peers` lists those that are known"
-                    );
-                    CommandError::new(ErrorCode::Invalid, message)
-                })
+                parse_peer(text)
+                    .map_err(|error| CommandError::new(ErrorCode::Invalid, error.to_string()))
             })
             .collect::<Result<_, _>>()?;
     }

@@ -65,7 +65,7 @@ pub enum HomeError {
     },
     /// A file or folder cannot be used.
     #[error(
-        "cannot use `{path}`; check that it belongs to this user and that its disk is not full"
+        "cannot use `{path}`: {source}; check that it belongs to this user and that its disk is not full"
     )]
     Io {
         /// Which.

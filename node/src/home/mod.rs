@@ -102,7 +102,7 @@ impl DataDir {
     /// # Errors
     /// [`HomeError::Exposed`], [`HomeError::BadIdentity`] or [`HomeError::Io`].
     pub fn identity(&self) -> Result<Keypair, HomeError> {
-        make_folder(&self.path)?;
+        make_private_folder(&self.path)?;
         secret::identity(&self.paths().identity)
     }
 
@@ -173,17 +173,7 @@ impl Home {
     /// write in it; [`HomeError::Io`].
     pub fn open(dir: &DataDir) -> Result<Self, HomeError> {
         let paths = dir.paths();
-        make_folder(dir.path())?;
-        let mode = fs::metadata(dir.path())
-            .map_err(HomeError::at(dir.path()))?
-            .mode();
-        if mode & 0o002 != 0 {
-            return Err(HomeError::Exposed {
-                path: dir.path().to_owned(),
-                mode: mode & 0o777,
-                mend: "700",
-            });
-        }
+        make_private_folder(dir.path())?;
         let mut lock = take_lock(&paths.lock)?;
         // In this order: a client that finds our process id must not find an earlier life's address.
         lock.set_len(0).map_err(HomeError::at(&paths.lock))?;
@@ -304,6 +294,21 @@ fn make_folder(path: &Path) -> Result<(), HomeError> {
         .mode(0o700)
         .create(path)
         .map_err(HomeError::at(path))
+}
+
+/// Makes the data directory itself; one that is there must not be everybody's to write in, or anyone
+/// could put an identity there.
+fn make_private_folder(path: &Path) -> Result<(), HomeError> {
+    make_folder(path)?;
+    let mode = fs::metadata(path).map_err(HomeError::at(path))?.mode();
+    if mode & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(HomeError::Exposed {
+        path: path.to_owned(),
+        mode: mode & 0o777,
+        mend: "700",
+    })
 }
 
 fn remove_if_there(path: &Path) -> Result<(), HomeError> {

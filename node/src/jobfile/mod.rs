@@ -23,6 +23,10 @@ pub use summary::{InputSummary, JobSummary, TaskPreview};
 
 use inputs::{Bound, Sources};
 
+/// How long a job waits for a first peer that fits when nothing says so, in milliseconds: discovery
+/// takes some 5 s, and up to 10 s through the DHT.
+pub const DEFAULT_WAIT_MS: u64 = 15_000;
+
 /// Names nothing: stands where a blob is not known.
 const NO_BLOB: BlobRef = BlobRef {
     digest: Digest([0; 32]),
@@ -127,6 +131,13 @@ impl ResolvedJob {
         &self.sources
     }
 
+    /// How long the file says that the job waits for a first peer that fits, in milliseconds; `None`
+    /// when it does not say.
+    #[must_use]
+    pub const fn wait_for_peers_ms(&self) -> Option<u64> {
+        self.job.policy.wait_for_peers_ms
+    }
+
     /// The plan, given the blob of each of [`ResolvedJob::sources`] in their order. A blob that is
     /// missing becomes a name of nothing, which no provider finds.
     #[must_use]
@@ -161,7 +172,7 @@ impl ResolvedJob {
             placement: self.job.placement.clone(),
             policy: Policy {
                 retries: policy.retries,
-                wait_for_peers_ms: policy.wait_for_peers_ms,
+                wait_for_peers_ms: policy.wait_for_peers_ms.unwrap_or(DEFAULT_WAIT_MS),
                 // A task that is a whole chunk is handed out as any other.
                 hand_out: self.job.chunk.filter(|_| !self.job.whole_chunks),
             },

@@ -66,27 +66,6 @@ const CORE_NEVER: [&str; 10] = [
 /// The most lines of a file of Rust: above it, look for a second owner.
 const MAX_LINES: usize = 400;
 
-/// Files that may be longer, each with its reason.
-const LONG_FILES: [(&str, &str); 5] = [
-    (
-        "protocol/src/api.rs",
-        "one list of types, each with its fields' documentation",
-    ),
-    (
-        "node/src/core/io.rs",
-        "one list of inputs, effects and records",
-    ),
-    (
-        "node/src/core/submit/mod.rs",
-        "brings every input of the submitting side to its owner",
-    ),
-    (
-        "node/tests/sim/world.rs",
-        "the simulated world is one piece of state",
-    ),
-    ("testground/src/cases/mod.rs", "one function a measurement"),
-];
-
 /// Where printing is somebody's job.
 const PRINTS: [&str; 4] = [
     "cli/src/output.rs",
@@ -223,8 +202,7 @@ fn files_are_short() {
     let mut offenders = Vec::new();
     for source in sources(&[".rs"]) {
         let lines = source.text.lines().count();
-        let excused = LONG_FILES.iter().any(|(path, _)| *path == source.path);
-        if lines > MAX_LINES && !excused {
+        if lines > MAX_LINES {
             offenders.push(format!("{} has {lines} lines", source.path));
         }
     }

@@ -66,15 +66,15 @@ pub const MAX_IMAGE_BYTES: usize = 512;
 pub const MAX_TIME_MS: u64 = 365 * 24 * 3_600_000;
 
 /// The least CPU share, in thousandths: what Docker accepts.
-const MIN_CPUS: MilliCpus = MilliCpus(10);
+pub const MIN_CPUS: MilliCpus = MilliCpus(10);
 /// More CPUs than any machine has today.
 const MAX_CPUS: MilliCpus = MilliCpus::whole(4_096);
 /// The least memory: what Docker accepts.
-const MIN_MEMORY: Bytes = Bytes::mib(6);
+pub const MIN_MEMORY: Bytes = Bytes::mib(6);
 /// More memory than any machine has today.
 const MAX_MEMORY: Bytes = Bytes::gib(64 << 10);
 /// The least disk. Even a small task writes something.
-const MIN_DISK: Bytes = Bytes::mib(1);
+pub const MIN_DISK: Bytes = Bytes::mib(1);
 /// More disk than any machine gives to one task today.
 const MAX_DISK: Bytes = Bytes::gib(1 << 20);
 /// More GPUs than any machine has today.

@@ -69,7 +69,7 @@ fn every_key_is_read() {
         keep_ms: 0,
         prepare_timeout_ms: 5_400_000,
         allow_empty_outputs: true,
-        wait_for_peers_ms: 60_000,
+        wait_for_peers_ms: Some(60_000),
     };
     assert_eq!(job.policy, policy);
     assert_eq!((job.chunk, job.whole_chunks), (Some(40), false));
@@ -115,7 +115,7 @@ fn a_job_needs_little() {
     let job = job("task.image = 'debian'");
     assert_eq!(job.resources, Resources::default());
     assert_eq!(job.policy, FilePolicy::default());
-    assert_eq!(job.policy.wait_for_peers_ms, 15_000);
+    assert_eq!(job.policy.wait_for_peers_ms, None);
     assert_eq!(job.array(&[]).unwrap().task_count(), 1);
     assert!(job.command.is_empty() && job.outputs.is_empty());
 }

@@ -61,8 +61,13 @@ pub async fn demo(global: &Global, args: &DemoArgs) -> Result<ExitCode, Failure>
         .prefix("p2pnode-demo-")
         .tempdir()
         .map_err(|error| io("no temporary folder", error))?;
-    std::fs::create_dir_all(&args.out)
-        .map_err(|error| Failure::usage(format!("{}: {error}", args.out.display())))?;
+    std::fs::create_dir_all(&args.out).map_err(|error| {
+        let out = args.out.display();
+        Failure::usage(match args.out.is_file() {
+            true => format!("{out} is a file; choose another folder with --out"),
+            false => format!("{out} cannot be made: {error}; choose another folder with --out"),
+        })
+    })?;
     let home = scratch.path().join("submitter");
     let own = Global {
         data_dir: Some(home),
@@ -101,9 +106,10 @@ async fn render(
         bootstrap: vec![providers.bootstrap().to_owned()],
         no_mdns: true,
         name: Some("submitter".to_owned()),
+        ..NodeFlags::default()
     };
     let began = Instant::now();
-    let node = here::start(own, &flags).await?;
+    let node = here::start(own, here::config(own, &flags)?).await?;
     let client = Client::new(node.endpoint().clone());
     let rendered = async {
         discover(&client, providers).await?;

@@ -147,10 +147,11 @@ impl Host {
             .map_err(|short| Refusal::TooSmall {
                 message: short.to_string(),
             })?;
-        if template.root && submitter != cx.config.me {
+        if template.root && submitter != cx.config.me && !cx.config.host.allow_root {
             return Err(Refusal::NotPermitted {
                 message:
-                    "the job asks for root in its container, which only this node's own jobs get"
+                    "the job asks for root in its container (task.root); the owner permits that \
+                          with the setting offer.allow_root = true, or `p2pnode offer --allow-root`"
                         .into(),
             });
         }

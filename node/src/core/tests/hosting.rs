@@ -4,9 +4,9 @@ use p2pnode_protocol::message::{Refusal, Renewal, TaskRequest, TaskResponse};
 use p2pnode_protocol::task::{Failure, FailureKind, Outcome, RuntimeKind};
 
 use super::fixture;
-use super::rig::{
-    Rig, as_reply, ended, hosted, kills, offer_of, position, records, report, runs, task,
-};
+use super::rig::{Rig, as_reply, ended, hosted, offer_of, task};
+use super::seen::{kills, position, records, report, runs};
+use crate::core::CoreConfig;
 use crate::core::io::{Effect, Input, OfferTerms, Record};
 
 fn template() -> p2pnode_protocol::task::TaskTemplate {
@@ -68,14 +68,37 @@ fn refusals_say_what_a_person_can_do() {
     let mut root = template();
     root.root = true;
     let root = TaskRequest::Offer(offer_of(1, Some(root), &[(0, 1)]));
-    assert!(matches!(
-        refusal(&mut rig, root),
-        Refusal::NotPermitted { .. }
-    ));
+    let refused = refusal(&mut rig, root);
+    assert!(matches!(refused, Refusal::NotPermitted { .. }));
+    assert!(refused.to_string().contains("offer.allow_root = true"));
     let unknown = TaskRequest::Offer(offer_of(1, None, &[(0, 1)]));
     assert_eq!(refusal(&mut rig, unknown), Refusal::TemplateNeeded);
     assert_eq!(as_reply(&rig.ask(1, one()).0).accepted, 1);
     assert!(rig.core.allowed(&fixture::peer(1)) && !rig.core.allowed(&fixture::peer(2)));
+}
+
+#[test]
+fn root_is_given_to_allowed_peers_when_the_owner_says_so() {
+    let mut config = CoreConfig::new(fixture::peer(0));
+    config.host.allow_root = true;
+    let mut rig = Rig::with_config(config);
+    rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+    rig.input(Input::Offer(OfferTerms {
+        total: fixture::capacity(1),
+        allow_any: false,
+    }));
+    let mut root = template();
+    root.root = true;
+    let offer = || TaskRequest::Offer(offer_of(1, Some(root.clone()), &[(0, 1)]));
+    assert!(matches!(
+        refusal(&mut rig, offer()),
+        Refusal::NotAllowed { .. }
+    ));
+    rig.input(Input::Allow {
+        peer: fixture::peer(1),
+        allowed: true,
+    });
+    assert_eq!(as_reply(&rig.ask(1, offer()).0).accepted, 1);
 }
 
 #[test]

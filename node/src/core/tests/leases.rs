@@ -4,9 +4,8 @@ use p2pnode_protocol::message::{Renewal, TaskRequest, TaskResponse};
 use p2pnode_protocol::task::{FailureKind, Outcome, Usage};
 
 use super::fixture;
-use super::rig::{
-    Rig, as_reply, calls, ended, failed, kills, offer_of, position, report, runs, task,
-};
+use super::rig::{Rig, as_reply, ended, failed, offer_of, task};
+use super::seen::{calls, kills, position, report, runs};
 use crate::core::io::{CallFailure, Effect, Input, RunEnd, RunKey};
 
 const KEEP_MS: u64 = 60_000;

@@ -5,10 +5,8 @@ use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 use p2pnode_protocol::task::Outcome;
 
 use super::fixture;
-use super::rig::{
-    JOB, Rig, calls, events, finished, finished_with_outputs, job, offer, offers, plan, position,
-    reply, task,
-};
+use super::rig::{JOB, Rig, finished, finished_with_outputs, job, plan, reply, task};
+use super::seen::{calls, events, offer, offers, position};
 use crate::core::io::{CallFailure, CallId, Effect, Input};
 
 /// A job whose one task is at peer 1; peer 2 is smaller and idle.

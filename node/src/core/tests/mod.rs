@@ -13,4 +13,5 @@ mod reporting;
 mod restart;
 mod results;
 mod rig;
+mod seen;
 mod waiting;

@@ -4,10 +4,8 @@ use p2pnode_protocol::message::{Refusal, ReportEvent, TaskRequest, TaskResponse}
 use p2pnode_protocol::task::{FailureKind, Outcome};
 
 use super::fixture;
-use super::rig::{
-    Rig, as_reply, calls, ended, failed, finished, kills, offer, offer_of, plan, position, records,
-    report, runs, task,
-};
+use super::rig::{Rig, as_reply, ended, failed, finished, offer_of, plan, task};
+use super::seen::{calls, kills, offer, position, records, report, runs};
 use crate::core::io::{Effect, Input, OfferTerms, Record, RunKey};
 
 fn hosting(peer: usize) -> (Rig, RunKey) {
@@ -177,7 +175,7 @@ fn own_jobs_stay_stored_when_the_node_stops_and_their_providers_are_told() {
     // A result that comes in time counts; nothing more is handed out.
     let (_, effects) = rig.report(1, 1, finished(task(0, 1), Outcome::Succeeded));
     assert_eq!(records(&effects).len(), 1);
-    assert!(super::rig::offers(&effects).is_empty());
+    assert!(super::seen::offers(&effects).is_empty());
 }
 
 #[test]

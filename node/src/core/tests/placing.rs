@@ -8,10 +8,8 @@ use p2pnode_protocol::message::{
 use p2pnode_protocol::task::{Outcome, Usage};
 
 use super::fixture;
-use super::rig::{
-    JOB, Rig, as_reply, calls, events, finished, job, offer, offers, plan, position, records,
-    reply, task,
-};
+use super::rig::{JOB, Rig, as_reply, finished, job, plan, reply, task};
+use super::seen::{calls, events, offer, offers, position, records};
 use crate::core::io::{CallFailure, Effect, Input, OfferTerms, Record};
 
 #[test]

@@ -4,9 +4,8 @@ use p2pnode_protocol::message::{Phase, ReportEvent, TaskRequest, TaskResponse};
 use p2pnode_protocol::task::{Outcome, Usage};
 
 use super::fixture;
-use super::rig::{
-    Rig, calls, ended, failed, hosted, offer_of, position, records, report, runs, task,
-};
+use super::rig::{Rig, ended, failed, hosted, offer_of, task};
+use super::seen::{calls, position, records, report, runs};
 use crate::core::io::{CallFailure, Effect, Input, Record, RunEnd, RunKey};
 
 /// A provider of which `cpus` tasks of peer 1's job run.
@@ -160,7 +159,7 @@ fn a_job_that_its_submitter_does_not_know_is_forgotten() {
     let (mut rig, runs) = running(2);
     let (call, _) = report(&rig.end(runs[0], with_outputs()));
     let effects = rig.answer(1, call, TaskResponse::UnknownJob);
-    assert_eq!(super::rig::kills(&effects).len(), 1);
+    assert_eq!(super::seen::kills(&effects).len(), 1);
     assert_eq!(
         rig.core.hosted_jobs().len(),
         1,

@@ -6,9 +6,10 @@ use p2pnode_protocol::task::{FailureKind, Outcome, RuntimeKind};
 
 use super::fixture;
 use super::rig::{
-    JOB, Offered, Rig, as_reply, ended, failed, finished, finished_with_outputs, hosted, job,
-    offer, offer_of, offers, plan, position, records, report, runs, task,
+    JOB, Rig, as_reply, ended, failed, finished, finished_with_outputs, hosted, job, offer_of,
+    plan, task,
 };
+use super::seen::{Offered, offer, offers, position, records, report, runs};
 use crate::core::io::{Effect, Input, Record, RunEnd, Snapshot};
 
 /// Folds what a node stored.
@@ -273,7 +274,7 @@ fn outputs_that_are_kept_are_remembered() {
     });
     assert!(snapshot.hosted[0].outbox.is_empty());
     let (mut rig, effects) = woken(snapshot);
-    assert!(super::rig::calls(&effects).is_empty());
+    assert!(super::seen::calls(&effects).is_empty());
     let tasks = vec![task(0, 1)];
     let (_, effects) = rig.ask(1, TaskRequest::Collected { job: job(), tasks });
     position(&effects, |effect| matches!(effect, Effect::DropOutputs(_)));

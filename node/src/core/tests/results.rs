@@ -5,10 +5,8 @@ use p2pnode_protocol::message::{MAX_BATCH, Report, ReportEvent, TaskRequest, Tas
 use p2pnode_protocol::task::{FailureKind, Outcome};
 
 use super::fixture;
-use super::rig::{
-    Offered, Rig, calls, events, failed, finished, finished_with_outputs, job, offer, offers, plan,
-    position, records, task,
-};
+use super::rig::{Rig, failed, finished, finished_with_outputs, job, plan, task};
+use super::seen::{Offered, calls, events, offer, offers, position, records};
 use crate::core::io::{CollectFailure, Effect, Input, Record};
 
 /// A job of `tasks` tasks of which the only provider has taken the first offer.

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use p2pnode_protocol::api::Event;
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::message::{
     Offer, OfferReply, Refusal, Report, ReportEvent, TaskRef, TaskRequest, TaskResponse,
 };
 use p2pnode_protocol::task::{Failure, FailureKind, Outcome, RuntimeKind, TaskTemplate, Usage};
-use p2pnode_protocol::{Capacity, JobId, PeerId};
+use p2pnode_protocol::{Capacity, JobId};
 
 use super::fixture;
+use super::seen::Offered;
 use crate::core::io::{
-    CallFailure, CallId, Effect, HostedJob, Input, OfferTerms, Record, RunEnd, RunKey, Snapshot,
+    CallFailure, CallId, Effect, HostedJob, Input, OfferTerms, RunEnd, RunKey, Snapshot,
 };
 use crate::core::{Core, CoreConfig};
 
@@ -32,9 +32,17 @@ impl Rig {
         Self::wake(Snapshot::default()).0
     }
 
+    pub fn with_config(config: CoreConfig) -> Self {
+        Self::wake_with(config, Snapshot::default()).0
+    }
+
     pub fn wake(snapshot: Snapshot) -> (Self, Vec<Effect>) {
+        Self::wake_with(CoreConfig::new(fixture::peer(0)), snapshot)
+    }
+
+    fn wake_with(config: CoreConfig, snapshot: Snapshot) -> (Self, Vec<Effect>) {
         let now = 1_000_000;
-        let (core, effects) = Core::new(CoreConfig::new(fixture::peer(0)), snapshot, now);
+        let (core, effects) = Core::new(config, snapshot, now);
         let rig = Self {
             core,
             now,
@@ -198,22 +206,6 @@ impl Rig {
     }
 }
 
-/// An offer that was sent.
-#[derive(Debug, Clone)]
-pub struct Offered {
-    pub peer: PeerId,
-    pub call: CallId,
-    pub offer: Offer,
-}
-
-impl Offered {
-    /// Indices and attempts of its tasks.
-    pub fn tasks(&self) -> Vec<(u32, u32)> {
-        let tasks = self.offer.tasks.iter();
-        tasks.map(|task| (task.index, task.attempt)).collect()
-    }
-}
-
 pub fn reply(accepted: u32, refusal: Option<Refusal>, epoch: u64) -> TaskResponse {
     TaskResponse::Offer(OfferReply {
         accepted,
@@ -221,98 +213,6 @@ pub fn reply(accepted: u32, refusal: Option<Refusal>, epoch: u64) -> TaskRespons
         slots: accepted,
         epoch,
     })
-}
-
-pub fn calls(effects: &[Effect]) -> Vec<(PeerId, CallId, TaskRequest)> {
-    effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Call {
-                peer,
-                call,
-                request,
-            } => Some((*peer, *call, request.clone())),
-            _ => None,
-        })
-        .collect()
-}
-
-pub fn offers(effects: &[Effect]) -> Vec<Offered> {
-    calls(effects)
-        .into_iter()
-        .filter_map(|(peer, call, request)| match request {
-            TaskRequest::Offer(offer) => Some(Offered { peer, call, offer }),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The one offer among `effects`.
-pub fn offer(effects: &[Effect]) -> Offered {
-    let mut offers = offers(effects);
-    assert_eq!(offers.len(), 1, "{effects:?}");
-    offers.remove(0)
-}
-
-/// The one report among `effects`.
-pub fn report(effects: &[Effect]) -> (CallId, Report) {
-    let mut reports: Vec<(CallId, Report)> = calls(effects)
-        .into_iter()
-        .filter_map(|(_, call, request)| match request {
-            TaskRequest::Report(report) => Some((call, report)),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(reports.len(), 1, "{effects:?}");
-    reports.remove(0)
-}
-
-pub fn records(effects: &[Effect]) -> Vec<Record> {
-    effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Persist(record) => Some(record.clone()),
-            _ => None,
-        })
-        .collect()
-}
-
-pub fn events(effects: &[Effect]) -> Vec<Event> {
-    effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Emit(event) => Some(event.clone()),
-            _ => None,
-        })
-        .collect()
-}
-
-pub fn runs(effects: &[Effect]) -> Vec<RunKey> {
-    effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Run { run, .. } => Some(*run),
-            _ => None,
-        })
-        .collect()
-}
-
-pub fn kills(effects: &[Effect]) -> Vec<(RunKey, FailureKind)> {
-    effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Kill { run, why } => Some((*run, why.kind)),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The first position at which an effect is such that.
-pub fn position(effects: &[Effect], is: impl Fn(&Effect) -> bool) -> usize {
-    effects
-        .iter()
-        .position(is)
-        .unwrap_or_else(|| panic!("missing in {effects:?}"))
 }
 
 /// A job of one step.

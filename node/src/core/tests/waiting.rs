@@ -5,7 +5,8 @@ use p2pnode_protocol::message::Refusal;
 use p2pnode_protocol::task::{FailureKind, Outcome};
 
 use super::fixture;
-use super::rig::{JOB, Rig, events, failed, finished, job, offer, offers, plan, reply, task};
+use super::rig::{JOB, Rig, failed, finished, job, plan, reply, task};
+use super::seen::{events, offer, offers};
 use crate::core::io::{Effect, Input};
 
 #[test]

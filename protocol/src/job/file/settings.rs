@@ -1,10 +1,9 @@
 //! Reads `[resources]`, `[placement]`, `[policy]` and `[network]`.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use super::reader::{Faults, Item, Section};
-use crate::id::PeerId;
+use crate::id::parse_peer;
 use crate::job::plan::Placement;
 use crate::resources::{GpuRequest, Resources};
 use crate::task::NetworkMode;
@@ -36,14 +35,14 @@ pub struct FilePolicy {
     pub prepare_timeout_ms: u64,
     /// Whether a task whose patterns match nothing succeeds all the same.
     pub allow_empty_outputs: bool,
-    /// How long the job waits for a first peer that fits, in milliseconds.
-    pub wait_for_peers_ms: u64,
+    /// How long the job waits for a first peer that fits, in milliseconds; absent: as long as the
+    /// node's settings say.
+    pub wait_for_peers_ms: Option<u64>,
 }
 
 impl Default for FilePolicy {
     /// Three tries again (a crash of the moment passes, a broken command is told soon); an hour to keep
-    /// outputs (a laptop's closed lid) and to pull an image (10 GB at 25 Mbit/s); 15 seconds for a
-    /// first peer (discovery takes some five).
+    /// outputs (a laptop's closed lid) and to pull an image (10 GB at 25 Mbit/s).
     fn default() -> Self {
         Self {
             retries: 3,
@@ -52,7 +51,7 @@ impl Default for FilePolicy {
             keep_ms: 3_600_000,
             prepare_timeout_ms: 3_600_000,
             allow_empty_outputs: false,
-            wait_for_peers_ms: 15_000,
+            wait_for_peers_ms: None,
         }
     }
 }
@@ -129,7 +128,7 @@ pub(super) fn placement(root: &Section<'_>, faults: &mut Faults<'_>) -> Placemen
             item.fault(faults, format!("has more than {MAX_PEERS} peers"));
         }
         for text in texts {
-            match PeerId::from_str(text.text.trim()) {
+            match parse_peer(text.text.trim()) {
                 Ok(peer) if placement.peers.contains(&peer) => {}
                 Ok(peer) => placement.peers.push(peer),
                 Err(_) => {
@@ -178,13 +177,14 @@ pub(super) fn policy(root: &Section<'_>, faults: &mut Faults<'_>) -> FilePolicy 
     if let Some(item) = section.get(faults, "retries") {
         policy.retries = item.count(faults, MAX_RETRIES).unwrap_or(policy.retries);
     }
+    let mut wait = u64::MAX;
     // The last column: whether a time of nothing makes sense.
     let times = [
         ("timeout", &mut policy.timeout_ms, false),
         ("stall", &mut policy.stall_ms, false),
         ("keep", &mut policy.keep_ms, true),
         ("prepare_timeout", &mut policy.prepare_timeout_ms, false),
-        ("wait_for_peers", &mut policy.wait_for_peers_ms, true),
+        ("wait_for_peers", &mut wait, true),
     ];
     for (key, value, may_be_zero) in times {
         let Some(item) = section.get(faults, key) else {
@@ -201,6 +201,7 @@ pub(super) fn policy(root: &Section<'_>, faults: &mut Faults<'_>) -> FilePolicy 
             None => {}
         }
     }
+    policy.wait_for_peers_ms = (wait != u64::MAX).then_some(wait);
     policy.allow_empty_outputs = section.flag(faults, "allow_empty_outputs");
     policy
 }

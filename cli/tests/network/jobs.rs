@@ -1,12 +1,9 @@
-//! Jobs over real nodes: separate processes that find each other on loopback.
-
-#![allow(clippy::unwrap_used)]
-
-mod harness;
+//! Jobs from their inputs to their results.
 
 use std::process::Stdio;
 
-use harness::{Ended, Lab, eventually, modules, program, signal, text};
+use crate::harness::{Ended, Lab, eventually, modules, program, text};
+use crate::simple_job;
 
 const COPY_JOB: &str = r#"
 name = "copy"
@@ -22,13 +19,6 @@ disk = "64MiB"
 [outputs]
 paths = ["out/out.txt"]
 "#;
-
-/// A job of one WASM module, `count` tasks.
-fn simple_job(wasm: &str, count: u32) -> String {
-    format!(
-        "name = \"simple\"\n[task]\nwasm = \"{wasm}\"\n[array]\nn = \"1-{count}\"\n[resources]\nmemory = \"64MiB\"\ndisk = \"64MiB\"\n"
-    )
-}
 
 #[test]
 fn peers_find_each_other_through_one_address_and_share_a_job() {
@@ -138,44 +128,6 @@ fn outputs_of_two_tasks_on_one_path_are_noticed() {
 }
 
 #[test]
-fn without_permission_the_refusal_says_which_command_gives_it() {
-    let lab = Lab::new();
-    let me = lab.id("me");
-    let stranger = lab.start(
-        "provider",
-        "offer",
-        &["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"],
-        None,
-    );
-    let _mine = lab.start("me", "join", &[], Some(&stranger));
-    lab.wait_until_known("me", &stranger);
-    let job = lab.job(
-        "job",
-        &simple_job("task.wasm", 1),
-        &[("task.wasm", &modules::no_op())],
-    );
-    let ended = lab.submit("me", &job, &["--wait-for-peers", "2s"]);
-    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
-    let finished = ended.finished().to_string();
-    assert!(
-        finished.contains(&format!("p2pnode allow {me}")),
-        "{finished}"
-    );
-
-    // The owner allows it, and it runs.
-    let allowed = lab.run("provider", &["allow", &me]);
-    assert!(allowed.status.success());
-    let ended = lab.submit("me", &job, &[]);
-    assert_eq!(
-        ended.status.code(),
-        Some(0),
-        "{} {:?}",
-        ended.stderr,
-        ended.events
-    );
-}
-
-#[test]
 fn a_killed_provider_loses_no_task() {
     let lab = Lab::new();
     let me = lab.id("me");
@@ -237,75 +189,6 @@ fn a_failing_task_fails_the_job_and_says_why() {
 }
 
 #[test]
-fn cancel_reaches_the_provider() {
-    let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let _mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
-    let job = lab.job(
-        "job",
-        &simple_job("task.wasm", 3),
-        &[("task.wasm", &modules::spin())],
-    );
-    let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-    assert_eq!(
-        detached.status.code(),
-        Some(0),
-        "{}",
-        text(&detached.stderr)
-    );
-    let id = text(&detached.stdout).trim().to_owned();
-    lab.wait_until_running("provider", 1);
-    let cancelled = lab.run("me", &["cancel", &id[..6]]);
-    assert_eq!(
-        cancelled.status.code(),
-        Some(0),
-        "{}",
-        text(&cancelled.stderr)
-    );
-    let waited = lab.run("me", &["wait", "last"]);
-    assert_eq!(
-        waited.status.code(),
-        Some(1),
-        "a cancelled job did not succeed"
-    );
-    lab.wait_until_running("provider", 0);
-}
-
-#[test]
-fn interrupting_submit_cancels_the_job() {
-    let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let job = lab.job(
-        "job",
-        &simple_job("task.wasm", 1),
-        &[("task.wasm", &modules::spin())],
-    );
-    let submit = program()
-        .args(["submit", job.to_str().unwrap(), "--json", "--no-mdns"])
-        .args([
-            "--listen",
-            "/ip4/127.0.0.1/tcp/0",
-            "--bootstrap",
-            &provider.address,
-            "--data-dir",
-        ])
-        .arg(lab.path("me"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    lab.wait_until_running("provider", 1);
-    signal(&submit, rustix::process::Signal::INT);
-    let ended = Ended::new(submit.wait_with_output().unwrap(), lab.path("out"));
-    assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
-    assert_eq!(ended.finished()["state"], "cancelled");
-    lab.wait_until_running("provider", 0);
-}
-
-#[test]
 fn a_node_runs_tasks_of_its_own() {
     let lab = Lab::new();
     let args = ["--cpus", "1", "--memory", "1GiB", "--disk", "1GiB"];
@@ -326,67 +209,13 @@ fn a_node_runs_tasks_of_its_own() {
     assert_eq!(ended.log_of(2), "hello\n");
     let logs = lab.run("me", &["logs", "last/1"]);
     assert_eq!(text(&logs.stdout), "hello\n");
+    for verb in ["job", "logs"] {
+        let beyond = lab.run("me", &[verb, "last/3"]);
+        assert_eq!(beyond.status.code(), Some(2), "{verb}");
+        let said = text(&beyond.stderr);
+        assert!(said.contains("has 3 tasks: 0 to 2"), "{said}");
+    }
+    let one = lab.json("me", &["job", "last/2"]);
+    assert_eq!(one["tasks"].as_array().unwrap().len(), 1);
     assert_eq!(node.terminate().code(), Some(0));
-}
-
-#[test]
-fn a_detached_job_survives_its_node() {
-    let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let mut mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
-    let job = lab.job(
-        "job",
-        &simple_job("task.wasm", 8),
-        &[("task.wasm", &modules::sleep(300))],
-    );
-    let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-    assert_eq!(
-        detached.status.code(),
-        Some(0),
-        "{}",
-        text(&detached.stderr)
-    );
-    eventually("a first task is done", || {
-        let job = lab.json("me", &["job", "last"]);
-        (job["job"]["tasks"]["succeeded"].as_u64() >= Some(1)).then_some(())
-    });
-    mine.kill();
-    let _again = lab.start("me", "join", &[], Some(&provider));
-    let waited = lab.run("me", &["wait", "last", "--json"]);
-    assert_eq!(waited.status.code(), Some(0), "{}", text(&waited.stdout));
-    let job = lab.json("me", &["job", "last"]);
-    assert_eq!(job["job"]["tasks"]["succeeded"], 8);
-}
-
-#[test]
-fn a_task_that_never_stops_writing_keeps_no_slot_when_nobody_reads() {
-    let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let mut mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
-    let job = lab.job(
-        "job",
-        &simple_job("task.wasm", 1),
-        &[("task.wasm", &modules::chatter())],
-    );
-    let submit = || {
-        let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
-        assert!(detached.status.success(), "{}", text(&detached.stderr));
-        let id = text(&detached.stdout).trim().to_owned();
-        let log = lab.path(&format!("me/logs/{id}.log"));
-        eventually("a megabyte of its log", || {
-            let log = log.metadata().ok()?;
-            (log.len() > 1 << 20).then_some(())
-        });
-    };
-    submit();
-    assert!(lab.run("me", &["cancel", "last"]).status.success());
-    lab.wait_until_running("provider", 0);
-    // A node that stops leaves its jobs a lease of 10 s.
-    submit();
-    mine.terminate();
-    lab.wait_until_running("provider", 0);
 }

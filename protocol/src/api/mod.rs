@@ -1,0 +1,21 @@
+//! What the local API says, in JSON. The command line, the web page and every other client speak
+//! only these.
+//!
+//! Times are milliseconds since the Unix epoch, durations are milliseconds, sizes are bytes, CPUs
+//! are thousandths; peers and jobs are text. Clients must ignore fields that they do not know.
+
+mod errors;
+mod events;
+mod jobs;
+mod logs;
+mod node;
+mod peers;
+
+pub use errors::{ApiError, ErrorCode};
+pub use events::Event;
+pub use jobs::{
+    CreateJob, JobCreated, JobInfo, JobState, JobUsage, TaskCounts, TaskInfo, TaskState,
+};
+pub use logs::{LogEntries, LogEntry};
+pub use node::{NodeStatus, OfferRequest, OfferStatus, RuntimeStatus};
+pub use peers::{PeerAccess, PeerFit, PeerInfo};

@@ -1,0 +1,61 @@
+//! Peers as this node knows them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::resources::Capacity;
+use crate::task::RuntimeKind;
+
+/// A peer as this node knows it. `GET /api/v1/peers`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PeerInfo {
+    /// Its id.
+    pub peer: String,
+    /// Its name.
+    pub name: String,
+    /// Addresses known for it.
+    pub addresses: Vec<String>,
+    /// What it offers; absent until an advert came.
+    pub capacity: Option<Capacity>,
+    /// What is free of it.
+    pub free: Option<Capacity>,
+    /// Runtimes that it says it has.
+    pub executors: Vec<RuntimeKind>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Round trip, in milliseconds; absent when not connected or not yet measured.
+    pub rtt_ms: Option<f64>,
+    /// Whether it may run tasks here.
+    pub allowed: bool,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// When it was last heard of.
+    pub last_seen_ms: u64,
+}
+
+/// What a peer may do here from now on. Answers `PUT` and `DELETE /api/v1/allowed/{peer}`, where the
+/// peer is named by its id or by what selects one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PeerAccess {
+    /// Its id.
+    pub peer: String,
+    /// Whether it may run tasks here.
+    pub allowed: bool,
+}
+
+/// Whether a peer could run a job. `POST /api/v1/fit`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PeerFit {
+    /// The peer.
+    pub peer: String,
+    /// Its name.
+    pub name: String,
+    /// How many tasks it could run at the same time, as its last advert says.
+    pub slots: u32,
+    /// Why none.
+    pub reason: Option<String>,
+}
