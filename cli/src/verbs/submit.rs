@@ -191,10 +191,11 @@ impl Asked<'_> {
             let rows: Vec<Vec<String>> = fits
                 .iter()
                 .map(|fit| {
-                    let verdict = fit
-                        .reason
-                        .clone()
-                        .unwrap_or_else(|| format!("{} at a time", fit.slots));
+                    let verdict = match (&fit.reason, fit.slots) {
+                        (Some(reason), _) => reason.clone(),
+                        (None, 0) => "fits, and is full at the moment".to_owned(),
+                        (None, slots) => format!("{slots} at a time"),
+                    };
                     vec![fit.peer.clone(), fit.name.clone(), verdict]
                 })
                 .collect();
@@ -203,12 +204,12 @@ impl Asked<'_> {
                 output::note("(whether a peer permits it is not known until it is asked)");
             }
         }
-        if fits.iter().any(|fit| fit.slots > 0) {
+        if fits.iter().any(|fit| fit.reason.is_none()) {
             return Ok(ExitCode::SUCCESS);
         }
         Err(Failure::nobody(match fits.len() {
             0 => "no peer that offers capacity is known; run `p2pnode offer` on a machine of this network".to_owned(),
-            known => format!("no peer fits now, of {known} that are known"),
+            known => format!("no peer fits, of {known} that are known"),
         }))
     }
 
@@ -218,7 +219,7 @@ impl Asked<'_> {
         loop {
             let ask = || client.ask(Method::POST, "/fit", &self.request);
             let fits: Vec<PeerFit> = self.until_known(ask).await?;
-            if fits.iter().any(|fit| fit.slots > 0) || began.elapsed() >= self.wait {
+            if fits.iter().any(|fit| fit.reason.is_none()) || began.elapsed() >= self.wait {
                 return Ok(fits);
             }
             tokio::time::sleep(LOOK_INTERVAL).await;

@@ -93,6 +93,12 @@ fn what_explain_prints_can_be_a_configuration_file_again() {
             .collect()
     };
     assert_eq!(values(&again), values(&config));
+    // Nor does a key without a value keep it from being one.
+    let (_folder, bare) = sources(&Config::default().explain().to_string());
+    assert_eq!(
+        values(&Config::load(&bare).unwrap()),
+        values(&Config::default())
+    );
 }
 
 #[test]

@@ -84,6 +84,9 @@ fn a_folder_that_everybody_writes_is_refused() {
     fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
     let refused = Home::open(&dir).unwrap_err();
     assert!(refused.to_string().contains("chmod 700"), "{refused}");
+    let refused = dir.identity().unwrap_err();
+    assert!(refused.to_string().contains("chmod 700"), "{refused}");
+    assert!(!dir.paths().identity.exists());
 }
 
 #[test]

@@ -54,8 +54,9 @@ pub struct PeerFit {
     pub peer: String,
     /// Its name.
     pub name: String,
-    /// How many tasks it could run at the same time, as its last advert says.
+    /// How many tasks it could run at the same time now, as its last advert says; 0 when it does not
+    /// fit, or fits and is full.
     pub slots: u32,
-    /// Why none.
+    /// Why it does not fit; absent when it does. Permission is not known until the peer is asked.
     pub reason: Option<String>,
 }
