@@ -7,7 +7,6 @@ use super::fixture;
 use super::rig::{
     Rig, as_reply, ended, hosted, kills, offer_of, position, records, report, runs, task,
 };
-use crate::core::CoreConfig;
 use crate::core::io::{Effect, Input, OfferTerms, Record};
 
 fn template() -> p2pnode_protocol::task::TaskTemplate {
@@ -76,9 +75,8 @@ fn refusals_say_what_a_person_can_do() {
 
 #[test]
 fn root_is_given_to_allowed_peers_when_the_owner_says_so() {
-    let mut config = CoreConfig::new(fixture::peer(0));
-    config.host.allow_root = true;
-    let mut rig = Rig::with_config(config);
+    let mut rig = Rig::new();
+    rig.core.config.host.allow_root = true;
     rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
     rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),
