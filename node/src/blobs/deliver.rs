@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use p2pnode_protocol::Digest;
 use p2pnode_protocol::manifest::{ChunkRef, EntryKind, Manifest, ManifestError, shown};
 use rustix::fs::FileType;
+use rustix::process::{Pid, test_kill_process};
 
 use super::cursor::Cursor;
 use super::folder::{Folder, join, sync_filesystem};
@@ -168,8 +169,8 @@ pub fn sync_outputs(out_dir: &Path) -> io::Result<()> {
     sync_filesystem(Folder::open(out_dir)?)
 }
 
-/// Removes temporary files that an earlier life of this node left in an output folder. Nothing may be
-/// writing there. The driver calls it for the jobs that it finds unfinished at start.
+/// Removes temporary files of processes that are no more from an output folder. The driver calls it
+/// for the jobs that it finds unfinished at start.
 ///
 /// # Errors
 /// As the system says.
@@ -188,12 +189,23 @@ pub fn sweep_leftovers(out_dir: &Path) -> io::Result<()> {
         for named in folder.list(usize::MAX)?.unwrap_or_default() {
             if named.kind == FileType::Directory {
                 waiting.push(join(&path, &named.name));
-            } else if named.name.starts_with(TEMPORARY) {
+            } else if is_leftover(&named.name) {
                 folder.remove(&named.name)?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether a name is one of [`temporary_name`]'s, made by a process that is no more: another node may be
+/// writing into the same folder.
+fn is_leftover(name: &[u8]) -> bool {
+    let maker = name
+        .strip_prefix(TEMPORARY)
+        .and_then(|rest| rest.split(|byte| *byte == b'-').next())
+        .and_then(|digits| str::from_utf8(digits).ok()?.parse().ok())
+        .and_then(Pid::from_raw);
+    maker.is_some_and(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 /// What went wrong with one file.

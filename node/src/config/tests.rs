@@ -160,7 +160,7 @@ fn all_faults_are_told_at_once_with_line_and_mend() {
         "config.toml, line 2: `name`: expected text in quotes",
         "config.toml, line 4: `api.port`: `99999` is not a whole number from 0 to 65535",
         "config.toml, line 9: `offer.memory`: `much` is not a size: write for example 8GiB, 500MB or 1048576",
-        "config.toml, line 10: `offer.allow`: `me` is not a peer id: it looks like 12D3KooW..., and `p2pnode id` prints a node's own",
+        "config.toml, line 10: `offer.allow`: `me` is not a whole peer id: it looks like 12D3KooW..., and `p2pnode id` prints a node's own",
         "environment variable P2PNODE_MDNS: expected true or false",
         "--bootstrap: `example.org:4101` is not an address: write for example /ip4/192.0.2.7/tcp/4101 or /dns/node.example.org/udp/4101/quic-v1",
         "--gpus: `-1` is not a whole number from 0 to 65535",

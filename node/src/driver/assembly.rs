@@ -1,4 +1,5 @@
 //! The parts of a node, from what its data directory holds to a driver that can run.
+use std::path::Path;
 use std::sync::Arc;
 
 use libp2p::identity::Keypair;
@@ -24,7 +25,7 @@ use super::turns::Turns;
 use super::{probing, remembering};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::blobs::{BlobStore, PinOwner, PinScope};
+use crate::blobs::{self, BlobStore, PinOwner, PinScope};
 use crate::command::Command;
 use crate::config::Config;
 use crate::core::io::{Effect, Input, Snapshot};
@@ -63,6 +64,7 @@ impl State {
         let running = snapshot.jobs.iter().filter(|job| job.ended.is_none());
         let running: Vec<JobId> = running.map(|job| job.job).collect();
         let claims = Arc::new(Claims::open(&paths.claims, &running)?);
+        sweep_outputs(&snapshot);
         Ok(Self {
             store,
             claims,
@@ -207,6 +209,16 @@ impl Links {
             events: self.events.clone(),
             runtimes,
             about,
+        }
+    }
+}
+
+/// Removes what an earlier life left half written where its jobs' outputs go.
+fn sweep_outputs(snapshot: &Snapshot) {
+    let unfinished = snapshot.jobs.iter().filter(|job| job.ended.is_none());
+    for out in unfinished.filter_map(|job| job.out.as_ref()) {
+        if let Err(error) = blobs::sweep_leftovers(Path::new(out)) {
+            tracing::warn!(out, %error, "half-written outputs may be left");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::task::{Failure, FailureKind};
@@ -56,10 +56,16 @@ pub(super) fn not_arrived(error: &FetchError) -> Failure {
 }
 
 /// Blobs that are fetched at the same time; more streams on one connection do not help.
-const MAX_FETCHES: usize = 16;
+const MAX_FETCHES: usize = 32;
+
+/// Of these, from one peer, so that a slow one leaves room for others.
+const MAX_FETCHES_OF_PEER: usize = 8;
 
 /// Idle streams kept for each peer.
 const MAX_IDLE_STREAMS: usize = 4;
+
+/// How long a stream is kept idle: less than the 30 s after which the other side closes it.
+const MAX_IDLE: Duration = Duration::from_secs(20);
 
 /// Tries at one blob. What arrived stays, so each try asks only for the rest.
 const TRIES: u32 = 4;
@@ -76,8 +82,24 @@ pub(super) const WRITES: u32 = 3;
 pub(super) struct Fetcher {
     net: NetHandle,
     store: Arc<BlobStore>,
-    idle: Arc<Mutex<HashMap<PeerId, Vec<WireStream>>>>,
+    peers: Arc<Mutex<HashMap<PeerId, Link>>>,
     slots: Arc<Semaphore>,
+}
+
+/// What is kept for one connected peer.
+struct Link {
+    /// Streams that wait, each since when.
+    idle: Vec<(WireStream, Instant)>,
+    slots: Arc<Semaphore>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            idle: Vec::new(),
+            slots: Arc::new(Semaphore::new(MAX_FETCHES_OF_PEER)),
+        }
+    }
 }
 
 impl Fetcher {
@@ -86,7 +108,7 @@ impl Fetcher {
         Self {
             net,
             store,
-            idle: Arc::default(),
+            peers: Arc::default(),
             slots,
         }
     }
@@ -103,7 +125,9 @@ impl Fetcher {
         if peer == self.net.local_peer_id() {
             return self.own(&blob, owner);
         }
-        // Never closed, so a permit always comes.
+        // Never closed, so a permit always comes. The peer's own first: who waits for it holds nothing.
+        let of_peer = self.with(peer, |link| link.slots.clone());
+        let _slot_of_peer = of_peer.acquire().await;
         let _slot = self.slots.acquire().await;
         let mut tried = 0;
         loop {
@@ -137,10 +161,6 @@ impl Fetcher {
         owner: PinOwner,
         progress: Option<&mpsc::Sender<Progress>>,
     ) -> Result<Manifest, FetchError> {
-        let mut stream = match self.take_idle(peer) {
-            Some(stream) => stream,
-            None => self.net.open_stream(peer, StreamKind::Blob).await?.compat(),
-        };
         let item = FetchItem { blob: *blob, owner };
         let tell = |at: Progress| {
             if let Some(progress) = progress {
@@ -148,6 +168,18 @@ impl Fetcher {
                 let _lagging = progress.try_send(at);
             }
         };
+        if let Some(mut stream) = self.take_idle(peer) {
+            match blobs::fetch(&mut stream, job, item, &self.store, &tell).await {
+                Ok(manifest) => {
+                    self.keep_idle(peer, stream);
+                    return Ok(manifest);
+                }
+                // It may have been closed over there while nobody looked, and the others as well.
+                Err(error) if error.may_resume() => self.with(peer, |link| link.idle.clear()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut stream = self.net.open_stream(peer, StreamKind::Blob).await?.compat();
         let manifest = blobs::fetch(&mut stream, job, item, &self.store, &tell).await?;
         self.keep_idle(peer, stream);
         Ok(manifest)
@@ -165,22 +197,29 @@ impl Fetcher {
         Ok(manifest)
     }
 
+    fn with<T>(&self, peer: PeerId, work: impl FnOnce(&mut Link) -> T) -> T {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        work(peers.entry(peer).or_default())
+    }
+
     fn take_idle(&self, peer: PeerId) -> Option<WireStream> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.get_mut(&peer)?.pop()
+        self.with(peer, |link| {
+            link.idle.retain(|(_, since)| since.elapsed() < MAX_IDLE);
+            link.idle.pop().map(|(stream, _)| stream)
+        })
     }
 
     fn keep_idle(&self, peer: PeerId, stream: WireStream) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = idle.entry(peer).or_default();
-        if streams.len() < MAX_IDLE_STREAMS {
-            streams.push(stream);
-        }
+        self.with(peer, |link| {
+            if link.idle.len() < MAX_IDLE_STREAMS {
+                link.idle.push((stream, Instant::now()));
+            }
+        });
     }
 
-    /// Drops idle streams to a peer that is gone.
+    /// Drops what is kept for a peer that is gone.
     pub(super) fn on_disconnected(&self, peer: PeerId) {
-        self.idle
+        self.peers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&peer);

@@ -31,7 +31,7 @@ pids = 64
 [outputs]
 paths = ["./out/**", "{scene}/{frame}.png"]
 [placement]
-peers = ["12D3KooWGjTBjHjyBSRXdiEpT1bhkGkfrptcHMWGUWFCKpMVFtqX", "12D3KooWGjTBjHjyBSRXdiEpT1bhkGkfrptcHMWGUWFCKpMVFtqX"]
+peers = ["12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA", "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"]
 labels = { site = "lab", rack = 7 }
 [policy]
 retries = 1

@@ -6,7 +6,7 @@
 //!
 //! Used by [`super::BlobStore`] alone, which tells the index what became pinned or free.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use p2pnode_protocol::{AttemptKey, Digest, JobId, PeerId};
 
@@ -51,8 +51,8 @@ impl PinOwner {
 /// All pins.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    owners: BTreeMap<PinOwner, Vec<Digest>>,
-    /// How many times the owners of a scope name each digest.
+    owners: BTreeMap<PinOwner, HashSet<Digest>>,
+    /// How many owners of a scope name each digest.
     scopes: HashMap<PinScope, HashMap<Digest, u32>>,
 }
 
@@ -66,7 +66,10 @@ impl Pins {
 
     /// Adds a pin; returns whether the digest is new to its scope.
     pub(super) fn add(&mut self, owner: PinOwner, digest: Digest) -> bool {
-        self.owners.entry(owner).or_default().push(digest);
+        // A manifest may name a digest a million times.
+        if !self.owners.entry(owner).or_default().insert(digest) {
+            return false;
+        }
         let count = self
             .scopes
             .entry(owner.scope)
@@ -79,7 +82,8 @@ impl Pins {
 
     /// Removes all pins of an owner; returns the digests that its scope no longer holds.
     pub(super) fn remove(&mut self, owner: PinOwner) -> Vec<Digest> {
-        let mut freed = self.owners.remove(&owner).unwrap_or_default();
+        let named = self.owners.remove(&owner).unwrap_or_default();
+        let mut freed: Vec<Digest> = named.into_iter().collect();
         let Some(scope) = self.scopes.get_mut(&owner.scope) else {
             return freed;
         };

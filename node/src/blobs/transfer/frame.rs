@@ -1,11 +1,11 @@
 //! Frames of a blob stream: 4 bytes of length, big endian, then the encoded frame.
 //!
 //! Owns the limits that hold before anything is allocated, and the patience with a stream that does not
-//! move: each single read and write may take so long, so a slow peer is waited for and a silent one is
-//! not. Used by both sides of a transfer.
+//! move: each single read and write may take so long, and so may each [`LEAST`] bytes, so a slow peer is
+//! waited for, and a silent or dripping one is not. Used by both sides of a transfer.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -25,16 +25,49 @@ pub(super) enum StreamError {
     Codec(CodecError),
 }
 
+/// The least that must move in each span of patience, in bytes (64 KiB: at 30 s, 2 KiB/s). A peer that
+/// sends a byte now and then would otherwise keep its place for years.
+const LEAST: usize = 64 << 10;
+
 /// A stream that must move.
 pub(super) struct Patient<S> {
     stream: S,
     patience: Duration,
+    /// Since when `moved` is counted.
+    since: Instant,
+    moved: usize,
 }
 
 impl<S> Patient<S> {
-    /// Waits no longer than `patience` for each step.
-    pub(super) const fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience }
+    /// Waits no longer than `patience` for each step, and for every [`LEAST`] bytes.
+    pub(super) fn new(stream: S, patience: Duration) -> Self {
+        Self {
+            stream,
+            patience,
+            since: Instant::now(),
+            moved: 0,
+        }
+    }
+
+    /// Nothing was asked of the peer until now: its time starts anew.
+    pub(super) fn start_over(&mut self) {
+        self.since = Instant::now();
+        self.moved = 0;
+    }
+
+    /// Counts what moved, and gives up on what moves too slowly.
+    fn count(&mut self, bytes: usize) -> Result<(), StreamError> {
+        self.moved = self.moved.saturating_add(bytes);
+        if self.since.elapsed() < self.patience {
+            return Ok(());
+        }
+        let enough = self.moved >= LEAST;
+        self.start_over();
+        if enough {
+            Ok(())
+        } else {
+            Err(StreamError::Stalled)
+        }
     }
 
     /// The stream itself.
@@ -85,7 +118,10 @@ impl<S: AsyncRead + Unpin> Patient<S> {
         while filled < into.len() {
             match within(self.patience, self.stream.read(&mut into[filled..])).await? {
                 0 => return Err(StreamError::Io(io::ErrorKind::UnexpectedEof.into())),
-                more => filled += more,
+                more => {
+                    filled += more;
+                    self.count(more)?;
+                }
             }
         }
         Ok(())
@@ -99,7 +135,10 @@ impl<S: AsyncWrite + Unpin> Patient<S> {
         while written < bytes.len() {
             match within(self.patience, self.stream.write(&bytes[written..])).await? {
                 0 => return Err(StreamError::Io(io::ErrorKind::WriteZero.into())),
-                more => written += more,
+                more => {
+                    written += more;
+                    self.count(more)?;
+                }
             }
         }
         Ok(())
@@ -165,5 +204,26 @@ mod tests {
         ));
         sending.await.unwrap();
         assert!(matches!(stream.read_frame::<u32>(10).await, Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn a_dripping_peer_is_given_up() {
+        let (ours, theirs) = tokio::io::duplex(8);
+        let mut stream = Patient::new(ours.compat(), Duration::from_millis(50));
+        let drip = async {
+            let mut theirs = theirs.compat();
+            loop {
+                if theirs.write_all(&[0]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let mut large = vec![0; 2 * LEAST];
+        let read = tokio::select! {
+            read = stream.read_full(&mut large) => read,
+            () = drip => Ok(()),
+        };
+        assert!(matches!(read, Err(StreamError::Stalled)));
     }
 }

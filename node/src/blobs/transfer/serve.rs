@@ -110,6 +110,7 @@ where
             .into_iter()
             .map(|digest| authorize(want.job, &digest).then_some(digest))
             .collect();
+        stream.start_over();
         let before = served.bytes;
         answer(&mut stream, store, allowed, &mut served, &mut spare).await?;
         sent(want.job, served.bytes - before);

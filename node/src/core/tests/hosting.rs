@@ -6,7 +6,6 @@ use p2pnode_protocol::task::{Failure, FailureKind, Outcome, RuntimeKind};
 use super::fixture;
 use super::rig::{Rig, as_reply, ended, hosted, offer_of, task};
 use super::seen::{kills, position, records, report, runs};
-use crate::core::CoreConfig;
 use crate::core::io::{Effect, Input, OfferTerms, Record};
 
 fn template() -> p2pnode_protocol::task::TaskTemplate {
@@ -79,9 +78,8 @@ fn refusals_say_what_a_person_can_do() {
 
 #[test]
 fn root_is_given_to_allowed_peers_when_the_owner_says_so() {
-    let mut config = CoreConfig::new(fixture::peer(0));
-    config.host.allow_root = true;
-    let mut rig = Rig::with_config(config);
+    let mut rig = Rig::new();
+    rig.core.config.host.allow_root = true;
     rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
     rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),

@@ -32,17 +32,9 @@ impl Rig {
         Self::wake(Snapshot::default()).0
     }
 
-    pub fn with_config(config: CoreConfig) -> Self {
-        Self::wake_with(config, Snapshot::default()).0
-    }
-
     pub fn wake(snapshot: Snapshot) -> (Self, Vec<Effect>) {
-        Self::wake_with(CoreConfig::new(fixture::peer(0)), snapshot)
-    }
-
-    fn wake_with(config: CoreConfig, snapshot: Snapshot) -> (Self, Vec<Effect>) {
         let now = 1_000_000;
-        let (core, effects) = Core::new(config, snapshot, now);
+        let (core, effects) = Core::new(CoreConfig::new(fixture::peer(0)), snapshot, now);
         let rig = Self {
             core,
             now,
