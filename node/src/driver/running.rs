@@ -8,7 +8,7 @@ use p2pnode_executor::TaskRun;
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::task::{
-    Assignment, Failure, FailureKind, InputSource, Outcome, TaskTemplate, Usage,
+    Assignment, Failure, FailureKind, InputSource, Outcome, RuntimeKind, TaskTemplate, Usage,
 };
 use p2pnode_protocol::{Bytes, Gpu};
 use tokio_util::sync::CancellationToken;
@@ -71,21 +71,24 @@ async fn attempt(
     };
     let prepared = prepare(context, &run, &step, &rendered).await;
     let (result, usage) = match prepared {
-        Ok(work_dir) => {
+        Ok(ref work_dir) => {
             let task = task_run(&run, &rendered, work_dir.clone());
             context.say(Input::Started(run.key)).await;
             let cancel = &run.control.cancel;
             let output = Output::new(run.key.attempt, run.log.as_ref(), cancel);
             let end = output.of_run(environment.as_ref(), task, log_bytes).await;
             let result = match end.result {
-                Ok(()) => collect(context, &run, &rendered, &work_dir).await,
+                Ok(()) => collect(context, &run, &rendered, work_dir).await,
                 Err(failure) => Err(run.control.why().unwrap_or(failure)),
             };
             (result, end.usage)
         }
-        Err(failure) => (Err(failure), Usage::default()),
+        Err(ref failure) => (Err(failure.clone()), Usage::default()),
     };
-    remove_dir(step.dirs(), run.key).await;
+    match prepared {
+        Ok(work_dir) if is_bare(&run, &rendered) => give_back(step.dirs(), work_dir).await,
+        _ => remove_dir(step.dirs(), run.key).await,
+    }
     (result, usage)
 }
 
@@ -97,6 +100,12 @@ fn host(message: impl Into<String>) -> Failure {
 /// it is not worth another thread.
 fn has_files(rendered: &RenderedTask) -> bool {
     !rendered.inputs.is_empty() || !rendered.outputs.is_empty()
+}
+
+/// Whether the run needs only an empty directory, in which no rights can be changed: one for all runs
+/// in turn will do.
+fn is_bare(run: &Run, rendered: &RenderedTask) -> bool {
+    !has_files(rendered) && run.template.program.runtime() == RuntimeKind::Wasm
 }
 
 /// Readies the run's directory, for as long as preparing may take and until the run is killed. Nothing
@@ -135,6 +144,9 @@ async fn prepare_dir(
     stop: &CancellationToken,
 ) -> Result<PathBuf, Failure> {
     let (dirs, key) = (step.dirs().clone(), run.key);
+    if is_bare(run, rendered) {
+        return dirs.borrow().map_err(|error| host(error.to_string()));
+    }
     if !has_files(rendered) {
         return dirs.make(&key).map_err(|error| host(error.to_string()));
     }
@@ -357,6 +369,16 @@ async fn remove_dir(dirs: &JobDirs, key: RunKey) {
     let removing = tokio::task::spawn_blocking(move || dirs.remove(&key));
     if removing.await.is_err() {
         tracing::warn!(run = %key.attempt, "removing a work directory was interrupted");
+    }
+}
+
+async fn give_back(dirs: &JobDirs, work_dir: PathBuf) {
+    if dirs.give_back(work_dir.clone()) {
+        return;
+    }
+    let removing = tokio::task::spawn_blocking(move || JobDirs::remove_borrowed(&work_dir));
+    if removing.await.is_err() {
+        tracing::warn!("removing a work directory was interrupted");
     }
 }
 
