@@ -20,10 +20,7 @@ disk = "64MiB"
 #[test]
 fn inputs_that_the_provider_lost_are_fetched_again() {
     let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let _mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
+    let (_provider, _mine) = lab.pair();
     // Several chunks, so that more than one is missing at a time.
     let big: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
     let files: [(&str, &[u8]); 2] = [("task.wasm", &modules::sleep(0)), ("big", &big)];

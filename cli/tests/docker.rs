@@ -106,10 +106,7 @@ fn an_image_that_nobody_has_fails_the_job_and_says_so() {
 
 /// A provider that runs two containers of a job which was submitted by the other node.
 fn busy_provider(lab: &Lab) -> (TestNode, TestNode) {
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
+    let (provider, mine) = lab.pair();
     let job = sleeping_job(lab);
     let detached = lab.run("me", &["submit", job.to_str().unwrap(), "--detach"]);
     assert_eq!(

@@ -155,6 +155,15 @@ impl Lab {
         });
     }
 
+    /// A provider, called `provider`, and a node that may use it and knows it, called `me`.
+    pub fn pair(&self) -> (TestNode, TestNode) {
+        let me = self.id("me");
+        let provider = self.provider("provider", &me, None);
+        let mine = self.start("me", "join", &[], Some(&provider));
+        self.wait_until_known("me", &provider);
+        (provider, mine)
+    }
+
     /// Waits until the provider called `name` runs so many tasks.
     pub fn wait_until_running(&self, name: &str, count: u64) {
         eventually(&format!("{name} runs {count}"), || {

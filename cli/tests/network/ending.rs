@@ -13,10 +13,7 @@ use crate::{simple_job, submit_on_own_node};
 #[test]
 fn cancel_reaches_the_provider() {
     let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let _mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
+    let (_provider, _mine) = lab.pair();
     let job = lab.job(
         "job",
         &simple_job("task.wasm", 3),
@@ -69,10 +66,7 @@ fn interrupting_submit_cancels_the_job() {
 #[test]
 fn a_detached_job_survives_its_node() {
     let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let mut mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
+    let (provider, mut mine) = lab.pair();
     let job = lab.job(
         "job",
         &simple_job("task.wasm", 8),
@@ -193,10 +187,7 @@ fn an_interrupt_before_the_job_is_there_ends_submit_in_order() {
 #[test]
 fn a_task_that_never_stops_writing_keeps_no_slot_when_nobody_reads() {
     let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let mut mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
+    let (_provider, mut mine) = lab.pair();
     let job = lab.job(
         "job",
         &simple_job("task.wasm", 1),

@@ -97,10 +97,7 @@ fn inputs_go_there_and_outputs_come_back() {
 #[test]
 fn outputs_of_two_tasks_on_one_path_are_noticed() {
     let lab = Lab::new();
-    let me = lab.id("me");
-    let provider = lab.provider("provider", &me, None);
-    let _mine = lab.start("me", "join", &[], Some(&provider));
-    lab.wait_until_known("me", &provider);
+    let (_provider, _mine) = lab.pair();
     // The text cannot tell that both tasks write `out/out.txt`.
     let toml = COPY_JOB
         .replace("n = \"1-6\"", "n = \"1-2\"")

@@ -101,7 +101,7 @@ async fn it_writes_nowhere_else() {
     let script = "for f in /x /etc/x /bin/x /root/x /var/x /dev/x /proc/sys/kernel/hostname \
                   /proc/sysrq-trigger /sys/x /sys/fs/cgroup/x /etc/hosts /etc/resolv.conf; do \
                   (echo 1 > $f) 2>/dev/null && echo wrote $f; done; \
-                  echo 1 > /tmp/x && echo 1 > /work/x && echo 1 > /dev/shm/x && pwd";
+                  echo 1 > /tmp/x && echo 1 > $PWD/x && echo 1 > /dev/shm/x && pwd";
     assert_eq!(shell(&subject, script).await, "/work\n");
     // Programs may be put into the scratch, but nothing there can raise privileges.
     let script = "cp /bin/busybox /tmp && chmod 4755 /tmp/busybox && /tmp/busybox id -u; grep ' /tmp ' /proc/mounts";
@@ -190,7 +190,7 @@ async fn root_inside_still_has_no_privileges() {
     let subject = DockerSubject::new().await;
     let mut trial = trial(
         &subject,
-        "id -u; grep CapEff /proc/self/status; echo 1 > /work/x; echo 1 > /x",
+        "id -u; grep CapEff /proc/self/status; echo 1 > $PWD/x; echo 1 > /x",
     );
     trial.task.root = true;
     let ended = trial.run().await;

@@ -64,7 +64,8 @@ impl State {
         let running = snapshot.jobs.iter().filter(|job| job.ended.is_none());
         let running: Vec<JobId> = running.map(|job| job.job).collect();
         let claims = Arc::new(Claims::open(&paths.claims, &running)?);
-        sweep_outputs(&snapshot);
+        let outs = unfinished_outs(&snapshot);
+        tokio::task::spawn_blocking(move || sweep_outputs(&outs));
         Ok(Self {
             store,
             claims,
@@ -213,10 +214,15 @@ impl Links {
     }
 }
 
-/// Removes what an earlier life left half written where its jobs' outputs go.
-fn sweep_outputs(snapshot: &Snapshot) {
+/// Where outputs of jobs go that an earlier life did not end.
+fn unfinished_outs(snapshot: &Snapshot) -> Vec<String> {
     let unfinished = snapshot.jobs.iter().filter(|job| job.ended.is_none());
-    for out in unfinished.filter_map(|job| job.out.as_ref()) {
+    unfinished.filter_map(|job| job.out.clone()).collect()
+}
+
+/// Removes what an earlier life left half written. A start does not wait for it: folders may be large.
+fn sweep_outputs(outs: &[String]) {
+    for out in outs {
         if let Err(error) = blobs::sweep_leftovers(Path::new(out)) {
             tracing::warn!(out, %error, "half-written outputs may be left");
         }

@@ -21,7 +21,7 @@ fn task() -> TaskRun {
         },
         command: vec!["a".into(), "b c".into()],
         env: vec![("X".into(), "1=2".into())],
-        work_dir: "/data/work/3".into(),
+        work_dir: "/data/tasks/3".into(),
         resources: Resources {
             cpus: MilliCpus(1_500),
             memory: Bytes::mib(64),
@@ -98,7 +98,7 @@ fn it_writes_only_its_work_directory_and_scratch() {
         ..Mount::default()
     };
     let expected = [
-        bind("/data/work/3", "/work", false),
+        bind("/data/tasks/3", "/work", false),
         bind("/data/docker/hosts", "/etc/hosts", true),
     ];
     assert_eq!(mounts, expected);
@@ -230,7 +230,7 @@ fn gpus_are_named_by_uuid() {
 
 #[test]
 fn an_images_volumes_stay_in_memory() {
-    let volumes = ["/data".to_owned(), "/work/".into(), "/tmp".into()];
+    let volumes = ["/data".to_owned(), format!("{WORK}/"), "/tmp".into()];
     let sandbox = Sandbox {
         volumes: &volumes,
         ..SANDBOX
