@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime, ReaperCommand, reaper};
-use p2pnode_executor::{Environment, ProgramFile, Runtime, TaskRun};
-use p2pnode_protocol::task::NetworkMode;
+use p2pnode_executor::{Environment, Hold, ProgramFile, Runtime, TaskRun};
+use p2pnode_protocol::task::{Isolation, NetworkMode};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources, TaskKey};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,13 @@ async fn bench(runs: usize) -> Result<(), Error> {
     let (progress, _) = mpsc::channel(1);
     let reference = IMAGE.to_owned();
     let environment = runtime
-        .prepare(ProgramFile::Image { reference }, progress)
+        .prepare(
+            ProgramFile::Image {
+                reference,
+                credentials: None,
+            },
+            progress,
+        )
         .await
         .map_err(|failure| failure.message)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -107,6 +113,9 @@ async fn run_ours(environment: &Arc<dyn Environment>, work_dir: &Path) -> Result
         stall: Duration::ZERO,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
+        hold: Hold::default(),
     };
     let (log, _reader) = mpsc::channel(1);
     let end = environment.run(task, log, CancellationToken::new()).await;

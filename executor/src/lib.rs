@@ -13,6 +13,6 @@ pub mod runtime;
 pub mod wasm;
 
 pub use runtime::{
-    Environment, LogChunk, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
-    TaskRun,
+    Credentials, Environment, Features, Hold, LiveUsage, LogChunk, LogSink, PrepareProgress,
+    ProgramFile, Runtime, RuntimeReport, TaskEnd, TaskRun,
 };

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use p2pnode_protocol::task::{Failure, NetworkMode, RuntimeKind, Stream, Usage};
+use p2pnode_protocol::task::{Failure, Isolation, NetworkMode, RuntimeKind, Stream, Usage};
 use p2pnode_protocol::{AttemptKey, Gpu, PeerId, Resources};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// A program as it stands on this host.
@@ -22,7 +22,42 @@ pub enum ProgramFile {
     Image {
         /// Its reference.
         reference: String,
+        /// What the registry is shown when it has to be pulled.
+        credentials: Option<Credentials>,
     },
+    /// A container image in an archive, as `docker save` writes it or as an OCI layout in a tar file.
+    Archive {
+        /// The archive, which only the node can write.
+        path: PathBuf,
+        /// Its content's digest in hex: names it in the image cache.
+        digest: String,
+    },
+    /// A container image to be built.
+    Build {
+        /// The folder of the build's context, which only the node can write and which holds anything.
+        context: PathBuf,
+        /// Path of the Dockerfile within it.
+        dockerfile: String,
+        /// The context's digest in hex: names the image in the image cache.
+        digest: String,
+        /// Limits of every step of the build.
+        resources: Resources,
+    },
+}
+
+/// What a registry is shown for a private image. Never written anywhere, nor shown in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub username: String,
+    /// The password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(..)")
+    }
 }
 
 /// Whether a runtime can run tasks now.
@@ -32,6 +67,21 @@ pub struct RuntimeReport {
     pub version: Result<String, String>,
     /// Container images at hand, newest first, at most 64; empty for runtimes without images.
     pub images: Vec<String>,
+    /// What it can do beyond the least.
+    pub features: Features,
+}
+
+/// What a runtime can do on this machine beyond running a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Names of the OCI runtimes that a job can insist on.
+    pub sandboxes: Vec<String>,
+    /// Whether a task's disk limit is one that it cannot go over even for a moment.
+    pub hard_disk: bool,
+    /// Whether tasks can have a way out through the node's proxy, or why not, with the mend.
+    pub egress: Option<Result<(), String>>,
+    /// Whether it can freeze tasks.
+    pub pause: bool,
 }
 
 /// How far the preparation of an environment is, in bytes or parts; 0 when not known.
@@ -71,6 +121,50 @@ pub struct TaskRun {
     pub network: NetworkMode,
     /// Whether it runs as root inside its container (already permitted by the owner).
     pub root: bool,
+    /// Whether it may follow other tasks of its job in a warm container.
+    pub isolation: Isolation,
+    /// The OCI runtime that it must run under; absent: the runtime's own choice.
+    pub sandbox: Option<String>,
+    /// The owner's hold on it.
+    pub hold: Hold,
+}
+
+/// What a task uses at the moment. Zero what is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LiveUsage {
+    /// CPU time since its start, in microseconds.
+    pub cpu_us: u64,
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// Highest memory so far, in bytes.
+    pub memory_peak: u64,
+    /// What it has written to its work directory, in bytes.
+    pub disk: u64,
+    /// Bytes through the node's proxy so far, both ways.
+    pub network_bytes: u64,
+    /// Processes and threads.
+    pub processes: u32,
+    /// Whether it is frozen.
+    pub paused: bool,
+}
+
+/// The owner's hold on a running task: to freeze it, and to see what it uses.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    /// Whether it is to be frozen. Its time-outs do not run meanwhile.
+    pub pause: watch::Receiver<bool>,
+    /// What it uses, told now and then by a runtime that can tell.
+    pub usage: Arc<watch::Sender<LiveUsage>>,
+}
+
+impl Default for Hold {
+    /// Nobody holds it.
+    fn default() -> Self {
+        Self {
+            pause: watch::channel(false).1,
+            usage: Arc::new(watch::channel(LiveUsage::default()).0),
+        }
+    }
 }
 
 /// Bytes that a task wrote.

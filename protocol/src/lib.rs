@@ -21,5 +21,5 @@ pub mod task;
 pub mod units;
 
 pub use id::{AttemptKey, Digest, JobId, PeerId, TaskKey, parse_peer};
-pub use resources::{Capacity, Gpu, GpuRequest, Resources};
+pub use resources::{Capacity, Gpu, GpuRequest, Resources, WHOLE_GPU};
 pub use units::{Bytes, MilliCpus};

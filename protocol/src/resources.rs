@@ -15,6 +15,45 @@ pub struct Gpu {
     pub model: String,
     /// Total memory, in bytes.
     pub memory: Bytes,
+    /// How much of it is meant, in thousandths: 1000 is the whole GPU.
+    #[serde(default = "whole_gpu")]
+    pub milli: u16,
+    /// Whether its owner lets several tasks share it.
+    #[serde(default)]
+    pub shared: bool,
+}
+
+/// A whole GPU, in thousandths.
+pub const WHOLE_GPU: u16 = 1_000;
+
+const fn whole_gpu() -> u16 {
+    WHOLE_GPU
+}
+
+impl Gpu {
+    /// A whole GPU that is not shared.
+    #[must_use]
+    pub const fn whole(uuid: String, model: String, memory: Bytes) -> Self {
+        Self {
+            uuid,
+            model,
+            memory,
+            milli: WHOLE_GPU,
+            shared: false,
+        }
+    }
+
+    /// The memory that goes with this share of it, in bytes: a ceiling that its tasks are told.
+    #[must_use]
+    pub fn memory_share(&self) -> Bytes {
+        share(self.memory, self.milli)
+    }
+}
+
+/// `milli` thousandths of `memory`.
+fn share(memory: Bytes, milli: u16) -> Bytes {
+    let bytes = u128::from(memory.0) * u128::from(milli) / u128::from(WHOLE_GPU);
+    Bytes(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// An amount of everything that is accounted for: a machine's total, or what is free of it.
@@ -28,20 +67,35 @@ pub struct Capacity {
     pub memory: Bytes,
     /// Scratch and output space, in bytes.
     pub disk: Bytes,
-    /// GPUs, each given out whole.
+    /// GPUs. Of what is free, a shared one may be there in part; one that is wholly taken is not.
     pub gpus: Vec<Gpu>,
 }
 
 /// GPUs that a task asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GpuRequest {
     /// How many.
     pub count: u16,
-    /// The least memory that each must have, in bytes.
+    /// How much of each, in thousandths; less than 1000 only of GPUs that are shared.
+    #[serde(default = "whole_gpu")]
+    pub milli: u16,
+    /// The least memory that each, or the part of it, must have, in bytes.
     pub memory: Option<Bytes>,
     /// A pattern that each one's model must match, `*` standing for any text, case ignored.
     pub model: Option<String>,
+}
+
+impl Default for GpuRequest {
+    /// None.
+    fn default() -> Self {
+        Self {
+            count: 0,
+            milli: WHOLE_GPU,
+            memory: None,
+            model: None,
+        }
+    }
 }
 
 /// What one task needs while it runs.
@@ -113,10 +167,13 @@ pub enum Shortage {
 }
 
 impl GpuRequest {
-    /// Whether one GPU would do.
+    /// Whether one GPU would do, as much of it as is there.
     #[must_use]
     pub fn matches(&self, gpu: &Gpu) -> bool {
-        self.memory.is_none_or(|least| gpu.memory >= least)
+        let part = share(gpu.memory, self.milli);
+        gpu.milli >= self.milli
+            && (self.milli == WHOLE_GPU || gpu.shared)
+            && self.memory.is_none_or(|least| part >= least)
             && self
                 .model
                 .as_deref()
@@ -195,15 +252,23 @@ impl Capacity {
         self.cpus.0 -= needs.cpus.0;
         self.memory.0 -= needs.memory.0;
         self.disk.0 -= needs.disk.0;
-        let mut taken = Vec::with_capacity(usize::from(needs.gpus.count));
-        let mut index = 0;
-        while taken.len() < usize::from(needs.gpus.count) && index < self.gpus.len() {
-            if needs.gpus.matches(&self.gpus[index]) {
-                taken.push(self.gpus.remove(index));
-            } else {
-                index += 1;
-            }
+        // The fullest that will do, so that whole GPUs stay whole for those who need one.
+        let mut order: Vec<usize> = (0..self.gpus.len())
+            .filter(|index| needs.gpus.matches(&self.gpus[*index]))
+            .collect();
+        order.sort_by_key(|index| self.gpus[*index].milli);
+        order.truncate(needs.gpus.count.into());
+        let mut taken = Vec::with_capacity(order.len());
+        for index in order {
+            let gpu = &mut self.gpus[index];
+            gpu.milli -= needs.gpus.milli;
+            taken.push(Gpu {
+                milli: needs.gpus.milli,
+                ..gpu.clone()
+            });
         }
+        self.gpus.retain(|gpu| gpu.milli > 0);
+        taken.sort();
         Ok(taken)
     }
 
@@ -212,7 +277,12 @@ impl Capacity {
         self.cpus.0 = self.cpus.0.saturating_add(needs.cpus.0);
         self.memory.0 = self.memory.0.saturating_add(needs.memory.0);
         self.disk.0 = self.disk.0.saturating_add(needs.disk.0);
-        self.gpus.extend(gpus);
+        for gpu in gpus {
+            match self.gpus.iter_mut().find(|free| free.uuid == gpu.uuid) {
+                Some(free) => free.milli = free.milli.saturating_add(gpu.milli).min(WHOLE_GPU),
+                None => self.gpus.push(gpu),
+            }
+        }
         self.gpus.sort();
     }
 
@@ -220,11 +290,13 @@ impl Capacity {
     #[must_use]
     pub fn slots(&self, needs: &Resources, limit: u32) -> u32 {
         let by = |have: u64, need: u64| have.checked_div(need).unwrap_or(limit.into());
-        let matching = self
+        let parts = u64::from(needs.gpus.milli.max(1));
+        let matching: u64 = self
             .gpus
             .iter()
             .filter(|gpu| needs.gpus.matches(gpu))
-            .count() as u64;
+            .map(|gpu| u64::from(gpu.milli) / parts)
+            .sum();
         by(self.cpus.0.into(), needs.cpus.0.into())
             .min(by(self.memory.0, needs.memory.0))
             .min(by(self.disk.0, needs.disk.0))
@@ -238,11 +310,7 @@ mod tests {
     use super::*;
 
     fn gpu(uuid: &str, model: &str, gib: u64) -> Gpu {
-        Gpu {
-            uuid: uuid.into(),
-            model: model.into(),
-            memory: Bytes::gib(gib),
-        }
+        Gpu::whole(uuid.into(), model.into(), Bytes::gib(gib))
     }
 
     fn machine() -> Capacity {
@@ -263,8 +331,8 @@ mod tests {
         let needs = Resources {
             gpus: GpuRequest {
                 count: 1,
-                memory: None,
                 model: Some("*rtx*".into()),
+                ..GpuRequest::default()
             },
             ..Resources::default()
         };
@@ -276,6 +344,41 @@ mod tests {
         ));
         free.put_back(&needs, gpus);
         assert_eq!(free, machine());
+    }
+
+    #[test]
+    fn a_shared_gpu_is_given_out_in_parts_and_comes_back_whole() {
+        let mut free = machine();
+        for gpu in &mut free.gpus {
+            gpu.shared = gpu.uuid == "GPU-b";
+        }
+        let whole = free.clone();
+        let part = |milli: u16, memory: Option<Bytes>| Resources {
+            cpus: MilliCpus(100),
+            gpus: GpuRequest {
+                count: 1,
+                milli,
+                memory,
+                model: None,
+            },
+            ..Resources::default()
+        };
+        // 24 GiB halved; only the shared one will do.
+        assert_eq!(free.slots(&part(500, None), 100), 2);
+        assert!(free.check(&part(500, Some(Bytes::gib(13)))).is_err());
+        let first = free.take(&part(300, None)).unwrap();
+        assert_eq!((first[0].uuid.as_str(), first[0].milli), ("GPU-b", 300));
+        let second = free.take(&part(700, None)).unwrap();
+        assert_eq!(free.gpus.len(), 1, "nothing of it is free");
+        assert!(free.take(&part(1, None)).is_err());
+        free.put_back(&part(300, None), first);
+        assert_eq!(
+            free.slots(&part(WHOLE_GPU, None), 9),
+            1,
+            "the other one is whole"
+        );
+        free.put_back(&part(700, None), second);
+        assert_eq!(free, whole);
     }
 
     #[test]

@@ -20,6 +20,19 @@ pub enum Program {
         /// Its reference, such as `blender:4` or `name@sha256:...`.
         reference: String,
     },
+    /// A container image that travels: an archive as `docker save` writes it, or an OCI layout in a
+    /// tar file; the blob is a single file.
+    Archive {
+        /// The archive.
+        archive: BlobRef,
+    },
+    /// A container image that the provider builds.
+    Build {
+        /// The build's context: a folder.
+        context: BlobRef,
+        /// Path of the Dockerfile within it.
+        dockerfile: String,
+    },
 }
 
 /// Which runtime a program needs, and which ones a node has.
@@ -50,19 +63,33 @@ impl Program {
     pub const fn runtime(&self) -> RuntimeKind {
         match self {
             Self::Wasm { .. } => RuntimeKind::Wasm,
-            Self::Image { .. } => RuntimeKind::Docker,
+            Self::Image { .. } | Self::Archive { .. } | Self::Build { .. } => RuntimeKind::Docker,
         }
     }
 }
 
 /// What a task may reach over the network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub enum NetworkMode {
     /// Nothing: not even the host.
     #[default]
     None,
+    /// These names, over TLS or plain HTTP, through the node's own proxy; nothing else.
+    Egress {
+        /// Domain names; `*.example.org` stands for every name below `example.org`.
+        domains: Vec<String>,
+    },
+}
+
+/// How much tasks of one job share at a provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub enum Isolation {
+    /// Nothing: every task has a fresh container.
+    #[default]
+    Task,
+    /// Tasks of the same job and submitter follow one another in a warm container, each with a work
+    /// directory of its own. Faster, and a task may see what one before it left in memory or scratch.
+    Job,
 }
 
 /// Something that stands in the work directory before the task starts.
@@ -118,6 +145,10 @@ pub struct TaskTemplate {
     pub network: NetworkMode,
     /// Whether the job asks for root inside the container.
     pub root: bool,
+    /// How much its tasks share.
+    pub isolation: Isolation,
+    /// The OCI runtime (`runsc`, `kata`) that the job insists on; absent: whichever the owner chose.
+    pub sandbox: Option<String>,
 }
 
 /// One task handed out: the template's blanks filled in.
@@ -143,6 +174,11 @@ pub struct Usage {
     pub cpu_us: u64,
     /// Highest memory use, in bytes; 0 when not known.
     pub memory_peak: u64,
+    /// Bytes that went through the node's proxy, both ways.
+    pub network_bytes: u64,
+    /// Energy, in millijoules: the task's share of what the machine's meters counted meanwhile.
+    /// Absent where the machine cannot tell.
+    pub energy_mj: Option<u64>,
 }
 
 /// How one attempt ended.

@@ -120,7 +120,7 @@ pub fn create_body(task: &TaskRun, sandbox: &Sandbox<'_>) -> Result<ContainerCre
         // Together with the mode `none`: a network namespace with loopback only, in which the engine
         // has no part. That halves the time to start a container.
         network_disabled: Some(match task.network {
-            NetworkMode::None => true,
+            NetworkMode::None | NetworkMode::Egress { .. } => true,
         }),
         working_dir: Some(WORK.to_owned()),
         labels: Some(labels::of_task(sandbox.owner, task)),
@@ -146,7 +146,7 @@ fn host_config(task: &TaskRun, sandbox: &Sandbox<'_>) -> Result<HostConfig, Fail
         // --- what it can reach
         network_mode: Some(
             match task.network {
-                NetworkMode::None => "none",
+                NetworkMode::None | NetworkMode::Egress { .. } => "none",
             }
             .to_owned(),
         ),

@@ -47,7 +47,8 @@ use self::remove::Lost;
 use self::run::Shared;
 use crate::host::cgroup::Mounts;
 use crate::{
-    Environment, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd, TaskRun,
+    Environment, Features, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
+    TaskRun,
 };
 
 /// Containers being started at once, for each CPU: starting is mostly work of the engine's, and more
@@ -163,10 +164,12 @@ impl Runtime for DockerRuntime {
             Ok((engine, images)) => RuntimeReport {
                 version: Ok(engine.version.clone()),
                 images,
+                features: Features::default(),
             },
             Err(why) => RuntimeReport {
                 version: Err(why),
                 images: Vec::new(),
+                features: Features::default(),
             },
         }
     }
@@ -176,9 +179,16 @@ impl Runtime for DockerRuntime {
         program: ProgramFile,
         progress: mpsc::Sender<PrepareProgress>,
     ) -> Result<Arc<dyn Environment>, Failure> {
-        let ProgramFile::Image { reference } = program else {
-            let why = "a WASM module cannot run in a container";
-            return Err(Failure::new(FailureKind::BadProgram, why));
+        let reference = match program {
+            ProgramFile::Image { reference, .. } => reference,
+            ProgramFile::Archive { .. } | ProgramFile::Build { .. } => {
+                let why = "this node cannot make images yet";
+                return Err(Failure::new(FailureKind::ImageUnavailable, why));
+            }
+            ProgramFile::Wasm { .. } => {
+                let why = "a WASM module cannot run in a container";
+                return Err(Failure::new(FailureKind::BadProgram, why));
+            }
         };
         let engine = self.shared.engine.connect().await;
         let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
@@ -299,6 +309,7 @@ mod tests {
         let (progress, _) = mpsc::channel(1);
         let image = ProgramFile::Image {
             reference: "busybox".into(),
+            credentials: None,
         };
         let failure = runtime.prepare(image, progress).await.err().unwrap();
         assert_eq!(failure.kind, FailureKind::Host);

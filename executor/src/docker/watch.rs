@@ -98,6 +98,7 @@ impl Pulse {
             wall_us: u64::try_from(wall_us).unwrap_or(u64::MAX),
             cpu_us: sample.map_or(0, |sample| sample.cpu_us),
             memory_peak: sample.map_or(0, |sample| sample.memory_peak),
+            ..Usage::default()
         }
     }
 }

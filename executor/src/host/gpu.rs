@@ -46,11 +46,11 @@ pub(super) fn detect(library: Option<&Path>, notes: &mut Vec<String>) -> Vec<Gpu
 }
 
 fn describe(device: &Device<'_>) -> Result<Gpu, NvmlError> {
-    Ok(Gpu {
-        uuid: device.uuid()?,
-        model: device.name()?,
-        memory: Bytes(device.memory_info()?.total),
-    })
+    Ok(Gpu::whole(
+        device.uuid()?,
+        device.name()?,
+        Bytes(device.memory_info()?.total),
+    ))
 }
 
 fn without_nvml(library: Option<&Path>, error: &NvmlError) -> String {

@@ -51,7 +51,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Environment, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd, TaskRun,
+    Environment, Features, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
+    TaskRun,
 };
 use modules::{LoadError, ModuleFile};
 use pool::Pool;
@@ -158,6 +159,7 @@ impl Runtime for WasmRuntime {
         RuntimeReport {
             version,
             images: Vec::new(),
+            features: Features::default(),
         }
     }
 

@@ -212,6 +212,7 @@ impl Table {
             wall_us,
             cpu_us: usage.cpu_us.min(wall_us),
             memory_peak: usage.memory_peak.min(entry.memory),
+            ..Usage::default()
         };
         match entry
             .events
@@ -357,6 +358,8 @@ mod tests {
             wall_us: u64::MAX,
             cpu_us: u64::MAX,
             memory_peak: u64::MAX,
+            network_bytes: u64::MAX,
+            energy_mj: Some(u64::MAX),
         };
         let failure = Failure {
             kind: FailureKind::Exit(1),

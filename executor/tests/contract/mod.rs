@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use p2pnode_executor::{Environment, LogChunk, LogSink, ProgramFile, Runtime, TaskEnd, TaskRun};
-use p2pnode_protocol::task::{FailureKind, NetworkMode, Stream};
+use p2pnode_executor::{
+    Environment, Hold, LogChunk, LogSink, ProgramFile, Runtime, TaskEnd, TaskRun,
+};
+use p2pnode_protocol::task::{FailureKind, Isolation, NetworkMode, Stream};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources, TaskKey};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -144,6 +146,9 @@ impl<'a> Trial<'a> {
             stall: Duration::ZERO,
             network: NetworkMode::None,
             root: false,
+            isolation: Isolation::Task,
+            sandbox: None,
+            hold: Hold::default(),
         };
         Self {
             subject,

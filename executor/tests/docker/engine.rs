@@ -135,6 +135,7 @@ async fn it_may_come_late_die_and_come_back() {
     assert!(runtime.probe().await.images.contains(&IMAGE.to_owned()));
     let program = ProgramFile::Image {
         reference: IMAGE.to_owned(),
+        credentials: None,
     };
     let (progress, _) = mpsc::channel(1);
     let environment = within(runtime.prepare(program, progress)).await.unwrap();

@@ -63,11 +63,13 @@ async fn prepare(
 ) -> Result<std::sync::Arc<dyn p2pnode_executor::Environment>, p2pnode_protocol::task::Failure> {
     let (progress, _) = mpsc::channel(1);
     let reference = image.to_owned();
-    within(
-        subject
-            .runtime
-            .prepare(ProgramFile::Image { reference }, progress),
-    )
+    within(subject.runtime.prepare(
+        ProgramFile::Image {
+            reference,
+            credentials: None,
+        },
+        progress,
+    ))
     .await
 }
 
@@ -118,6 +120,7 @@ async fn an_image_that_is_not_at_hand_is_pulled() {
     let (progress, mut steps) = mpsc::channel(1_000);
     let program = ProgramFile::Image {
         reference: registry.reference.clone(),
+        credentials: None,
     };
     let prepared = within(subject.runtime.prepare(program.clone(), progress)).await;
     assert!(prepared.is_ok(), "{:?}", prepared.err());

@@ -174,11 +174,11 @@ async fn outputs_are_the_tasks_and_readable_here() {
 async fn a_gpu_that_the_engine_cannot_give_is_the_hosts_fault() {
     let subject = DockerSubject::new().await;
     let mut trial = trial(&subject, "true");
-    trial.task.gpus = vec![Gpu {
-        uuid: "GPU-00000000-0000-0000-0000-000000000000".into(),
-        model: "none".into(),
-        memory: Bytes(0),
-    }];
+    trial.task.gpus = vec![Gpu::whole(
+        "GPU-00000000-0000-0000-0000-000000000000".into(),
+        "none".into(),
+        Bytes(0),
+    )];
     let ended = trial.run().await;
     assert_eq!(ended.failure(), FailureKind::Host);
     clean(&subject).await;

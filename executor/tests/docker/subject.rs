@@ -125,6 +125,7 @@ impl Subject for DockerSubject {
         Script {
             program: ProgramFile::Image {
                 reference: IMAGE.to_owned(),
+                credentials: None,
             },
             command,
         }

@@ -24,11 +24,7 @@ fn stand_in(dir: &std::path::Path) -> PathBuf {
 fn gpus_have_uuid_model_and_memory_and_a_broken_one_costs_only_itself() {
     let dir = tempfile::tempdir().unwrap();
     let info = HostInfo::detect(Some(&stand_in(dir.path())));
-    let gpu = |uuid: &str, model: &str, gib| Gpu {
-        uuid: uuid.into(),
-        model: model.into(),
-        memory: Bytes::gib(gib),
-    };
+    let gpu = |uuid: &str, model: &str, gib| Gpu::whole(uuid.into(), model.into(), Bytes::gib(gib));
     let expected = [
         gpu("GPU-00000007", "Stand-in 2", 3),
         gpu("GPU-00000009", "Stand-in 0", 1),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use p2pnode_executor::wasm::{WasmConfig, WasmRuntime, WorkerCommand};
-use p2pnode_executor::{Environment, LogChunk, ProgramFile, Runtime, TaskEnd, TaskRun};
-use p2pnode_protocol::task::{Failure, NetworkMode};
+use p2pnode_executor::{Environment, Hold, LogChunk, ProgramFile, Runtime, TaskEnd, TaskRun};
+use p2pnode_protocol::task::{Failure, Isolation, NetworkMode};
 use p2pnode_protocol::{AttemptKey, Digest, JobId, PeerId, Resources, TaskKey};
 use rustix::process::Pid;
 use tempfile::TempDir;
@@ -100,6 +100,9 @@ pub fn task(work_dir: &Path) -> TaskRun {
         stall: Duration::ZERO,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
+        hold: Hold::default(),
     }
 }
 

@@ -82,6 +82,7 @@ async fn modules_that_cannot_be_run_are_refused() {
     let (progress, _) = mpsc::channel(1);
     let image = ProgramFile::Image {
         reference: "debian".into(),
+        credentials: None,
     };
     assert!(bench.runtime.prepare(image, progress).await.is_err());
     // The worker is none the worse for it.

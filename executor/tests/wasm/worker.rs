@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use p2pnode_executor::wasm::{WasmConfig, WasmRuntime, WorkerCommand};
-use p2pnode_executor::{ProgramFile, Runtime, TaskRun};
-use p2pnode_protocol::task::NetworkMode;
+use p2pnode_executor::{Hold, ProgramFile, Runtime, TaskRun};
+use p2pnode_protocol::task::{Isolation, NetworkMode};
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources, TaskKey};
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,9 @@ async fn node(module: PathBuf, work_root: PathBuf) {
         stall: Duration::ZERO,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
+        hold: Hold::default(),
     };
     let (log, mut output) = tokio::sync::mpsc::channel(1);
     let run = environment.run(task, log, CancellationToken::new());

@@ -4,7 +4,7 @@
 
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::ReportEvent;
-use p2pnode_protocol::task::{Assignment, Outcome, TaskTemplate};
+use p2pnode_protocol::task::{Assignment, NetworkMode, Outcome, Program, TaskTemplate};
 
 /// Fixed parts of a value: length prefixes and numbers take at most 9 bytes each.
 const NUMBER: usize = 9;
@@ -40,13 +40,21 @@ pub(super) fn template(template: &TaskTemplate) -> usize {
         .map(|input| text(&input.path) + NUMBER + BLOB)
         .sum();
     let program = match &template.program {
-        p2pnode_protocol::task::Program::Image { reference } => text(reference),
-        p2pnode_protocol::task::Program::Wasm { .. } => BLOB,
+        Program::Image { reference } => text(reference),
+        Program::Build { dockerfile, .. } => BLOB + text(dockerfile),
+        Program::Wasm { .. } | Program::Archive { .. } => BLOB,
     };
+    let domains = match &template.network {
+        NetworkMode::None => 0,
+        NetworkMode::Egress { domains } => texts(domains),
+    };
+    let sandbox = template.sandbox.as_deref().map_or(0, text);
     let gpus = template.resources.gpus.model.as_deref().map_or(0, text);
     30 * NUMBER
         + text(&template.name)
         + program
+        + domains
+        + sandbox
         + gpus
         + texts(&template.command)
         + texts(&template.keys)

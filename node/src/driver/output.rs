@@ -119,8 +119,8 @@ mod tests {
     use std::path::PathBuf;
 
     use async_trait::async_trait;
-    use p2pnode_executor::LogSink;
-    use p2pnode_protocol::task::{NetworkMode, Stream, Usage};
+    use p2pnode_executor::{Hold, LogSink};
+    use p2pnode_protocol::task::{Isolation, NetworkMode, Stream, Usage};
     use p2pnode_protocol::{JobId, PeerId, Resources, TaskKey};
 
     use super::*;
@@ -174,6 +174,9 @@ mod tests {
             stall: Duration::ZERO,
             network: NetworkMode::None,
             root: false,
+            isolation: Isolation::Task,
+            sandbox: None,
+            hold: Hold::default(),
         }
     }
 

@@ -208,7 +208,12 @@ async fn program_file(
     match &template.program {
         Program::Image { reference } => Ok(ProgramFile::Image {
             reference: reference.clone(),
+            credentials: None,
         }),
+        Program::Archive { .. } | Program::Build { .. } => Err(Failure::new(
+            FailureKind::ImageUnavailable,
+            "this node cannot make images yet",
+        )),
         Program::Wasm { module } => {
             for _ in 0..WRITES {
                 let manifest = fetch(context, hosted, template.step, *module).await?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2pnode_executor::TaskRun;
+use p2pnode_executor::{Hold, TaskRun};
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::task::{
@@ -307,8 +307,11 @@ fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
         gpus: run.gpus.clone(),
         timeout: Duration::from_millis(run.template.timeout_ms),
         stall: Duration::from_millis(run.template.stall_ms),
-        network: run.template.network,
+        network: run.template.network.clone(),
         root: run.template.root,
+        isolation: run.template.isolation,
+        sandbox: run.template.sandbox.clone(),
+        hold: Hold::default(),
     }
 }
 

@@ -201,6 +201,9 @@ pub(super) fn blobs_of(plan: &JobPlan) -> impl Iterator<Item = BlobRef> + '_ {
     plan.steps.iter().flat_map(|step| {
         let program = match &step.template.program {
             Program::Wasm { module } => Some(*module),
+            Program::Archive { archive: blob } | Program::Build { context: blob, .. } => {
+                Some(*blob)
+            }
             Program::Image { .. } => None,
         };
         let shared = step

@@ -6,7 +6,7 @@ use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::job::array::{Array, ArrayKey, Values};
 use p2pnode_protocol::job::{JobPlan, Placement, Policy, StepPlan};
 use p2pnode_protocol::manifest::BlobRef;
-use p2pnode_protocol::task::{NetworkMode, Program, RuntimeKind, TaskTemplate};
+use p2pnode_protocol::task::{Isolation, NetworkMode, Program, RuntimeKind, TaskTemplate};
 use p2pnode_protocol::{Bytes, Capacity, Digest, JobId, MilliCpus, PeerId, Resources};
 
 /// The peer with this number.
@@ -65,6 +65,8 @@ pub fn template(step: u16, cpus: u32, keep_ms: u64) -> TaskTemplate {
         keep_ms,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
     }
 }
 

@@ -208,6 +208,7 @@ mod tests {
             pids: u32::MAX,
             gpus: GpuRequest {
                 count: u16::MAX,
+                milli: 1_000,
                 memory: None,
                 model: Some(String::new()),
             },

@@ -4,7 +4,7 @@ use p2pnode_protocol::job::pattern::check_pattern;
 use p2pnode_protocol::job::{FormError, OutputPattern, RenderError, render};
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{
-    Assignment, InputBinding, InputSource, NetworkMode, Program, TaskTemplate,
+    Assignment, InputBinding, InputSource, Isolation, NetworkMode, Program, TaskTemplate,
 };
 use p2pnode_protocol::{Digest, JobId, MilliCpus, Resources};
 use proptest::prelude::*;
@@ -59,6 +59,8 @@ fn template() -> TaskTemplate {
         keep_ms: 0,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
     }
 }
 

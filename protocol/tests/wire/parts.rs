@@ -8,7 +8,8 @@ use p2pnode_protocol::job::{Array, ArrayKey, JobPlan, Placement, Policy, StepPla
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::TaskRef;
 use p2pnode_protocol::task::{
-    FailureKind, InputBinding, InputSource, NetworkMode, Program, RuntimeKind, TaskTemplate,
+    FailureKind, InputBinding, InputSource, Isolation, NetworkMode, Program, RuntimeKind,
+    TaskTemplate,
 };
 use p2pnode_protocol::{
     Bytes, Capacity, Digest, Gpu, GpuRequest, JobId, MilliCpus, PeerId, Resources,
@@ -50,6 +51,7 @@ pub fn template() -> TaskTemplate {
             disk: Bytes::gib(20),
             gpus: GpuRequest {
                 count: 1,
+                milli: 500,
                 memory: Some(Bytes::gib(12)),
                 model: Some("RTX*".into()),
             },
@@ -73,6 +75,8 @@ pub fn template() -> TaskTemplate {
         keep_ms: 3_600_000,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
     }
 }
 
@@ -121,11 +125,11 @@ pub fn advert(issued_ms: u64) -> Advert {
         cpus: MilliCpus::whole(8),
         memory: Bytes::gib(16),
         disk: Bytes::gib(100),
-        gpus: vec![Gpu {
-            uuid: "GPU-1".into(),
-            model: "NVIDIA RTX 4090".into(),
-            memory: Bytes::gib(24),
-        }],
+        gpus: vec![Gpu::whole(
+            "GPU-1".into(),
+            "NVIDIA RTX 4090".into(),
+            Bytes::gib(24),
+        )],
     };
     Advert {
         network: "public".into(),

@@ -58,10 +58,13 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 fn event() -> impl Strategy<Value = ReportEvent> {
-    let usage = (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(wall, cpu, memory)| Usage {
+    let numbers = (any::<[u64; 4]>(), option::of(any::<u64>()));
+    let usage = numbers.prop_map(|([wall, cpu, memory, network], energy_mj)| Usage {
         wall_us: wall,
         cpu_us: cpu,
         memory_peak: memory,
+        network_bytes: network,
+        energy_mj,
     });
     let finished = (task(), outcome(), usage, option::of(blob()), any::<u64>()).prop_map(
         |(task, outcome, usage, outputs, log_bytes)| ReportEvent::Finished {

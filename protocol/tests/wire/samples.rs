@@ -99,6 +99,8 @@ fn report_events() -> Vec<ReportEvent> {
         wall_us: 2_300_000,
         cpu_us: 1_900_000,
         memory_peak: 34 << 20,
+        network_bytes: 70_000,
+        energy_mj: Some(41_500),
     };
     let phases = [Phase::Fetching, Phase::Environment, Phase::Ready];
     let mut events: Vec<_> = phases

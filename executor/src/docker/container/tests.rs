@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use p2pnode_protocol::{AttemptKey, Bytes, Gpu, JobId, MilliCpus, PeerId, Resources, TaskKey};
 
+use p2pnode_protocol::task::Isolation;
+
 use super::*;
+use crate::Hold;
 
 fn task() -> TaskRun {
     let job = JobId([1; 8]);
@@ -33,6 +36,9 @@ fn task() -> TaskRun {
         stall: Duration::ZERO,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
+        hold: Hold::default(),
     }
 }
 
@@ -212,11 +218,7 @@ fn gpus_are_named_by_uuid() {
     let mut task = task();
     assert_eq!(body(&task).1.device_requests, None);
     task.gpus = ["GPU-1", "GPU-2"]
-        .map(|uuid| Gpu {
-            uuid: uuid.into(),
-            model: "M".into(),
-            memory: Bytes(1),
-        })
+        .map(|uuid| Gpu::whole(uuid.into(), "M".into(), Bytes(1)))
         .into();
     let requests = body(&task).1.device_requests.unwrap();
     assert_eq!(requests.len(), 1);

@@ -68,6 +68,7 @@ pub async fn run(
         wall_us: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
         cpu_us: gauge.cpu_us(),
         memory_peak: gauge.memory_peak(),
+        ..Usage::default()
     };
     (result, usage)
 }

@@ -81,11 +81,7 @@ mod tests {
     use super::*;
 
     fn gpu(uuid: &str) -> Gpu {
-        Gpu {
-            uuid: uuid.into(),
-            model: "T4".into(),
-            memory: Bytes::gib(16),
-        }
+        Gpu::whole(uuid.into(), "T4".into(), Bytes::gib(16))
     }
 
     fn offer(cpus: u32, gpus: &[&str]) -> Capacity {

@@ -343,6 +343,7 @@ fn usage_adds_up_below_a_millisecond() {
                 wall_us: 7,
                 cpu_us: 5,
                 memory_peak: 0,
+                ..p2pnode_protocol::task::Usage::default()
             },
             outputs: None,
             log_bytes: 0,

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind};
-use p2pnode_protocol::task::{InputBinding, NetworkMode, Program};
+use p2pnode_protocol::task::{InputBinding, Isolation, NetworkMode, Program};
 use p2pnode_protocol::{AttemptKey, Digest, JobId, PeerId, Resources, TaskKey};
 use tokio_util::task::TaskTracker;
 
@@ -50,6 +50,8 @@ fn template(prepare_timeout_ms: u64) -> TaskTemplate {
         keep_ms: 0,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
     }
 }
 

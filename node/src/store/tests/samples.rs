@@ -9,8 +9,8 @@ use p2pnode_protocol::job::{Array, ArrayKey, JobPlan, Placement, Policy, StepPla
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::{ReportEvent, TaskRef};
 use p2pnode_protocol::task::{
-    Failure, FailureKind, InputBinding, InputSource, NetworkMode, Outcome, Program, TaskTemplate,
-    Usage,
+    Failure, FailureKind, InputBinding, InputSource, Isolation, NetworkMode, Outcome, Program,
+    TaskTemplate, Usage,
 };
 use p2pnode_protocol::{Digest, JobId, PeerId, Resources};
 
@@ -74,6 +74,8 @@ pub(super) fn template(step: u16) -> TaskTemplate {
         keep_ms: 4,
         network: NetworkMode::None,
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
     }
 }
 
@@ -154,6 +156,8 @@ pub(super) const fn usage() -> Usage {
         wall_us: 1_000,
         cpu_us: 900,
         memory_peak: 1 << 20,
+        network_bytes: 5,
+        energy_mj: Some(6),
     }
 }
 

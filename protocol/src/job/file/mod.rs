@@ -30,7 +30,7 @@ use super::limits;
 use super::plan::Placement;
 use crate::manifest::BlobRef;
 use crate::resources::Resources;
-use crate::task::{InputBinding, NetworkMode, Program, TaskTemplate};
+use crate::task::{InputBinding, Isolation, NetworkMode, Program, TaskTemplate};
 use reader::{Faults, Section};
 
 /// The longest job file, in bytes (1 MiB). Longer lists belong in a file of lines.
@@ -186,8 +186,10 @@ impl JobFile {
             stall_ms: self.policy.stall_ms,
             prepare_timeout_ms: self.policy.prepare_timeout_ms,
             keep_ms: self.policy.keep_ms,
-            network: self.network,
+            network: self.network.clone(),
             root: self.root,
+            isolation: Isolation::Task,
+            sandbox: None,
         }
     }
 }
