@@ -7,6 +7,7 @@
 
 pub(crate) mod cgroup;
 mod gpu;
+pub mod sensors;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -39,10 +40,7 @@ impl HostInfo {
     pub fn detect(nvml: Option<&Path>) -> Self {
         let limits = cgroup::Limits::of_this_process();
         let mut notes = Vec::new();
-        let named = nvml
-            .map(Path::to_path_buf)
-            .or_else(|| std::env::var_os(NVML_VARIABLE).map(PathBuf::from));
-        let gpus = gpu::detect(named.as_deref(), &mut notes);
+        let gpus = gpu::detect(nvml_library(nvml).as_deref(), &mut notes);
         let info = Self {
             cpus: cpus(limits.cpu_milli),
             memory: memory(limits.memory),
@@ -54,6 +52,13 @@ impl HostInfo {
         }
         info
     }
+}
+
+/// The NVML library to load: `given`, or the one that [`NVML_VARIABLE`] names; `None` is the system's.
+fn nvml_library(given: Option<&Path>) -> Option<PathBuf> {
+    given
+        .map(Path::to_path_buf)
+        .or_else(|| std::env::var_os(NVML_VARIABLE).map(PathBuf::from))
 }
 
 /// CPUs that the scheduler lets this process use, cut to `quota_milli`.

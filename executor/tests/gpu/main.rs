@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use p2pnode_executor::host::HostInfo;
+use p2pnode_executor::host::sensors::{GpuReading, Sensors};
 use p2pnode_protocol::{Bytes, Gpu};
 
 /// Building p2pnode needs a C compiler anyway.
@@ -36,4 +37,28 @@ fn gpus_have_uuid_model_and_memory_and_a_broken_one_costs_only_itself() {
         "{:?}",
         info.notes
     );
+}
+
+#[test]
+fn gpus_say_what_they_do_and_what_one_does_not_know_is_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sensors = Sensors::new(dir.path(), Some(&stand_in(dir.path())));
+    let first = GpuReading {
+        uuid: "GPU-00000009".into(),
+        busy_percent: Some(40),
+        memory_used: Some(1 << 20),
+        temperature_c: Some(60.0),
+        power_mw: Some(150_000),
+        energy_mj: Some(1_000),
+    };
+    let third = GpuReading {
+        uuid: "GPU-00000007".into(),
+        busy_percent: Some(42),
+        memory_used: Some(3 << 20),
+        temperature_c: Some(62.0),
+        power_mw: Some(150_002),
+        energy_mj: None,
+    };
+    assert_eq!(sensors.read().gpus, [third, first]);
+    assert_eq!(sensors.read().gpus[1].energy_mj, Some(2_000));
 }
