@@ -1,10 +1,13 @@
 //! What the command line accepts.
 
+mod offer;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use p2pnode_protocol::{Bytes, MilliCpus};
+
+pub use offer::{AllowArgs, OfferArgs};
 
 /// A peer-to-peer compute network: offer idle machines, send work to others.
 #[derive(Parser)]
@@ -47,13 +50,9 @@ pub enum Verb {
         after_help = "Example:\n  p2pnode join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
     )]
     Join(NodeFlags),
-    /// Offer this machine's capacity; starts a node unless one runs
-    #[command(
-        after_help = "Examples:\n  p2pnode offer --cpus 8 --memory 16GiB --allow 12D3KooW...\n  p2pnode offer --gpus 1 --allow-any\n  p2pnode offer --none                 # withdraw it, on a running node\n\n\
-        What is left out stays as it is. In a first offer it is what [offer] in config.toml says, else all CPUs but one, \
-        three quarters of the memory, half of the free disk, no GPU."
-    )]
-    Offer(OfferArgs),
+    /// Offer this machine's capacity, under your rules; starts a node unless one runs
+    #[command(after_help = offer::EXAMPLES)]
+    Offer(Box<OfferArgs>),
     /// Stop the running node
     #[command(after_help = "Example:\n  p2pnode stop")]
     Stop,
@@ -111,14 +110,13 @@ pub enum Verb {
         job: String,
     },
     /// Allow a peer to run tasks here
+    #[command(after_help = offer::ALLOW_EXAMPLES)]
+    Allow(AllowArgs),
+    /// List peers that asked to run tasks here and were not allowed
     #[command(
-        after_help = "Examples:\n  p2pnode allow 12D3KooW...     # the whole id, for a peer that was never met\n  \
-        p2pnode allow h7Ka9Qx2         # the end or the beginning of the id of a known peer\n  p2pnode allow desk             # its name"
+        after_help = "Examples:\n  p2pnode requests\n  p2pnode allow h7Ka9Qx2 --tasks 10    # answers one"
     )]
-    Allow {
-        /// Its id, the beginning or the end of it, or its name
-        peer: String,
-    },
+    Requests,
     /// No longer allow a peer to run tasks here
     #[command(after_help = "Example:\n  p2pnode deny 12D3KooW...")]
     Deny {
@@ -210,9 +208,6 @@ pub struct NodeFlags {
     /// The most disk that stored chunks take [default: 20GiB]
     #[arg(long, value_name = "SIZE")]
     pub blob_quota: Option<String>,
-    /// Let tasks be root inside their containers when they ask for it
-    #[arg(long)]
-    pub allow_root: bool,
 }
 
 impl NodeFlags {
@@ -230,47 +225,11 @@ impl NodeFlags {
             ("--log", self.log.is_some()),
             ("--api-port", self.api_port.is_some()),
             ("--blob-quota", self.blob_quota.is_some()),
-            ("--allow-root", self.allow_root),
         ];
         all.into_iter()
             .filter_map(|(flag, given)| given.then_some(flag))
             .collect()
     }
-}
-
-/// `offer`.
-#[derive(Args)]
-pub struct OfferArgs {
-    /// CPUs to offer, such as 8 or 0.5
-    #[arg(long, allow_negative_numbers = true)]
-    pub cpus: Option<MilliCpus>,
-    /// Memory to offer, such as 16GiB
-    #[arg(long, allow_negative_numbers = true)]
-    pub memory: Option<Bytes>,
-    /// Disk to offer, such as 100GiB
-    #[arg(long, allow_negative_numbers = true)]
-    pub disk: Option<Bytes>,
-    /// GPUs to offer
-    #[arg(long, allow_negative_numbers = true)]
-    pub gpus: Option<u16>,
-    /// Allow this peer to run tasks here, from now on: its id, or as `allow` takes it; repeatable
-    #[arg(long, value_name = "PEER", value_delimiter = ',')]
-    pub allow: Vec<String>,
-    /// Let anyone run tasks here; `--allow-any=false` takes that back
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
-    pub allow_any: Option<bool>,
-    /// Withdraw what is offered; the node goes on, and so does what runs
-    #[arg(long, conflicts_with_all = ["cpus", "memory", "disk", "gpus", "allow", "allow_any"])]
-    pub none: bool,
-    /// Of the node, when none runs yet.
-    #[command(flatten)]
-    pub node: NodeFlags,
 }
 
 /// `peers`.
@@ -328,7 +287,7 @@ pub struct HelperArgs {
     pub args: Vec<std::ffi::OsString>,
 }
 
-fn humantime_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn humantime_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| format!("`{text}` is not a time: write for example 30s or 5m"))
 }

@@ -57,7 +57,6 @@ pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
         log: flags.log,
         api_port: flags.api_port,
         blob_quota: flags.blob_quota,
-        allow_root: flags.allow_root,
         ..Overrides::default()
     };
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
@@ -74,9 +73,10 @@ pub fn log_filter(cli: &Cli) -> Result<Option<String>, Failure> {
     Ok(config(&cli.global, flags)?.log_filter().map(str::to_owned))
 }
 
-/// Says that flags of a node do nothing when one runs already.
-pub fn note_ignored(flags: &NodeFlags) {
-    let given = flags.given();
+/// Says that flags of a node do nothing when one runs already, but for those in `heeded`.
+pub fn note_ignored(flags: &NodeFlags, heeded: &[&str]) {
+    let mut given = flags.given();
+    given.retain(|flag| !heeded.contains(flag));
     if !given.is_empty() {
         let (have, them) = match given.len() {
             1 => ("has", "it"),

@@ -25,6 +25,8 @@ pub struct HostInfo {
     pub cpus: MilliCpus,
     /// Physical memory or its cgroup's limit, whichever is less, in bytes; 0 when not known.
     pub memory: Bytes,
+    /// Processes and threads that this process's system, or its cgroup, can have together.
+    pub pids: u32,
     /// GPUs that NVML knows, by UUID.
     pub gpus: Vec<Gpu>,
     /// What could not be found out, and why, for `status` and the log.
@@ -44,6 +46,7 @@ impl HostInfo {
         let info = Self {
             cpus: cpus(limits.cpu_milli),
             memory: memory(limits.memory),
+            pids: pids(limits.pids),
             gpus,
             notes,
         };
@@ -104,6 +107,16 @@ fn physical_memory() -> u64 {
     0
 }
 
+/// What systems without a number of their own are taken for: the kernel's default on small machines.
+const COMMON_PIDS: u32 = 32_768;
+
+/// The kernel's limit on process ids, cut to `limit`.
+fn pids(limit: Option<u64>) -> u32 {
+    let kernel = cgroup::read_number(Path::new("/proc/sys/kernel/pid_max"));
+    let all = kernel.unwrap_or(COMMON_PIDS.into());
+    u32::try_from(limit.map_or(all, |limit| limit.min(all))).unwrap_or(u32::MAX)
+}
+
 /// Bytes that an unprivileged user may still write to the file system that holds `path`.
 /// `None` when `path` is not there or cannot be asked.
 #[must_use]
@@ -140,6 +153,8 @@ mod tests {
         let all = cpus(None);
         assert_eq!(cpus(Some(500)), MilliCpus(500));
         assert_eq!(cpus(Some(u64::MAX)), all);
+        assert_eq!(pids(Some(100)), 100);
+        assert!(pids(None) >= 1_000 && pids(Some(u64::MAX)) == pids(None));
         assert_eq!(memory(Some(1 << 20)), Bytes::mib(1));
         assert_eq!(memory(Some(u64::MAX)), memory(None));
     }

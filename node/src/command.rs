@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use p2pnode_protocol::api::{CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, PeerInfo};
+use p2pnode_protocol::offer::Grant;
 use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -97,8 +98,8 @@ pub enum Command {
     Allow {
         /// Whom.
         peer: PeerId,
-        /// Whether.
-        allowed: bool,
+        /// How much; `None`: no longer.
+        grant: Option<Grant>,
         /// Done.
         answer: Answer<()>,
     },

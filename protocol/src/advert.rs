@@ -26,7 +26,7 @@ pub const MAX_ADVERTS: usize = 64;
 const DOMAIN: &[u8] = b"p2pnode capacity advert 1\0";
 
 /// A node's capacity at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Advert {
     /// Name of the network it is meant for, so that it cannot be replayed into another.
     pub network: String,
@@ -47,10 +47,33 @@ pub struct Advert {
     pub labels: BTreeMap<String, String>,
     /// Container images at hand, at most 64.
     pub images: Vec<String>,
+    /// Why nothing is taken at the moment although it is offered; absent while tasks are taken. At
+    /// most [`MAX_WHY_BYTES`].
+    pub closed: Option<String>,
+    /// Runtimes that cannot run tasks at the moment, each with why, at most [`MAX_WHY_BYTES`].
+    pub away: Vec<(RuntimeKind, String)>,
+    /// What containers can have there beyond the least.
+    pub features: AdvertFeatures,
     /// Tasks that run.
     pub running: u32,
     /// Tasks that wait.
     pub queued: u32,
+}
+
+/// The longest reason in an advert, in bytes: a sentence.
+pub const MAX_WHY_BYTES: usize = 240;
+
+/// What a provider's containers can have beyond the least.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct AdvertFeatures {
+    /// OCI runtimes that a job can insist on, at most 16.
+    pub sandboxes: Vec<String>,
+    /// Whether a task's disk limit cannot be overrun even for a moment.
+    pub hard_disk: bool,
+    /// Whether the owner lets tasks reach any domains, and the machine can.
+    pub egress: bool,
+    /// Whether images may be built there.
+    pub build: bool,
 }
 
 /// An [`Advert`] as it travels.

@@ -15,6 +15,7 @@ pub mod id;
 pub mod job;
 pub mod manifest;
 pub mod message;
+pub mod offer;
 pub mod resources;
 pub mod stream;
 pub mod task;

@@ -88,6 +88,36 @@ pub struct Offer {
     pub template: Option<Box<TaskTemplate>>,
     /// The tasks, at most [`MAX_BATCH`].
     pub tasks: Vec<Assignment>,
+    /// What the registry of the step's image is to be shown. It comes with every offer, is kept in
+    /// memory only, and goes with the job.
+    pub login: Option<RegistryLogin>,
+}
+
+/// The longest user name or password for a registry, in bytes (16 KiB): cloud registries hand out
+/// tokens of some 2 KiB.
+pub const MAX_LOGIN_BYTES: usize = 16 << 10;
+
+/// Credentials for a registry. Its text never appears in a log.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RegistryLogin {
+    /// The user.
+    pub username: String,
+    /// The password or token.
+    pub password: String,
+}
+
+impl RegistryLogin {
+    /// Whether it is short enough to be kept.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.username.len() <= MAX_LOGIN_BYTES && self.password.len() <= MAX_LOGIN_BYTES
+    }
+}
+
+impl std::fmt::Debug for RegistryLogin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RegistryLogin(..)")
+    }
 }
 
 /// Events of one job. The numbers serve the acknowledgement; which task and attempt an event is about
@@ -146,8 +176,14 @@ pub enum ReportEvent {
 pub enum Phase {
     /// Chunks of inputs arrive.
     Fetching,
-    /// The image is pulled or the module compiled.
+    /// The module is compiled.
     Environment,
+    /// The image is pulled, when it is not at hand.
+    Pulling,
+    /// The image is loaded from its archive.
+    Loading,
+    /// The image is built.
+    Building,
     /// Ready: tasks run.
     Ready,
 }
@@ -197,7 +233,10 @@ pub struct OfferReply {
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Refusal {
     /// The owner has not allowed this submitter.
-    #[error("its owner has not allowed this node; on that machine run: p2pnode allow {submitter}")]
+    #[error(
+        "its owner has not allowed this node, and finds the request with `p2pnode requests`; on that \
+         machine run: p2pnode allow {submitter}"
+    )]
     NotAllowed {
         /// The submitter, as the provider sees it.
         submitter: String,
@@ -235,6 +274,12 @@ pub enum Refusal {
     #[error("the offer is not valid: {message}")]
     Invalid {
         /// Which rule.
+        message: String,
+    },
+    /// What is offered there is not open at the moment, by a rule of its owner's.
+    #[error("its offer is closed at the moment: {message}")]
+    Closed {
+        /// Which rule, and when it opens again if that is known.
         message: String,
     },
     /// The node is stopping.

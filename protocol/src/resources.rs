@@ -67,6 +67,9 @@ pub struct Capacity {
     pub memory: Bytes,
     /// Scratch and output space, in bytes.
     pub disk: Bytes,
+    /// Processes and threads together.
+    #[serde(default)]
+    pub pids: u32,
     /// GPUs. Of what is free, a shared one may be there in part; one that is wholly taken is not.
     pub gpus: Vec<Gpu>,
 }
@@ -156,6 +159,14 @@ pub enum Shortage {
         /// There.
         have: Bytes,
     },
+    /// Too few processes.
+    #[error("needs {needed} processes, {have} there")]
+    Pids {
+        /// Asked for.
+        needed: u32,
+        /// There.
+        have: u32,
+    },
     /// Too few GPUs that match.
     #[error("needs {needed} matching GPUs, {have} there")]
     Gpus {
@@ -183,7 +194,7 @@ impl GpuRequest {
 
 /// Whether `text` matches `pattern`, `*` standing for any run of characters, ASCII case ignored.
 /// The greedy two-pointer algorithm: linear in memory, no recursion, so hostile patterns are harmless.
-fn wildcard(pattern: &str, text: &str) -> bool {
+pub(crate) fn wildcard(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
@@ -229,6 +240,12 @@ impl Capacity {
                 have: self.disk,
             });
         }
+        if needs.pids > self.pids {
+            return Err(Shortage::Pids {
+                needed: needs.pids,
+                have: self.pids,
+            });
+        }
         let matching = self
             .gpus
             .iter()
@@ -252,6 +269,7 @@ impl Capacity {
         self.cpus.0 -= needs.cpus.0;
         self.memory.0 -= needs.memory.0;
         self.disk.0 -= needs.disk.0;
+        self.pids -= needs.pids;
         // The fullest that will do, so that whole GPUs stay whole for those who need one.
         let mut order: Vec<usize> = (0..self.gpus.len())
             .filter(|index| needs.gpus.matches(&self.gpus[*index]))
@@ -277,6 +295,7 @@ impl Capacity {
         self.cpus.0 = self.cpus.0.saturating_add(needs.cpus.0);
         self.memory.0 = self.memory.0.saturating_add(needs.memory.0);
         self.disk.0 = self.disk.0.saturating_add(needs.disk.0);
+        self.pids = self.pids.saturating_add(needs.pids);
         for gpu in gpus {
             match self.gpus.iter_mut().find(|free| free.uuid == gpu.uuid) {
                 Some(free) => free.milli = free.milli.saturating_add(gpu.milli).min(WHOLE_GPU),
@@ -300,6 +319,7 @@ impl Capacity {
         by(self.cpus.0.into(), needs.cpus.0.into())
             .min(by(self.memory.0, needs.memory.0))
             .min(by(self.disk.0, needs.disk.0))
+            .min(by(self.pids.into(), needs.pids.into()))
             .min(by(matching, needs.gpus.count.into()))
             .min(limit.into()) as u32
     }
@@ -318,6 +338,7 @@ mod tests {
             cpus: MilliCpus::whole(4),
             memory: Bytes::gib(8),
             disk: Bytes::gib(100),
+            pids: 4_096,
             gpus: vec![
                 gpu("GPU-a", "Tesla T4", 16),
                 gpu("GPU-b", "NVIDIA RTX 4090", 24),
@@ -393,6 +414,7 @@ mod tests {
             cpus: MilliCpus(0),
             memory: Bytes(0),
             disk: Bytes(0),
+            pids: 0,
             ..Resources::default()
         };
         assert_eq!(machine().slots(&free_of_cost, 7), 7);

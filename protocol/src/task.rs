@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AttemptNumber, StepIndex, TaskIndex};
 use crate::manifest::BlobRef;
+use crate::message::Phase;
 use crate::resources::Resources;
 
 /// The program of a task, and with it the runtime that can run it.
@@ -58,6 +59,17 @@ impl std::fmt::Display for RuntimeKind {
 }
 
 impl Program {
+    /// What its provider does before the first task can run.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        match self {
+            Self::Wasm { .. } => Phase::Environment,
+            Self::Image { .. } => Phase::Pulling,
+            Self::Archive { .. } => Phase::Loading,
+            Self::Build { .. } => Phase::Building,
+        }
+    }
+
     /// The runtime it needs.
     #[must_use]
     pub const fn runtime(&self) -> RuntimeKind {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use p2pnode_node::config::Config;
 use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus};
+use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::{Capacity, MilliCpus};
 use serde_json::json;
 
@@ -33,19 +34,11 @@ pub async fn join(global: &Global, flags: &NodeFlags) -> Result<ExitCode, Failur
 
 pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failure> {
     let interrupts = Interrupts::listen()?;
-    let mut request = OfferRequest {
-        none: args.none,
-        cpus_milli: args.cpus.map(|cpus| cpus.0),
-        memory: args.memory.map(|memory| memory.0),
-        disk: args.disk.map(|disk| disk.0),
-        gpus: args.gpus,
-        allow: args.allow.clone(),
-        allow_any: args.allow_any,
-    };
     if let Some(client) = here::running(global)? {
         if !global.json {
-            here::note_ignored(&args.node);
+            here::note_ignored(&args.node, &["--name", "--label"]);
         }
+        let request = args.request_to_running();
         let status: NodeStatus = client.ask(Method::PUT, "/offer", &request).await?;
         if global.json {
             output::line_json(&status);
@@ -57,6 +50,9 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
                     "the running node now offers {}",
                     describe(&offer.total)
                 ));
+                for rule in rules(offer) {
+                    output::line(format!("  {rule}"));
+                }
                 note_nobody(offer);
             }
             None => output::line("the running node now offers nothing"),
@@ -70,15 +66,7 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
     }
     let config = here::config(global, &args.node)?;
     // What the settings say counts at every start, whatever was offered before.
-    let set = &config.offer;
-    request.cpus_milli = request.cpus_milli.or(set.cpus.map(|cpus| cpus.0));
-    request.memory = request.memory.or(set.memory.map(|memory| memory.0));
-    request.disk = request.disk.or(set.disk.map(|disk| disk.0));
-    request.gpus = request.gpus.or(set.gpus);
-    request
-        .allow
-        .extend(set.allow.iter().map(ToString::to_string));
-    request.allow_any = request.allow_any.or(set.allow_any.then_some(true));
+    let request = args.request().or(&config.offer);
     run_until_stopped(global, config, interrupts, Some(request)).await
 }
 
@@ -146,6 +134,12 @@ fn best_address(listen: &[String]) -> Option<&String> {
 }
 
 fn note_nobody(offer: &OfferStatus) {
+    if offer.requests > 0 {
+        output::note(format!(
+            "{} waiting for your answer: p2pnode requests",
+            counted(offer.requests.into(), "peer")
+        ));
+    }
     if !offer.allow_any && offer.allowed.is_empty() {
         output::note("nobody else may run tasks here yet: p2pnode allow PEER");
     }
@@ -161,6 +155,52 @@ fn users(offer: &OfferStatus) -> String {
             counted(count as u64, "peer")
         ),
     }
+}
+
+/// The rules of an offer, each in words.
+fn rules(offer: &OfferStatus) -> Vec<String> {
+    let rules = &offer.rules;
+    let time = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
+    let list = |words: &[String]| (!words.is_empty()).then(|| words.join(", "));
+    let on_close = match rules.on_close {
+        OnClose::Finish => "when it closes, running tasks finish",
+        OnClose::Stop => "when it closes, running tasks stop and go elsewhere",
+    };
+    let said = [
+        rules
+            .max_tasks
+            .map(|most| format!("at most {most} tasks at a time")),
+        rules
+            .max_task_ms
+            .map(|most| format!("no task runs longer than {}", time(most))),
+        rules.schedule.as_ref().map(|times| format!("open {times}")),
+        rules
+            .only_when_idle
+            .then(|| "only while nobody uses the machine".to_owned()),
+        rules.not_on_battery.then(|| "not on battery".to_owned()),
+        rules
+            .max_cpu_c
+            .map(|most| format!("not above {most} °C of the CPU")),
+        rules
+            .max_gpu_c
+            .map(|most| format!("not above {most} °C of a GPU")),
+        rules.is_conditional().then(|| on_close.to_owned()),
+        list(&rules.images).map(|images| format!("only images {images}")),
+        list(&rules.egress).map(|domains| format!("tasks may reach {domains}")),
+        rules
+            .allow_root
+            .then(|| "tasks may be root in their containers".to_owned()),
+        rules
+            .allow_build
+            .then(|| "jobs may build images".to_owned()),
+        rules
+            .runtime
+            .as_ref()
+            .map(|name| format!("containers run under {name}")),
+    ];
+    let shared = offer.total.gpus.iter().any(|gpu| gpu.shared);
+    let shared = shared.then(|| "tasks may share a GPU".to_owned());
+    said.into_iter().flatten().chain(shared).collect()
 }
 
 fn describe(capacity: &Capacity) -> String {
@@ -227,6 +267,12 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
             output::line(format!("offers     {}", describe(&offer.total)));
             output::line(format!("free       {}", describe(&offer.free)));
             output::line(format!("may use    {}", users(offer)));
+            for rule in rules(offer) {
+                output::line(format!("rule       {rule}"));
+            }
+            if let Some(why) = &offer.closed {
+                output::line(format!("closed     {why}"));
+            }
             output::line(format!(
                 "tasks      {} running, {} waiting",
                 offer.running, offer.queued

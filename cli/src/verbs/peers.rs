@@ -65,6 +65,7 @@ fn never_seen(peer: String) -> PeerInfo {
         labels: std::collections::BTreeMap::new(),
         rtt_ms: None,
         allowed: true,
+        closed: None,
         connected: false,
         last_seen_ms: 0,
     }

@@ -67,7 +67,7 @@ pub async fn submit(global: &Global, args: &SubmitArgs) -> Result<ExitCode, Fail
     };
     if let Some(client) = here::running(global)? {
         if !global.json {
-            here::note_ignored(&args.node);
+            here::note_ignored(&args.node, &[]);
         }
         return match () {
             () if args.dry_run => asked.dry_run(&client, &mut interrupts).await,

@@ -12,6 +12,8 @@ pub(super) struct Limits {
     pub cpu_milli: Option<u64>,
     /// In bytes.
     pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
 }
 
 /// One mounted cgroup hierarchy.
@@ -150,7 +152,12 @@ impl Limits {
             .own_folders(Some("memory"), cgroup)
             .into_iter()
             .filter_map(|folder| read_number(&folder.join("memory.limit_in_bytes")));
+        let pids = [None, Some("pids")].into_iter().flat_map(|controller| {
+            let folders = mounts.own_folders(controller, cgroup).into_iter();
+            folders.filter_map(|folder| read_number(&folder.join("pids.max")))
+        });
         Self {
+            pids: pids.min(),
             cpu_milli: cpu_v2.chain(cpu_v1).min(),
             memory: memory_v2.chain(memory_v1).min(),
         }
@@ -193,6 +200,7 @@ mod tests {
         assert_eq!(
             limits,
             Limits {
+                pids: None,
                 cpu_milli: Some(1_500),
                 memory: Some(1 << 20)
             }
@@ -221,6 +229,7 @@ mod tests {
         assert_eq!(
             limits,
             Limits {
+                pids: None,
                 cpu_milli: Some(500),
                 memory: Some(2 << 20)
             }

@@ -60,6 +60,7 @@ fn router(
         .route("/fit", post(jobs::fit))
         .route("/allowed", get(node::allowed))
         .route("/allowed/{peer}", put(node::allow).delete(node::deny))
+        .route("/requests", get(node::requests))
         .route("/stop", post(node::stop))
         .route("/events", get(events::all))
         .route("/openapi.json", get(openapi::document));

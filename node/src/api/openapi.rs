@@ -12,6 +12,7 @@ use utoipa::OpenApi;
         description = "The local API of a p2pnode. Send `Authorization: Bearer TOKEN`."
     ),
     components(schemas(
+        api::AccessRequest,
         api::ApiError,
         api::CreateJob,
         api::ErrorCode,

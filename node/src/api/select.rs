@@ -93,12 +93,15 @@ pub(super) async fn peer(node: &NodeHandle, selector: &str) -> Result<PeerId, Re
 async fn known(node: &NodeHandle) -> Result<BTreeMap<String, String>, Refused> {
     let infos = node.ask(|answer| Command::Peers { answer }).await?;
     let status = node.ask(|answer| Command::Status { answer }).await?;
-    let allowed = node.view(|core| core.allowed_peers()).await?;
-    // Allowed peers need not be known by name.
-    let mut known: BTreeMap<String, String> = allowed
-        .iter()
-        .map(|peer| (peer.to_string(), String::new()))
-        .collect();
+    // Allowed peers, and those that asked, need not be known by name.
+    let mut known: BTreeMap<String, String> = node
+        .view(|core| {
+            let peers = core.allowed_peers().keys().chain(core.requests().keys());
+            peers
+                .map(|peer| (peer.to_string(), String::new()))
+                .collect()
+        })
+        .await?;
     known.extend(infos.into_iter().map(|info| (info.peer, info.name)));
     known.insert(status.peer, status.name);
     Ok(known)

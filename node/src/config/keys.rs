@@ -3,6 +3,7 @@
 //! Environment variables are named after keys: `offer.allow_any` is `P2PNODE_OFFER_ALLOW_ANY`.
 
 use p2pnode_protocol::job::nearest;
+use p2pnode_protocol::{Bytes, MilliCpus};
 use serde_json::{Value, json};
 
 use super::error::{Fault, Problem};
@@ -59,6 +60,13 @@ fn texts<T: ToString>(items: &[T]) -> Value {
     items.iter().map(ToString::to_string).collect()
 }
 
+fn shown_ms(time: Option<u64>) -> Value {
+    let time = time.map(std::time::Duration::from_millis);
+    time.map_or(Value::Null, |time| {
+        humantime::format_duration(time).to_string().into()
+    })
+}
+
 fn optional<T: ToString>(value: Option<&T>) -> Value {
     value.map_or(Value::Null, |value| value.to_string().into())
 }
@@ -102,23 +110,59 @@ pub(super) static KEYS: &[Key] = &[
         show: |c| json!(c.api.port()),
     },
     key!("blobs.quota", "the most disk that stored chunks take; what live jobs need is kept all the same",
-        value::quantity::<p2pnode_protocol::Bytes> => |c| c.blob_quota, json!(c.blob_quota.to_string())),
+        value::quantity::<Bytes> => |c| c.blob_quota, json!(c.blob_quota.to_string())),
     key!("docker.socket", "the container engine; unset: DOCKER_HOST, or the usual sockets of Docker and Podman",
         |raw| value::text(raw).map(Some) => |c| c.docker_socket, json!(c.docker_socket)),
+    key!("docker.image_cache", "the most disk that unused images take which tasks brought here; 0: none is kept",
+        |raw| value::quantity(raw).map(Some) => |c| c.image_cache, optional(c.image_cache.as_ref())),
+    key!("docker.hard_disk", "give each task a disk of its own size where the host can, so that no limit is overrun; costs time at each start",
+        value::boolean => |c| c.hard_disk, json!(c.hard_disk)),
     key!("offer.cpus", "CPUs to offer; unset: all but one",
-        |raw| value::quantity(raw).map(Some) => |c| c.offer.cpus, optional(c.offer.cpus.as_ref())),
+        |raw| value::quantity(raw).map(|cpus: MilliCpus| Some(cpus.0)) => |c| c.offer.cpus_milli,
+        optional(c.offer.cpus_milli.map(MilliCpus).as_ref())),
     key!("offer.memory", "memory to offer; unset: three quarters",
-        |raw| value::quantity(raw).map(Some) => |c| c.offer.memory, optional(c.offer.memory.as_ref())),
+        |raw| value::quantity(raw).map(|size: Bytes| Some(size.0)) => |c| c.offer.memory,
+        optional(c.offer.memory.map(Bytes).as_ref())),
     key!("offer.disk", "disk to offer; unset: half of what is free",
-        |raw| value::quantity(raw).map(Some) => |c| c.offer.disk, optional(c.offer.disk.as_ref())),
-    key!("offer.gpus", "how many GPUs to offer; unset: none",
-        |raw| value::small_number(raw).map(Some) => |c| c.offer.gpus, json!(c.offer.gpus)),
+        |raw| value::quantity(raw).map(|size: Bytes| Some(size.0)) => |c| c.offer.disk,
+        optional(c.offer.disk.map(Bytes).as_ref())),
+    key!("offer.percent", "part of the CPUs, memory and free disk to offer, in percent, in place of amounts",
+        |raw| value::percent(raw).map(Some) => |c| c.offer.percent, json!(c.offer.percent)),
+    key!("offer.gpus", "GPUs to offer: a number, all, or UUIDs with commas; unset: none",
+        |raw| value::word(raw).map(Some) => |c| c.offer.gpus, json!(c.offer.gpus)),
+    key!("offer.share_gpus", "let several tasks share a GPU",
+        |raw| value::boolean(raw).map(Some) => |c| c.offer.share_gpus, json!(c.offer.share_gpus)),
+    key!("offer.max_tasks", "tasks at the same time, at most; unset: as many as fit",
+        |raw| value::small_number(raw).map(|count| Some(count.into())) => |c| c.offer.max_tasks, json!(c.offer.max_tasks)),
+    key!("offer.max_task_time", "longest run of a task; unset: any",
+        |raw| value::milliseconds(raw).map(Some) => |c| c.offer.max_task_ms, shown_ms(c.offer.max_task_ms)),
+    key!("offer.schedule", "when it holds, such as \"mon-fri 19:00-07:00; sat,sun\"; unset: always",
+        |raw| value::text(raw).map(Some) => |c| c.offer.schedule, json!(c.offer.schedule)),
+    key!("offer.only_when_idle", "offer only while nobody uses the machine",
+        |raw| value::boolean(raw).map(Some) => |c| c.offer.only_when_idle, json!(c.offer.only_when_idle)),
+    key!("offer.not_on_battery", "offer nothing while the machine runs on battery",
+        |raw| value::boolean(raw).map(Some) => |c| c.offer.not_on_battery, json!(c.offer.not_on_battery)),
+    key!("offer.max_cpu_temperature", "the CPU temperature above which nothing is taken, in degrees Celsius",
+        |raw| value::small_number(raw).map(Some) => |c| c.offer.max_cpu_c, json!(c.offer.max_cpu_c)),
+    key!("offer.max_gpu_temperature", "the same of GPUs",
+        |raw| value::small_number(raw).map(Some) => |c| c.offer.max_gpu_c, json!(c.offer.max_gpu_c)),
+    key!("offer.on_close", "what becomes of running tasks when a rule closes the offer: finish or stop",
+        |raw| value::on_close(raw).map(Some) => |c| c.offer.on_close, json!(c.offer.on_close)),
+    key!("offer.images", "patterns of images that may run, such as blender:*; unset: any",
+        |raw| value::words(raw).map(Some) => |c| c.offer.images, json!(c.offer.images)),
+    key!("offer.egress", "domains that tasks may reach; unset: none",
+        |raw| value::words(raw).map(Some) => |c| c.offer.egress, json!(c.offer.egress)),
+    key!("offer.runtime", "the OCI runtime of containers, such as runsc; unset: the engine's own",
+        |raw| value::text(raw).map(Some) => |c| c.offer.runtime, json!(c.offer.runtime)),
     key!("offer.allow", "peers that may run tasks here",
-        value::peers => |c| c.offer.allow, texts(&c.offer.allow)),
+        |raw| value::peers(raw).map(|peers| peers.iter().map(ToString::to_string).collect()) => |c| c.offer.allow,
+        texts(&c.offer.allow)),
     key!("offer.allow_any", "let anyone in the network run tasks here",
-        value::boolean => |c| c.offer.allow_any, json!(c.offer.allow_any)),
+        |raw| value::boolean(raw).map(Some) => |c| c.offer.allow_any, json!(c.offer.allow_any)),
     key!("offer.allow_root", "let tasks be root inside their containers when they ask for it",
-        value::boolean => |c| c.offer.allow_root, json!(c.offer.allow_root)),
+        |raw| value::boolean(raw).map(Some) => |c| c.offer.allow_root, json!(c.offer.allow_root)),
+    key!("offer.allow_build", "let jobs build their images here",
+        |raw| value::boolean(raw).map(Some) => |c| c.offer.allow_build, json!(c.offer.allow_build)),
     key!("submit.wait_for_peers", "how long a job waits for a first peer that fits",
         value::duration => |c| c.wait_for_peers,
         json!(humantime::format_duration(c.wait_for_peers).to_string())),

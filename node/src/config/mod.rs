@@ -24,7 +24,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use libp2p::Multiaddr;
-use p2pnode_protocol::{Bytes, MilliCpus, PeerId};
+use p2pnode_protocol::Bytes;
+use p2pnode_protocol::api::OfferRequest;
 
 pub use error::{ConfigError, Fault, Problem};
 pub use explain::{Explanation, Setting};
@@ -61,30 +62,16 @@ pub struct Config {
     pub blob_quota: Bytes,
     /// `docker.socket`: the container engine; absent: `DOCKER_HOST`, or the usual sockets.
     pub docker_socket: Option<String>,
+    /// `docker.image_cache`: the most disk that unused images take which were brought by tasks;
+    /// absent: any.
+    pub image_cache: Option<Bytes>,
+    /// `docker.hard_disk`: whether containers' disk limits are made hard, where that can be.
+    pub hard_disk: bool,
     /// `[offer]`: what `p2pnode offer` offers when its flags do not say.
-    pub offer: OfferDefaults,
+    pub offer: OfferRequest,
     /// `submit.wait_for_peers`: how long a job waits for a first peer that fits.
     pub wait_for_peers: Duration,
     origins: Origins,
-}
-
-/// What is offered when nothing else is said.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OfferDefaults {
-    /// `offer.cpus`; absent: all but one.
-    pub cpus: Option<MilliCpus>,
-    /// `offer.memory`, in bytes; absent: three quarters.
-    pub memory: Option<Bytes>,
-    /// `offer.disk`, in bytes; absent: half of what is free.
-    pub disk: Option<Bytes>,
-    /// `offer.gpus`; absent: none.
-    pub gpus: Option<u16>,
-    /// `offer.allow`: peers that may run tasks here.
-    pub allow: Vec<PeerId>,
-    /// `offer.allow_any`: whether anyone may.
-    pub allow_any: bool,
-    /// `offer.allow_root`: whether a task may be root inside its container.
-    pub allow_root: bool,
 }
 
 /// Which source set each key; a key that is absent has its default.
@@ -162,7 +149,10 @@ impl Default for Config {
             // Holds the inputs of a render farm's week and leaves a small laptop's disk usable.
             blob_quota: Bytes::gib(20),
             docker_socket: None,
-            offer: OfferDefaults::default(),
+            // What a few large images take.
+            image_cache: Some(Bytes::gib(20)),
+            hard_disk: false,
+            offer: OfferRequest::default(),
             wait_for_peers: Duration::from_millis(crate::jobfile::DEFAULT_WAIT_MS),
             origins: Origins::new(),
         }

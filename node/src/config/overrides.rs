@@ -30,20 +30,6 @@ pub struct Overrides {
     pub api_port: Option<String>,
     /// `--blob-quota`.
     pub blob_quota: Option<String>,
-    /// `--cpus`.
-    pub cpus: Option<String>,
-    /// `--memory`.
-    pub memory: Option<String>,
-    /// `--disk`.
-    pub disk: Option<String>,
-    /// `--gpus`.
-    pub gpus: Option<String>,
-    /// `--allow`, once for each peer.
-    pub allow: Vec<String>,
-    /// `--allow-any`.
-    pub allow_any: bool,
-    /// `--allow-root`.
-    pub allow_root: bool,
     /// `--wait-for-peers`.
     pub wait_for_peers: Option<String>,
 }
@@ -71,17 +57,6 @@ impl Overrides {
             ("labels", "--label", labels),
             ("api.port", "--api-port", text(&self.api_port)),
             ("blobs.quota", "--blob-quota", text(&self.blob_quota)),
-            ("offer.cpus", "--cpus", text(&self.cpus)),
-            ("offer.memory", "--memory", text(&self.memory)),
-            ("offer.disk", "--disk", text(&self.disk)),
-            ("offer.gpus", "--gpus", text(&self.gpus)),
-            ("offer.allow", "--allow", list(&self.allow)),
-            ("offer.allow_any", "--allow-any", yes(self.allow_any, true)),
-            (
-                "offer.allow_root",
-                "--allow-root",
-                yes(self.allow_root, true),
-            ),
             (
                 "submit.wait_for_peers",
                 "--wait-for-peers",

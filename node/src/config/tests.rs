@@ -1,5 +1,7 @@
 //! Settings from files, variables and flags.
 
+use p2pnode_protocol::offer::OnClose;
+
 use super::*;
 
 fn sources(file: &str) -> (tempfile::TempDir, Sources) {
@@ -43,11 +45,27 @@ port = 4_100
 quota = "1.5GiB"
 [docker]
 socket = "/run/podman/podman.sock"
+image_cache = "5GiB"
+hard_disk = true
 [offer]
 cpus = 1.5
 memory = 1073741824
 disk = "10 GB"
+percent = 50
 gpus = 2
+share_gpus = true
+max_tasks = 7
+max_task_time = "30m"
+schedule = "sat,sun"
+only_when_idle = true
+not_on_battery = true
+max_cpu_temperature = 85
+max_gpu_temperature = 80
+on_close = "stop"
+images = ["blender:*"]
+egress = ["pypi.org"]
+runtime = "runsc"
+allow_build = true
 allow = ["12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"]
 allow_any = true
 allow_root = true
@@ -64,11 +82,15 @@ fn every_key_is_read_from_the_file_and_explained() {
     assert_eq!(config.labels["rack"], "3");
     assert_eq!(config.api, "[::1]:4100".parse().unwrap());
     assert_eq!(config.blob_quota, Bytes::mib(1536));
-    assert_eq!(config.offer.cpus, Some(MilliCpus(1_500)));
-    assert_eq!(config.offer.memory, Some(Bytes::gib(1)));
-    assert_eq!(config.offer.gpus, Some(2));
-    assert_eq!(config.offer.allow, [PEER.parse().unwrap()]);
-    assert!(config.offer.allow_any && config.offer.allow_root);
+    assert_eq!(config.offer.cpus_milli, Some(1_500));
+    assert_eq!(config.offer.memory, Some(Bytes::gib(1).0));
+    assert_eq!(config.offer.gpus.as_deref(), Some("2"));
+    assert_eq!(config.offer.allow, [PEER]);
+    assert_eq!(config.offer.allow_any, Some(true));
+    assert_eq!(config.offer.allow_root, Some(true));
+    assert_eq!(config.offer.max_task_ms, Some(1_800_000));
+    assert_eq!(config.offer.on_close, Some(OnClose::Stop));
+    assert_eq!(config.image_cache, Some(Bytes::gib(5)));
     assert_eq!(config.wait_for_peers, Duration::from_secs(90));
     // Each is read from the line it stands on, so none is missing above or in the reader.
     for setting in config.explain().0 {
@@ -126,7 +148,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.name, "flag");
     assert_eq!(config.network, "environment");
     assert_eq!(config.listen.len(), 1);
-    assert!(!config.mdns && config.offer.allow_any);
+    assert!(!config.mdns && config.offer.allow_any == Some(true));
     assert_eq!(config.labels.len(), 2);
     let from = |key: &str| {
         let all = config.explain().0;
@@ -149,7 +171,7 @@ fn all_faults_are_told_at_once_with_line_and_mend() {
         variable("P2PNODE_MDNS", "perhaps"),
     ];
     sources.overrides.bootstrap = vec!["example.org:4101".into()];
-    sources.overrides.gpus = Some("-1".into());
+    sources.overrides.api_port = Some("-1".into());
     let faults = faults(&sources);
     let expected = [
         "config.toml, line 1: `netwrok`: unknown key, did you mean `network`?",
@@ -163,7 +185,7 @@ fn all_faults_are_told_at_once_with_line_and_mend() {
         "config.toml, line 10: `offer.allow`: `me` is not a whole peer id: it looks like 12D3KooW..., and `p2pnode id` prints a node's own",
         "environment variable P2PNODE_MDNS: expected true or false",
         "--bootstrap: `example.org:4101` is not an address: write for example /ip4/192.0.2.7/tcp/4101 or /dns/node.example.org/udp/4101/quic-v1",
-        "--gpus: `-1` is not a whole number from 0 to 65535",
+        "--api-port: `-1` is not a whole number from 0 to 65535",
     ];
     assert_eq!(faults.len(), expected.len(), "{faults:#?}");
     for (fault, expected) in faults.iter().zip(expected) {

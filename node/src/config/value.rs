@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use p2pnode_protocol::PeerId;
+use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::units::UnitError;
 
 /// The longest node or label name, in bytes: it stands in every advert.
@@ -159,6 +160,43 @@ pub(super) fn peers(raw: Raw) -> Result<Vec<PeerId>> {
     list(raw, |text| {
         p2pnode_protocol::parse_peer(text).map_err(|_| ValueError::Peer(shown(text)))
     })
+}
+
+/// Texts that mean something by themselves.
+pub(super) fn words(raw: Raw) -> Result<Vec<String>> {
+    list(raw, |text| Ok(text.to_owned()))
+}
+
+/// A number, or a text.
+pub(super) fn word(raw: Raw) -> Result<String> {
+    match raw {
+        Raw::Number(text) | Raw::Text(text) => Ok(text),
+        _ => Err(ValueError::Kind("a number, or text in quotes")),
+    }
+}
+
+/// A part of a hundred; `50` and `50%` are the same.
+pub(super) fn percent(raw: Raw) -> Result<u8> {
+    let text = word(raw)?;
+    let number = text.trim().trim_end_matches('%').trim();
+    number.parse().map_err(|_| ValueError::Number {
+        text: shown(&text),
+        most: 100,
+    })
+}
+
+/// A duration as milliseconds.
+pub(super) fn milliseconds(raw: Raw) -> Result<u64> {
+    Ok(u64::try_from(duration(raw)?.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What becomes of running tasks.
+pub(super) fn on_close(raw: Raw) -> Result<OnClose> {
+    match text(raw)?.as_str() {
+        "finish" => Ok(OnClose::Finish),
+        "stop" => Ok(OnClose::Stop),
+        _ => Err(ValueError::Kind("\"finish\" or \"stop\"")),
+    }
 }
 
 /// An IP address.

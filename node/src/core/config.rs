@@ -15,6 +15,8 @@ use super::io::Millis;
 pub struct CoreConfig {
     /// This node.
     pub me: PeerId,
+    /// Whether only those can talk to this node who hold its network's key; they may run tasks here.
+    pub private_network: bool,
     /// This node's labels, for jobs that place by label.
     pub labels: BTreeMap<String, String>,
     /// As the submitter of jobs.
@@ -131,9 +133,6 @@ pub struct HostConfig {
     pub passed_over_ms: Millis,
     /// How long outputs are kept at most whatever the job asks for, in milliseconds: a day.
     pub max_keep_ms: Millis,
-    /// Whether tasks of other peers may be root inside their containers when they ask for it. The
-    /// owner's setting `offer.allow_root`.
-    pub allow_root: bool,
 }
 
 /// Bugs that the simulation plants to show that it catches them. All off in every real node.
@@ -152,6 +151,7 @@ impl CoreConfig {
     pub fn new(me: PeerId) -> Self {
         Self {
             me,
+            private_network: false,
             labels: BTreeMap::new(),
             submit: SubmitConfig::default(),
             host: HostConfig::default(),
@@ -211,7 +211,6 @@ impl Default for HostConfig {
             max_retry_ms: 10_000,
             passed_over_ms: 60_000,
             max_keep_ms: 86_400_000,
-            allow_root: false,
         }
     }
 }

@@ -4,13 +4,15 @@
 
 use std::sync::Arc;
 
+use bincode::{Decode, Encode};
 use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::api::Event;
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::{Phase, TaskRequest, TaskResponse};
+use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::task::{Assignment, Failure, Outcome, RuntimeKind, TaskTemplate, Usage};
-use p2pnode_protocol::{AttemptKey, Capacity, Gpu, JobId, PeerId};
+use p2pnode_protocol::{AttemptKey, Capacity, Gpu, JobId, PeerId, Resources};
 
 pub use super::record::{Record, Snapshot, StoredEnd, StoredHosted, StoredJob};
 
@@ -59,7 +61,66 @@ pub struct OfferTerms {
     pub total: Capacity,
     /// Whether anyone may run tasks here.
     pub allow_any: bool,
+    /// Under which rules.
+    pub rules: OfferRules,
 }
+
+/// What an offer's rules depend on, as the machine tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conditions {
+    /// Minutes since Monday 00:00, by local time.
+    pub minute_of_week: u16,
+    /// How long nobody has used keyboard, mouse or terminal, in milliseconds.
+    pub user_idle_ms: Option<u64>,
+    /// CPU that is used by anything but this node and its tasks, in percent of the machine's.
+    pub foreign_percent: Option<u64>,
+    /// Whether it runs on battery.
+    pub on_battery: Option<bool>,
+    /// The hottest CPU sensor, in degrees Celsius.
+    pub cpu_c: Option<i32>,
+    /// The hottest GPU that is offered, in degrees Celsius.
+    pub gpu_c: Option<i32>,
+}
+
+/// What the owner says about a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunLimits {
+    /// How long it may run, in milliseconds.
+    pub max_ms: Option<u64>,
+    /// The OCI runtime of its container, when its job names none.
+    pub sandbox: Option<String>,
+}
+
+/// A peer that asked to run tasks here and was not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Requested {
+    /// The last job that it asked for.
+    pub job: JobId,
+    /// That job's name.
+    pub name: String,
+    /// What it runs.
+    pub program: String,
+    /// What each of its tasks needs.
+    pub resources: Resources,
+    /// When it first asked.
+    pub first_ms: Millis,
+    /// When it last asked.
+    pub last_ms: Millis,
+}
+
+/// What a working runtime can do on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuntimeFeatures {
+    /// OCI runtimes that a job can insist on.
+    pub sandboxes: Vec<String>,
+    /// Whether disk limits cannot be overrun.
+    pub hard_disk: bool,
+    /// Whether tasks can have a way out, or why not; absent: never.
+    pub egress: Option<Result<(), String>>,
+}
+
+/// A runtime's features, or why it cannot run tasks.
+pub type RuntimeState = Result<RuntimeFeatures, String>;
 
 /// How a run ended at this provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,11 +185,13 @@ pub enum Input {
     Allow {
         /// Whom.
         peer: PeerId,
-        /// Whether.
-        allowed: bool,
+        /// How much; `None`: no longer.
+        grant: Option<Grant>,
     },
-    /// The runtimes that work here changed: each with why it does not.
-    Runtimes(Vec<(RuntimeKind, Result<(), String>)>),
+    /// What the offer's rules depend on was measured.
+    Conditions(Conditions),
+    /// The runtimes that work here changed.
+    Runtimes(Vec<(RuntimeKind, RuntimeState)>),
     /// The node is to stop: say goodbye, kill everything.
     Stop,
 
@@ -252,6 +315,8 @@ pub enum Effect {
         assignment: Assignment,
         /// GPUs given to it.
         gpus: Vec<Gpu>,
+        /// What the owner says about it.
+        limits: RunLimits,
     },
     /// Kill a run; it still ends with [`Input::Ended`].
     Kill {

@@ -75,6 +75,7 @@ impl Core {
             hosted,
             offer,
             allowed,
+            requests,
         } = snapshot;
         {
             let mut cx = Cx {
@@ -83,7 +84,7 @@ impl Core {
                 desk: &mut core.desk,
                 out: &mut out,
             };
-            core.host.restore(&mut cx, offer, allowed, hosted);
+            core.host.restore(&mut cx, offer, allowed, requests, hosted);
             core.submit.restore(&mut cx, &mut core.peers, jobs);
         }
         core.refresh_own();
@@ -147,7 +148,8 @@ impl Core {
                 self.host.on_terms(cx, terms);
                 self.on_own_offer(now, out);
             }
-            Input::Allow { peer, allowed } => self.host.on_allow(cx, peer, allowed),
+            Input::Allow { peer, grant } => self.host.on_allow(cx, peer, grant),
+            Input::Conditions(conditions) => self.host.on_conditions(cx, conditions),
             Input::Runtimes(runtimes) => {
                 self.host.on_runtimes(cx, runtimes);
                 self.on_own_offer(now, out);

@@ -39,8 +39,21 @@ impl Core {
             total: self.host.total(),
             free: self.host.free().clone(),
             runtimes: self.host.working_runtimes(),
-            labels: self.config.labels.clone(),
+            labels: {
+                let mut labels = self.config.labels.clone();
+                labels.extend(
+                    self.host
+                        .rules()
+                        .map(|rules| rules.labels.clone())
+                        .unwrap_or_default(),
+                );
+                labels
+            },
             images: Vec::new(),
+            // Its own jobs may run here at any time, with whatever the machine has.
+            closed: None,
+            away: self.host.away(),
+            features: self.host.own_features(),
             running: self.host.running(),
             queued: self.host.queued(),
         });

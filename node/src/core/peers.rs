@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use p2pnode_protocol::advert::Advert;
+use p2pnode_protocol::advert::{Advert, MAX_WHY_BYTES};
 use p2pnode_protocol::{Capacity, PeerId};
 
 use super::desk::{Cx, Timer};
@@ -54,10 +54,10 @@ fn short(peer: &PeerId) -> String {
     format!("…{}", &text[from..])
 }
 
-/// A peer's own name for itself, fit for a terminal.
-fn printable(name: &str) -> String {
-    let shown = name.chars().filter(|letter| !letter.is_control());
-    shown.take(64).collect()
+/// A peer's own words, fit for a terminal.
+pub(super) fn printable(words: &str) -> String {
+    let shown = words.chars().filter(|letter| !letter.is_control());
+    shown.take(MAX_WHY_BYTES).collect()
 }
 
 impl Peers {
@@ -101,7 +101,10 @@ impl Peers {
                 let same = before.total == advert.total
                     && before.runtimes == advert.runtimes
                     && before.labels == advert.labels
-                    && before.images == advert.images;
+                    && before.images == advert.images
+                    && before.closed == advert.closed
+                    && before.away == advert.away
+                    && before.features == advert.features;
                 if same { News::Same } else { News::Changed }
             }
             None if !offers(&advert.total) => News::Changed,

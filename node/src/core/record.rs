@@ -9,10 +9,11 @@ use p2pnode_protocol::api::JobState;
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::{ReportEvent, TaskRef};
+use p2pnode_protocol::offer::Grant;
 use p2pnode_protocol::task::{Outcome, TaskTemplate, Usage};
 use p2pnode_protocol::{JobId, PeerId};
 
-use super::io::{HostedJob, Millis, OfferTerms, RunKey};
+use super::io::{HostedJob, Millis, OfferTerms, Requested, RunKey};
 
 /// A change of state to be stored. Each is idempotent: storing it twice is storing it once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +105,15 @@ pub enum Record {
     Allowed {
         /// Who.
         peer: PeerId,
-        /// Whether.
-        allowed: bool,
+        /// How much; `None`: not at all.
+        grant: Option<Grant>,
+    },
+    /// A peer asked and was not allowed.
+    Requested {
+        /// Who.
+        peer: PeerId,
+        /// What for; `None`: its request is answered, or given up.
+        request: Option<Requested>,
     },
 }
 
@@ -118,8 +126,10 @@ pub struct Snapshot {
     pub hosted: Vec<StoredHosted>,
     /// What was offered last.
     pub offer: Option<OfferTerms>,
-    /// Who may run tasks here.
-    pub allowed: Vec<PeerId>,
+    /// Who may run tasks here, and how much.
+    pub allowed: Vec<(PeerId, Grant)>,
+    /// Who asked and was not allowed.
+    pub requests: Vec<(PeerId, Requested)>,
 }
 
 /// One of this node's own jobs.

@@ -72,19 +72,13 @@ impl Snapshot {
                 self.apply_to_job(record);
             }
             Record::Offer(terms) => self.offer = Some(terms),
-            Record::Allowed { peer, allowed } => self.apply_allowed(peer, allowed),
+            Record::Allowed { peer, grant } => replace(&mut self.allowed, peer, grant),
+            Record::Requested { peer, request } => replace(&mut self.requests, peer, request),
             Record::Unhosted(hosted) => self.hosted.retain(|stored| stored.hosted != hosted),
             Record::Hosted { .. }
             | Record::Outbox { .. }
             | Record::Acknowledged { .. }
             | Record::OutputsDropped(_) => self.apply_to_hosted(record),
-        }
-    }
-
-    fn apply_allowed(&mut self, peer: PeerId, allowed: bool) {
-        self.allowed.retain(|known| *known != peer);
-        if allowed {
-            self.allowed.push(peer);
         }
     }
 
@@ -209,4 +203,10 @@ impl StoredHosted {
         }
         self.outbox.push((number, event));
     }
+}
+
+/// Puts a peer's entry last, in place of the one that it had.
+fn replace<T>(list: &mut Vec<(PeerId, T)>, peer: PeerId, value: Option<T>) {
+    list.retain(|(known, _)| *known != peer);
+    list.extend(value.map(|value| (peer, value)));
 }

@@ -1,15 +1,18 @@
 //! What the API and the adverts show of the core. Questions only: nothing here changes anything.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use p2pnode_protocol::advert::AdvertFeatures;
 use p2pnode_protocol::api::{JobInfo, PeerInfo, TaskInfo};
 use p2pnode_protocol::job::JobPlan;
+use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{Capacity, JobId, PeerId};
 
 use super::desk::Counters;
-use super::io::HostedJob;
-use super::peers::offers;
+use super::io::{HostedJob, Millis, Requested};
+use super::peers::{offers, printable};
 use super::{Core, submit};
 
 /// What this node offers and how much of it is used.
@@ -25,6 +28,14 @@ pub struct CapacityView {
     pub allow_any: bool,
     /// Runtimes that can run tasks.
     pub runtimes: Vec<RuntimeKind>,
+    /// Under which rules.
+    pub rules: OfferRules,
+    /// Why nothing is taken from others at the moment.
+    pub closed: Option<String>,
+    /// Runtimes that cannot run tasks at the moment, and why.
+    pub away: Vec<(RuntimeKind, String)>,
+    /// What containers can have here.
+    pub features: AdvertFeatures,
     /// Tasks that run.
     pub running: u32,
     /// Tasks that wait for a slot.
@@ -79,6 +90,10 @@ impl Core {
             },
             allow_any: self.host.allows_any(),
             runtimes: self.host.working_runtimes(),
+            rules: self.host.rules().cloned().unwrap_or_default(),
+            closed: self.host.closed().map(str::to_owned),
+            away: self.host.away(),
+            features: self.host.features(),
             running: self.host.running(),
             queued: self.host.queued(),
         }
@@ -86,14 +101,20 @@ impl Core {
 
     /// Whether a peer may run tasks here.
     #[must_use]
-    pub fn allowed(&self, peer: &PeerId) -> bool {
-        self.host.allows(self.config.me, peer)
+    pub fn allowed(&self, now: Millis, peer: &PeerId) -> bool {
+        self.host.allows(&self.config, now, peer)
     }
 
-    /// Peers that the owner allowed by name.
+    /// Peers that the owner allowed by name, and how much.
     #[must_use]
-    pub fn allowed_peers(&self) -> Vec<PeerId> {
-        self.host.allowed().iter().copied().collect()
+    pub const fn allowed_peers(&self) -> &BTreeMap<PeerId, Grant> {
+        self.host.allowed()
+    }
+
+    /// Peers that asked to run tasks here and were not allowed.
+    #[must_use]
+    pub const fn requests(&self) -> &BTreeMap<PeerId, Requested> {
+        self.host.requests()
     }
 
     /// For every known peer, and every one that `plan` names, how many tasks of the first step would
@@ -101,6 +122,12 @@ impl Core {
     #[must_use]
     pub fn fit(&self, plan: &JobPlan) -> Vec<(PeerId, Result<u32, String>)> {
         submit::fit(plan, &self.peers)
+    }
+
+    /// How many peers are connected or have an advert that is known.
+    #[must_use]
+    pub fn peers_known(&self) -> u32 {
+        self.peers.others().count() as u32
     }
 
     /// What a peer calls itself.
@@ -112,7 +139,7 @@ impl Core {
     /// Peers that are connected or whose adverts are known; addresses and round trips are for the
     /// network to fill in.
     #[must_use]
-    pub fn known_peers(&self) -> Vec<(PeerId, PeerInfo)> {
+    pub fn known_peers(&self, now: Millis) -> Vec<(PeerId, PeerInfo)> {
         self.peers
             .others()
             .map(|(id, peer)| {
@@ -129,7 +156,8 @@ impl Core {
                         .map(|advert| advert.labels.clone())
                         .unwrap_or_default(),
                     rtt_ms: None,
-                    allowed: self.allowed(id),
+                    allowed: self.allowed(now, id),
+                    closed: advert.and_then(|advert| advert.closed.as_deref().map(printable)),
                     connected: peer.connected,
                     last_seen_ms: peer.seen_ms,
                 };
@@ -142,6 +170,12 @@ impl Core {
     #[must_use]
     pub const fn counters(&self) -> Counters {
         self.desk.counters
+    }
+
+    /// Whether a job is hosted here.
+    #[must_use]
+    pub fn hosts(&self, hosted: &HostedJob) -> bool {
+        self.host.hosts(hosted)
     }
 
     /// Jobs of others (and of this node) that are hosted here.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::Event;
+use p2pnode_protocol::message::TaskRequest;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
@@ -20,12 +21,14 @@ use super::advertising::Advertiser;
 use super::calls::Calls;
 use super::clock::Clock;
 use super::collecting::{Collecting, Errand};
+use super::conditions::Watch;
 use super::hosting::Hosting;
 use super::inbound::Inbound;
+use super::logins::OwnLogins;
 use super::owner::Owner;
 use crate::command::Command;
 use crate::core::Core;
-use crate::core::io::{Effect, Input, Record};
+use crate::core::io::{CallId, Effect, Input, Record};
 use crate::net::{NetEvent, NetEvents};
 use crate::store::{Committed, StoreError, Writer};
 
@@ -47,6 +50,15 @@ pub(super) enum Internal {
         inputs: Vec<Input>,
         /// What to do then.
         then: AfterCommit,
+    },
+    /// A call of the core's, with what had to be read for it.
+    Call {
+        /// Whom.
+        peer: PeerId,
+        /// Which call.
+        call: CallId,
+        /// What.
+        request: TaskRequest,
     },
     /// The runtimes were asked how they are.
     Probed(super::probing::Probed),
@@ -78,6 +90,8 @@ pub(super) struct Driver {
     pub(super) collecting: Collecting,
     pub(super) advertiser: Advertiser,
     pub(super) owner: Owner,
+    pub(super) conditions: Watch,
+    pub(super) own_logins: OwnLogins,
     /// Inputs that this node causes itself, such as messages to itself.
     pub(super) own: VecDeque<Input>,
     pub(super) in_flight: usize,
@@ -137,8 +151,12 @@ impl Driver {
         let mut effects = Vec::new();
         let now = self.clock.now();
         for input in inputs {
+            if let Input::Submit { job, plan, .. } = &input {
+                self.own_logins.add(*job, plan);
+            }
             effects.append(&mut self.core.handle(now, input));
         }
+        self.hosting.logins().sift(&self.core);
         self.pass_on(effects)
     }
 
@@ -198,9 +216,14 @@ impl Driver {
                 inputs.extend(stored);
                 self.then.push(then);
             }
+            Internal::Call {
+                peer,
+                call,
+                request,
+            } => self.call(peer, call, request),
             Internal::Probed(probed) => {
                 self.advertiser.set_images(probed.images);
-                self.owner.set_runtimes(probed.runtimes);
+                self.owner.set_runtimes(probed.runtimes, &probed.working);
                 inputs.push(Input::Runtimes(probed.working));
             }
         }
@@ -214,7 +237,12 @@ impl Driver {
                 inputs.push(Input::Disconnected(peer));
             }
             NetEvent::Advert { peer, advert } => inputs.push(Input::Advert { peer, advert }),
-            NetEvent::Request { peer, id, request } => {
+            NetEvent::Request {
+                peer,
+                id,
+                mut request,
+            } => {
+                self.hosting.logins().take_from(peer, &mut request);
                 self.inbound.note_request(peer, &request);
                 let token = self.calls.token_for(id);
                 inputs.push(Input::Request {
@@ -232,7 +260,11 @@ impl Driver {
     }
 
     fn next_deadline(&self) -> Instant {
-        let wake = [self.core.next_deadline(), self.advertiser.next_deadline()];
+        let wake = [
+            self.core.next_deadline(),
+            self.advertiser.next_deadline(),
+            self.conditions.next_deadline(),
+        ];
         let now = self.clock.now();
         // Nothing planned: look again in an hour, which is as good as never.
         let wait = wake
@@ -246,8 +278,23 @@ impl Driver {
     fn on_deadline(&mut self, inputs: &mut Vec<Input>) {
         let now = self.clock.now();
         self.advertiser.on_tick(now, &self.core);
+        self.conditions.on_tick(now, &self.core, 0);
         if self.core.next_deadline().is_some_and(|at| at <= now) {
             inputs.push(Input::Tick);
+        }
+    }
+
+    fn call(&mut self, peer: PeerId, call: CallId, mut request: TaskRequest) {
+        if peer == self.me {
+            self.hosting.logins().take_from(peer, &mut request);
+            let token = self.calls.token_for_own(call);
+            self.own.push_back(Input::Request {
+                peer,
+                token,
+                request,
+            });
+        } else {
+            self.calls.call(peer, call, request);
         }
     }
 
@@ -261,15 +308,9 @@ impl Driver {
                 request,
             } => {
                 self.inbound.note_call(peer, call, &request);
-                if peer == self.me {
-                    let token = self.calls.token_for_own(call);
-                    self.own.push_back(Input::Request {
-                        peer,
-                        token,
-                        request,
-                    });
-                } else {
-                    self.calls.call(peer, call, request);
+                match self.own_logins.of(&request) {
+                    Some((image, login)) => self.calls.attach(peer, call, request, image, login),
+                    None => self.call(peer, call, request),
                 }
             }
             Effect::Respond { token, response } => {
@@ -291,9 +332,8 @@ impl Driver {
                 template,
                 assignment,
                 gpus,
-            } => {
-                self.hosting.run(run, template, assignment, gpus);
-            }
+                limits,
+            } => self.hosting.run(run, template, assignment, gpus, limits),
             Effect::Kill { run, why } => self.hosting.kill(&run, why),
             Effect::DropOutputs(run) => self.hosting.drop_outputs(&run),
             Effect::Unhost(hosted) => self.hosting.unhost(&hosted),
@@ -315,6 +355,7 @@ impl Driver {
             Effect::Blame(peer, breach) => self.calls.blame(peer, breach),
             Effect::Forsake(attempt) => self.collecting.forsake(attempt),
             Effect::JobOver(job) => {
+                self.own_logins.remove(job);
                 self.inbound.on_job_over(job);
                 self.collecting.on_job_over(job);
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libp2p::identity::Keypair;
-use p2pnode_protocol::advert::Advert;
+use p2pnode_protocol::Capacity;
+use p2pnode_protocol::advert::{Advert, MAX_WHY_BYTES};
 
 use super::clock::wall_ms;
 use crate::config::Config;
@@ -88,16 +89,27 @@ impl Advertiser {
         // other one. Of two adverts the later counts, so no two may bear the same time.
         self.last_issued = wall_ms().max(self.last_issued + 1);
         let capacity = core.capacity();
+        let mut labels = self.labels.clone();
+        labels.extend(capacity.rules.labels);
         let advert = Advert {
             network: self.network.clone(),
-            name: self.name.clone(),
+            name: capacity.rules.name.unwrap_or_else(|| self.name.clone()),
             issued_ms: self.last_issued,
             ttl_ms: LIFE * interval_ms,
             total: capacity.total,
-            free: capacity.free,
+            free: match capacity.closed {
+                // Nobody should come for what is not given.
+                Some(_) => Capacity::default(),
+                None => capacity.free,
+            },
             runtimes: capacity.runtimes,
-            labels: self.labels.clone(),
+            labels,
             images: self.images.clone(),
+            closed: capacity
+                .closed
+                .map(|why| why.chars().take(MAX_WHY_BYTES / 4).collect()),
+            away: capacity.away,
+            features: capacity.features,
             running: capacity.running,
             queued: capacity.queued,
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use libp2p::identity::Keypair;
 use p2pnode_executor::host::HostInfo;
+use p2pnode_executor::host::sensors::Sensors;
 
 use p2pnode_protocol::api::{Event, RuntimeStatus};
 use p2pnode_protocol::{JobId, PeerId};
@@ -13,10 +14,12 @@ use super::advertising::Advertiser;
 use super::calls::Calls;
 use super::clock::Clock;
 use super::collecting::Collecting;
+use super::conditions::Watch;
 use super::fetching::Fetcher;
 use super::hosting::{HostContext, Hosting};
 use super::inbound::Inbound;
 use super::loghub::LogHub;
+use super::logins::OwnLogins;
 use super::logpipe::LogTarget;
 use super::node::NodeError;
 use super::owner::{About, Owner};
@@ -109,14 +112,16 @@ impl Parts<'_> {
         };
         let mut core_config = CoreConfig::new(self.me);
         core_config.labels.clone_from(&self.config.labels);
-        core_config.host.allow_root = self.config.offer.allow_root;
         let inbound = links.inbound(&state.snapshot);
         let hosting = links.hosting(self.exec.clone(), self.home.paths());
         let about = About::of(self.me, &self.config, self.home, clock.started_ms());
         let owner = links.owner(about, self.home.paths(), probed.runtimes.clone());
         let now = clock.now();
+        let mut conditions = Watch::new(owner.host.cpus, links.internal.clone());
+        conditions.on_offer(now);
         let mut advertiser = Advertiser::new(links.net.clone(), self.keypair, self.config, now);
         advertiser.set_images(probed.images.clone());
+        let own_logins = OwnLogins::restore(&state.snapshot);
         let (core, first) = Core::new(core_config, state.snapshot, now);
         let own = [Input::Runtimes(probed.working.clone())].into();
         let (net, internal) = (links.net.clone(), links.internal.clone());
@@ -150,6 +155,8 @@ impl Parts<'_> {
             },
             advertiser,
             owner,
+            conditions,
+            own_logins,
             own,
             in_flight: 0,
             then: Vec::new(),
@@ -209,6 +216,8 @@ impl Links {
             internal: self.internal.clone(),
             events: self.events.clone(),
             runtimes,
+            sandboxes: Vec::new(),
+            readings: Sensors::of_this_machine().read(),
             about,
         }
     }

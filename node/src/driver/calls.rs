@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use p2pnode_protocol::PeerId;
+use p2pnode_protocol::job::Login;
 use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 use tokio::sync::mpsc;
 
 use super::actor::Internal;
+use super::logins;
 use crate::core::io::{Breach, CallFailure, CallId, Input, RequestToken};
 use crate::net::{CallError, InboundId, Misdeed, NetHandle};
 
@@ -64,6 +66,28 @@ impl Calls {
             };
             // The driver is gone only when the node stops.
             let _stopping = internal.send(Internal::Input(input)).await;
+        });
+    }
+
+    /// Has the loop make a call once the credentials that go with it are read.
+    pub(super) fn attach(
+        &self,
+        peer: PeerId,
+        call: CallId,
+        request: TaskRequest,
+        image: String,
+        login: Login,
+    ) {
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let request = logins::attach(request, image, login).await;
+            let call = Internal::Call {
+                peer,
+                call,
+                request,
+            };
+            // The driver is gone only when the node stops.
+            let _stopping = internal.send(call).await;
         });
     }
 

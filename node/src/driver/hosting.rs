@@ -14,11 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use super::actor::Internal;
 use super::fetching::Fetcher;
+use super::logins::HostedLogins;
 use super::logpipe::{LogPipe, LogTarget};
 use super::preparing::{self, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
-use crate::core::io::{HostedJob, RunKey};
+use crate::core::io::{HostedJob, RunKey, RunLimits};
 use crate::exec::{Exec, JobDirs, Runs, WorkDirs};
 
 /// What tasks of the hosting side share.
@@ -45,6 +46,7 @@ pub(super) struct Hosting {
     context: HostContext,
     jobs: HashMap<HostedJob, Hosted>,
     runs: Runs,
+    logins: HostedLogins,
 }
 
 /// What this node holds for a job.
@@ -63,7 +65,13 @@ impl Hosting {
             context,
             jobs: HashMap::new(),
             runs: Runs::default(),
+            logins: HostedLogins::default(),
         }
+    }
+
+    /// Credentials that submitters sent along.
+    pub(super) const fn logins(&mut self) -> &mut HostedLogins {
+        &mut self.logins
     }
 
     pub(super) fn prepare(&mut self, hosted: HostedJob, template: Arc<TaskTemplate>) {
@@ -82,7 +90,10 @@ impl Hosting {
         let step = Arc::new(Step::new(entry.dirs.clone(), entry.writing.clone()));
         entry.steps.insert(template.step, step.clone());
         let (context, over) = (context.clone(), entry.over.clone());
-        tokio::spawn(preparing::prepare(context, hosted, template, step, over));
+        let login = self.logins.of(hosted, template.step);
+        tokio::spawn(preparing::prepare(
+            context, hosted, template, step, login, over,
+        ));
     }
 
     pub(super) fn run(
@@ -91,6 +102,7 @@ impl Hosting {
         template: Arc<TaskTemplate>,
         assignment: Assignment,
         gpus: Vec<Gpu>,
+        limits: RunLimits,
     ) {
         let hosted = HostedJob {
             submitter: run.submitter,
@@ -105,6 +117,7 @@ impl Hosting {
             template,
             assignment,
             gpus,
+            limits,
             step,
             log,
             control,
@@ -126,6 +139,7 @@ impl Hosting {
     }
 
     pub(super) fn unhost(&mut self, hosted: &HostedJob) {
+        self.logins.remove(hosted);
         self.context.blobs.unpin_scope(hosted.scope());
         let Some(held) = self.jobs.remove(hosted) else {
             return;

@@ -198,6 +198,7 @@ mod tests {
             step: 0,
             template: None,
             tasks: vec![task],
+            login: None,
         };
         hub.holders().on_offer(peer, index.into(), &offer);
     }

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use p2pnode_executor::host::sensors::Readings;
 use p2pnode_executor::host::{self, HostInfo};
 use p2pnode_protocol::api::{
     CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, OfferStatus, PeerFit, PeerInfo,
     RuntimeStatus,
 };
+use p2pnode_protocol::offer::Grant;
+use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc};
 
@@ -18,9 +21,9 @@ use super::loghub::LogHub;
 use super::submitting::{self, Submitter};
 use super::terms::{self, Machine};
 use crate::command::{Answer, Command, CommandError, NodeHandle};
-use crate::config::{Config, OfferDefaults};
+use crate::config::Config;
 use crate::core::Core;
-use crate::core::io::{Input, Millis};
+use crate::core::io::{Input, Millis, RuntimeState};
 use crate::home::Home;
 use crate::net::NetHandle;
 
@@ -32,7 +35,7 @@ pub(super) struct About {
     pub(super) data_dir: String,
     pub(super) started_ms: Millis,
     /// What is offered when neither the owner nor the present offer says.
-    pub(super) offer: OfferDefaults,
+    pub(super) offer: OfferRequest,
     /// How long a job waits for a first peer when it does not say.
     pub(super) wait_for_peers: Duration,
 }
@@ -62,6 +65,10 @@ pub(super) struct Owner {
     pub(super) internal: mpsc::Sender<Internal>,
     pub(super) events: broadcast::Sender<Arc<Event>>,
     pub(super) runtimes: Vec<RuntimeStatus>,
+    /// OCI runtimes that the container engine has by name.
+    pub(super) sandboxes: Vec<String>,
+    /// What the sensors said when the node started: which there are.
+    pub(super) readings: Readings,
 }
 
 impl Driver {
@@ -74,13 +81,16 @@ impl Driver {
             Command::Offer { request, answer } => self.offer(&request, answer, inputs),
             Command::Allow {
                 peer,
-                allowed,
+                grant,
                 answer,
             } => {
-                self.after(Input::Allow { peer, allowed }, answer, inputs);
+                self.after(Input::Allow { peer, grant }, answer, inputs);
             }
             Command::Status { answer } => self.owner.status(&self.core, answer),
-            Command::Peers { answer } => self.owner.peers(&self.core, answer),
+            Command::Peers { answer } => {
+                let now = self.clock.now();
+                self.owner.peers(now, &self.core, answer);
+            }
             Command::Logs {
                 job,
                 task,
@@ -103,10 +113,14 @@ impl Driver {
         let machine = self.owner.machine();
         match terms::of(request, present, &self.owner.about.offer, &machine) {
             Ok((terms, allow)) => {
-                inputs.extend(allow.into_iter().map(|peer| Input::Allow {
+                // Whoever is allowed already keeps the limits that were set.
+                let known = self.core.allowed_peers();
+                let fresh = allow.into_iter().filter(|peer| !known.contains_key(peer));
+                inputs.extend(fresh.map(|peer| Input::Allow {
                     peer,
-                    allowed: true,
+                    grant: Some(Grant::default()),
                 }));
+                self.conditions.on_offer(self.clock.now());
                 self.after(Input::Offer(terms), answer, inputs);
             }
             Err(error) => give(answer, Err(error)),
@@ -155,8 +169,16 @@ fn give<T>(answer: Answer<T>, said: Result<T, CommandError>) {
 }
 
 impl Owner {
-    pub(super) fn set_runtimes(&mut self, runtimes: Vec<RuntimeStatus>) {
+    pub(super) fn set_runtimes(
+        &mut self,
+        runtimes: Vec<RuntimeStatus>,
+        states: &[(RuntimeKind, RuntimeState)],
+    ) {
         self.runtimes = runtimes;
+        let features = states.iter().filter_map(|(_, state)| state.as_ref().ok());
+        self.sandboxes = features
+            .flat_map(|features| features.sandboxes.clone())
+            .collect();
     }
 
     fn submit(&self, job: CreateJob, answer: Answer<crate::command::Submitted>) {
@@ -190,12 +212,19 @@ impl Owner {
     }
 
     /// What the machine has, for an offer to stay within.
-    fn machine(&self) -> Machine<'_> {
+    fn machine(&self) -> Machine {
+        let readings = &self.readings;
         Machine {
             cpus: self.host.cpus,
             memory: self.host.memory,
             free_disk: host::free_disk(&self.work_root).unwrap_or_default(),
-            gpus: &self.host.gpus,
+            pids: self.host.pids / 2,
+            gpus: self.host.gpus.clone(),
+            sandboxes: self.sandboxes.clone(),
+            tells_cpu_temperature: readings.cpu_temperature_c.is_some(),
+            tells_gpu_temperature: readings.gpus.iter().any(|gpu| gpu.temperature_c.is_some()),
+            // The machine's load is told from the second reading on.
+            tells_idleness: readings.user_idle.is_some() || cfg!(target_os = "linux"),
         }
     }
 
@@ -205,17 +234,19 @@ impl Owner {
             total: capacity.total,
             free: capacity.free,
             allow_any: capacity.allow_any,
-            allow_root: self.about.offer.allow_root,
+            rules: capacity.rules,
+            closed: capacity.closed,
             allowed: core
                 .allowed_peers()
-                .iter()
+                .keys()
                 .map(ToString::to_string)
                 .collect(),
+            requests: core.requests().len() as u32,
             runtimes: self.runtimes.clone(),
             running: capacity.running,
             queued: capacity.queued,
         });
-        let peers_known = core.known_peers().len() as u32;
+        let peers_known = core.peers_known();
         let own_tasks_open = core.open_tasks();
         let About {
             me,
@@ -258,15 +289,15 @@ impl Owner {
         });
     }
 
-    fn peers(&self, core: &Core, answer: Answer<Vec<PeerInfo>>) {
+    fn peers(&self, now: Millis, core: &Core, answer: Answer<Vec<PeerInfo>>) {
         let me = self.about.me;
         let mut infos: std::collections::BTreeMap<PeerId, PeerInfo> = core
-            .known_peers()
+            .known_peers(now)
             .into_iter()
             .map(|info| (info.0, info.1))
             .collect();
         let allowed: std::collections::BTreeSet<PeerId> =
-            core.allowed_peers().into_iter().collect();
+            core.allowed_peers().keys().copied().collect();
         let net = self.net.clone();
         tokio::spawn(async move {
             for seen in net.peers().await {
@@ -280,6 +311,7 @@ impl Owner {
                     labels: std::collections::BTreeMap::new(),
                     rtt_ms: None,
                     allowed: allowed.contains(&seen.peer),
+                    closed: None,
                     connected: false,
                     last_seen_ms: seen.last_seen_ms,
                 });

@@ -1,29 +1,26 @@
 //! Making a hosted step's environment: fetch its program and inputs, then let the runtime prepare.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use p2pnode_executor::{Environment, PrepareProgress, ProgramFile};
+use p2pnode_executor::{Credentials, Environment, PrepareProgress};
 use p2pnode_protocol::job::TaskForm;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::message::Phase;
-use p2pnode_protocol::task::{Failure, FailureKind, InputSource, Program, TaskTemplate};
+use p2pnode_protocol::task::{Failure, FailureKind, InputSource, TaskTemplate};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::fetching::{WRITES, not_arrived};
+use super::fetching::not_arrived;
 use super::hosting::HostContext;
-use crate::blobs::{self, MaterializeOptions, PinOwner, Progress};
+use super::program;
+use crate::blobs::{PinOwner, Progress};
 use crate::core::io::{HostedJob, Input};
 use crate::exec::JobDirs;
 
 /// Progress reports that may wait; more are left out.
 const PROGRESS_QUEUE: usize = 8;
-
-/// The largest WASM module, in bytes (256 MiB); a browser's engine takes no more either.
-const MAX_MODULE_BYTES: u64 = 256 << 20;
 
 /// What the tasks of a step share on this host; empty until prepared.
 pub(super) struct Step {
@@ -47,6 +44,10 @@ impl Step {
             form: OnceLock::new(),
             inputs: OnceLock::new(),
         }
+    }
+
+    pub(super) const fn writing(&self) -> &TaskTracker {
+        &self.writing
     }
 
     pub(super) const fn dirs(&self) -> &JobDirs {
@@ -81,12 +82,13 @@ pub(super) async fn prepare(
     hosted: HostedJob,
     template: Arc<TaskTemplate>,
     step: Arc<Step>,
+    login: Option<Credentials>,
     over: CancellationToken,
 ) {
     let limit = limit(&template);
     let result = tokio::select! {
         () = over.cancelled() => return,
-        result = tokio::time::timeout(limit, work(&context, hosted, &template, &step)) => {
+        result = tokio::time::timeout(limit, work(&context, hosted, &template, &step, login)) => {
             result.unwrap_or_else(|_| Err(Failure::new(
                 FailureKind::Host,
                 format!("the environment was not ready after {limit:?} (policy.prepare_timeout)"),
@@ -110,6 +112,7 @@ async fn work(
     hosted: HostedJob,
     template: &TaskTemplate,
     step: &Step,
+    login: Option<Credentials>,
 ) -> Result<(), Failure> {
     let form = TaskForm::new(template)
         .map_err(|error| Failure::new(FailureKind::BadProgram, error.to_string()))?;
@@ -122,12 +125,13 @@ async fn work(
             InputSource::PerTask(_) => None,
         });
     }
-    let program = program_file(context, hosted, template, step).await?;
+    let program = program::ready(context, hosted, template, step, login).await?;
+    let phase = template.program.phase();
     report(
         context,
         hosted,
         template.step,
-        Phase::Environment,
+        phase,
         PrepareProgress::default(),
     )
     .await;
@@ -136,7 +140,7 @@ async fn work(
     let preparing = context.exec.prepare(runtime, program, progress);
     let forwarding = async {
         while let Some(at) = steps.recv().await {
-            report(context, hosted, template.step, Phase::Environment, at).await;
+            report(context, hosted, template.step, phase, at).await;
         }
     };
     let (environment, ()) = tokio::join!(preparing, forwarding);
@@ -175,7 +179,7 @@ async fn report(
 }
 
 /// Brings a blob here and pins it for the job.
-async fn fetch(
+pub(super) async fn fetch(
     context: &HostContext,
     hosted: HostedJob,
     step: u16,
@@ -197,73 +201,4 @@ async fn fetch(
     };
     let (manifest, ()) = tokio::join!(fetching, forwarding);
     manifest.map_err(|error| not_arrived(&error))
-}
-
-async fn program_file(
-    context: &HostContext,
-    hosted: HostedJob,
-    template: &TaskTemplate,
-    step: &Step,
-) -> Result<ProgramFile, Failure> {
-    match &template.program {
-        Program::Image { reference } => Ok(ProgramFile::Image {
-            reference: reference.clone(),
-            credentials: None,
-        }),
-        Program::Archive { .. } | Program::Build { .. } => Err(Failure::new(
-            FailureKind::ImageUnavailable,
-            "this node cannot make images yet",
-        )),
-        Program::Wasm { module } => {
-            for _ in 0..WRITES {
-                let manifest = fetch(context, hosted, template.step, *module).await?;
-                if let Some(path) = write_module(context, step, template.step, manifest).await? {
-                    return Ok(ProgramFile::Wasm { path });
-                }
-                tracing::warn!(job = %hosted.job, "chunks of a module were lost, fetching them again");
-            }
-            Err(Failure::new(
-                FailureKind::Host,
-                "the disk of this node loses the module each time that it comes",
-            ))
-        }
-    }
-}
-
-/// Writes the module to a file; nothing when a chunk of it turns out to be gone or damaged.
-async fn write_module(
-    context: &HostContext,
-    step: &Step,
-    number: u16,
-    manifest: Manifest,
-) -> Result<Option<PathBuf>, Failure> {
-    let (dirs, store) = (step.dirs.clone(), context.blobs.clone());
-    // It is written to its end also when nobody waits for it any more.
-    let written = step.writing.spawn_blocking(move || {
-        let folder = dirs.make_common().map_err(|error| error.to_string())?;
-        let name = format!("step-{number}.wasm");
-        let path = folder.join(&name);
-        let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
-        let options = MaterializeOptions {
-            max_bytes: MAX_MODULE_BYTES,
-            owner: None,
-        };
-        match blobs::materialize(&store, &manifest, &root, name.as_bytes(), options) {
-            Ok(()) => Ok(Some(path)),
-            Err(error) if error.is_missing() => {
-                // Files are made, never written over.
-                std::fs::remove_file(&path).map_err(|error| error.to_string())?;
-                Ok(None)
-            }
-            Err(error) => Err(error.to_string()),
-        }
-    });
-    match written.await {
-        Ok(Ok(path)) => Ok(path),
-        Ok(Err(message)) => Err(Failure::new(FailureKind::Host, message)),
-        Err(_) => Err(Failure::new(
-            FailureKind::Host,
-            "writing the module was interrupted",
-        )),
-    }
 }

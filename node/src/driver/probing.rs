@@ -7,6 +7,7 @@ use p2pnode_protocol::task::RuntimeKind;
 use tokio::sync::mpsc;
 
 use super::actor::Internal;
+use crate::core::io::{RuntimeFeatures, RuntimeState};
 use crate::exec::Exec;
 
 /// Time between looks: an engine that starts is used within this time.
@@ -15,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// What the runtimes said.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Probed {
-    pub(super) working: Vec<(RuntimeKind, Result<(), String>)>,
+    pub(super) working: Vec<(RuntimeKind, RuntimeState)>,
     pub(super) runtimes: Vec<RuntimeStatus>,
     pub(super) images: Vec<String>,
 }
@@ -27,7 +28,16 @@ pub(super) async fn look(exec: &Exec) -> Probed {
         images: Vec::new(),
     };
     for (runtime, report) in exec.probe().await {
-        let working = report.version.as_ref().map(|_| ()).map_err(Clone::clone);
+        let features = RuntimeFeatures {
+            sandboxes: report.features.sandboxes,
+            hard_disk: report.features.hard_disk,
+            egress: report.features.egress,
+        };
+        let working = report
+            .version
+            .as_ref()
+            .map(|_| features)
+            .map_err(Clone::clone);
         probed.working.push((runtime, working));
         let (version, problem) = match report.version {
             Ok(version) => (Some(version), None),

@@ -19,7 +19,7 @@ use super::logpipe::LogPipe;
 use super::output::Output;
 use super::preparing::{self, Step};
 use crate::blobs::{self, Limits, MaterializeOptions, OutputPatterns, PinOwner};
-use crate::core::io::{HostedJob, Input, RunEnd, RunKey};
+use crate::core::io::{HostedJob, Input, RunEnd, RunKey, RunLimits};
 use crate::exec::{JobDirs, RunControl};
 
 /// All that one run needs.
@@ -28,6 +28,7 @@ pub(super) struct Run {
     pub(super) template: Arc<TaskTemplate>,
     pub(super) assignment: Assignment,
     pub(super) gpus: Vec<Gpu>,
+    pub(super) limits: RunLimits,
     pub(super) step: Option<Arc<Step>>,
     pub(super) log: Option<LogPipe>,
     pub(super) control: RunControl,
@@ -79,7 +80,7 @@ async fn attempt(
             let end = output.of_run(environment.as_ref(), task, log_bytes).await;
             let result = match end.result {
                 Ok(()) => collect(context, &run, &rendered, work_dir).await,
-                Err(failure) => Err(run.control.why().unwrap_or(failure)),
+                Err(failure) => Err(run.control.why().unwrap_or_else(|| blamed(&run, failure))),
             };
             (result, end.usage)
         }
@@ -90,6 +91,25 @@ async fn attempt(
         _ => remove_dir(step.dirs(), run.key).await,
     }
     (result, usage)
+}
+
+/// The failure, laid at the owner's door when the owner's limit on a task's time was the shorter one.
+fn blamed(run: &Run, failure: Failure) -> Failure {
+    match run.limits.max_ms {
+        Some(most) if failure.kind == FailureKind::Timeout && is_shorter(most, &run.template) => {
+            let most = Duration::from_millis(most);
+            Failure::new(
+                FailureKind::KilledByOwner,
+                format!("its owner lets no task run longer than {most:?} (offer --max-task-time)"),
+            )
+        }
+        _ => failure,
+    }
+}
+
+/// Whether the owner's limit ends a task before its job's would.
+const fn is_shorter(max_ms: u64, template: &TaskTemplate) -> bool {
+    template.timeout_ms == 0 || max_ms < template.timeout_ms
 }
 
 fn host(message: impl Into<String>) -> Failure {
@@ -305,12 +325,19 @@ fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
         work_dir,
         resources: run.template.resources.clone(),
         gpus: run.gpus.clone(),
-        timeout: Duration::from_millis(run.template.timeout_ms),
+        timeout: Duration::from_millis(match run.limits.max_ms {
+            Some(most) if is_shorter(most, &run.template) => most,
+            _ => run.template.timeout_ms,
+        }),
         stall: Duration::from_millis(run.template.stall_ms),
         network: run.template.network.clone(),
         root: run.template.root,
         isolation: run.template.isolation,
-        sandbox: run.template.sandbox.clone(),
+        sandbox: run
+            .template
+            .sandbox
+            .clone()
+            .or_else(|| run.limits.sandbox.clone()),
         hold: Hold::default(),
     }
 }

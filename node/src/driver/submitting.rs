@@ -12,6 +12,7 @@ use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{InputSource, Program};
 use p2pnode_protocol::{Digest, JobId, parse_peer};
 
+use super::logins;
 use crate::blobs::{self, BlobStore, Limits, PinOwner, PinScope};
 use crate::command::CommandError;
 use crate::core::io::Input;
@@ -181,6 +182,8 @@ fn look_at(job: &CreateJob, resolved: &ResolvedJob) -> Result<JobPlan, CommandEr
     };
     let mut plan = resolved.plan(&vec![nothing; resolved.sources().len()]);
     apply(job, &mut plan)?;
+    logins::check(&plan)
+        .map_err(|why| CommandError::new(ErrorCode::Invalid, format!("task.login: {why}")))?;
     check_plan(&plan).map_err(|error| CommandError::new(ErrorCode::Invalid, error.to_string()))?;
     Ok(plan)
 }

@@ -91,6 +91,56 @@ pub(super) fn module_fault(folder: &Path, written: &str) -> Option<String> {
     }
 }
 
+/// Where a tar file says that it is one, and what it says there (POSIX and GNU alike).
+const TAR_MAGIC: (usize, &[u8]) = (257, b"ustar");
+
+/// What is wrong with an archive of an image; `None`: nothing that its first bytes tell.
+pub(super) fn archive_fault(folder: &Path, written: &str) -> Option<String> {
+    if let Some(fault) = fault_of(folder, written) {
+        return Some(fault);
+    }
+    let path = path_of(folder, written);
+    if path.is_dir() {
+        return Some(format!(
+            "`{written}` is a folder: name an archive as `docker save` writes it, or use `build`"
+        ));
+    }
+    let (at, magic) = TAR_MAGIC;
+    let mut head = Vec::with_capacity(512);
+    let read = File::open(&path).and_then(|file| file.take(512).read_to_end(&mut head));
+    if let Err(error) = read {
+        return Some(why(&error, written, folder));
+    }
+    if head.starts_with(&[0x1f, 0x8b]) {
+        return Some(format!(
+            "`{written}` is compressed, so that nothing of a second version would be known already: unpack it with gunzip"
+        ));
+    }
+    (head.get(at..at + magic.len()) != Some(magic)).then(|| {
+        format!(
+            "`{written}` is no archive of an image: make one with `docker save -o {written} IMAGE`"
+        )
+    })
+}
+
+/// What is wrong with the folder of a build; `None`: nothing that can be told before.
+pub(super) fn context_fault(folder: &Path, written: &str, dockerfile: &str) -> Option<String> {
+    if let Some(fault) = fault_of(folder, written) {
+        return Some(fault);
+    }
+    let path = path_of(folder, written);
+    if !path.is_dir() {
+        return Some(format!(
+            "`{written}` is no folder: name the folder that the Dockerfile stands in"
+        ));
+    }
+    (!path.join(dockerfile).is_file()).then(|| {
+        format!(
+            "`{written}` has no file {dockerfile}: put it there, or name another with `dockerfile`"
+        )
+    })
+}
+
 /// The lines of a file that are not empty; notes what keeps it from being read.
 pub(super) fn lines(folder: &Path, path: &Written, faults: &mut Vec<Fault>) -> Vec<String> {
     match read_lines(folder, &path.text) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use p2pnode_protocol::job::Array;
-use p2pnode_protocol::job::file::{Fault, InputSpec, JobFile, Written};
+use p2pnode_protocol::job::file::{Fault, InputSpec, JobFile, ProgramSpec};
 use p2pnode_protocol::job::filling::Filling;
 use p2pnode_protocol::job::template::Template;
 use p2pnode_protocol::manifest::MAX_PATH_BYTES;
@@ -58,9 +58,20 @@ impl<'a> Sources<'a> {
         Ok(at)
     }
 
-    /// Adds the job's WASM module.
-    pub(super) fn module(&mut self, path: &Written, faults: &mut Vec<Fault>) -> Option<usize> {
-        self.add(&path.text, disk::module_fault)
+    /// Adds what the job runs, when that is on this machine.
+    pub(super) fn program(
+        &mut self,
+        program: &ProgramSpec,
+        faults: &mut Vec<Fault>,
+    ) -> Option<usize> {
+        let path = program.path()?;
+        let check = |folder: &Path, written: &str| match program {
+            ProgramSpec::Wasm(_) => disk::module_fault(folder, written),
+            ProgramSpec::Archive(_) => disk::archive_fault(folder, written),
+            ProgramSpec::Build(_, dockerfile) => disk::context_fault(folder, written, dockerfile),
+            ProgramSpec::Image(_) => None,
+        };
+        self.add(&path.text, check)
             .map_err(|fault| faults.push(path.fault(fault)))
             .ok()
     }

@@ -1,4 +1,4 @@
-//! What a job file says about this machine's disk: its inputs, its module, its files of lines.
+//! What a job file says about this machine's disk: its inputs, its program, its files of lines.
 //!
 //! Between parsing (`p2pnode_protocol::job::file`) and the stored job: [`load`] or [`resolve`] looks
 //! everything up and says all that is wrong at once; the caller stores the bytes of
@@ -9,13 +9,14 @@
 
 mod disk;
 mod inputs;
+pub(crate) mod login;
 mod summary;
 
 use std::path::{Path, PathBuf};
 
 use p2pnode_protocol::Digest;
-use p2pnode_protocol::job::file::{Fault, JobFile, JobFileErrors, ProgramSpec};
-use p2pnode_protocol::job::{Array, JobPlan, Policy, StepPlan};
+use p2pnode_protocol::job::file::{Fault, JobFile, JobFileErrors, LoginSpec};
+use p2pnode_protocol::job::{Array, JobPlan, Login, Policy, StepPlan};
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{InputBinding, InputSource};
 
@@ -41,8 +42,10 @@ pub struct ResolvedJob {
     name: String,
     array: Array,
     sources: Vec<PathBuf>,
-    /// Position of the WASM module among the sources.
-    module: Option<usize>,
+    /// Where the job file stands.
+    folder: PathBuf,
+    /// Position among the sources of what runs: module, archive or build's context.
+    program: Option<usize>,
     /// For each input of the job file, where its content is.
     inputs: Vec<Bound>,
 }
@@ -82,10 +85,7 @@ fn look_up(
         None
     };
     let mut sources = Sources::new(folder);
-    let module = match &job.program {
-        ProgramSpec::Wasm(path) => sources.module(path, &mut on_disk),
-        ProgramSpec::Image(_) => None,
-    };
+    let program = sources.program(&job.program, &mut on_disk);
     let inputs = sources.inputs(&job, array.as_ref(), &mut on_disk);
     faults.extend(on_disk);
     let array = array.filter(|_| faults.is_empty());
@@ -101,7 +101,8 @@ fn look_up(
         job,
         array,
         sources: sources.paths,
-        module,
+        folder: folder.to_owned(),
+        program,
         inputs,
     })
 }
@@ -158,9 +159,19 @@ impl ResolvedJob {
             let path = input.path.text.clone();
             bindings.push(InputBinding { path, source });
         }
-        let module = self.module.map_or(NO_BLOB, blob);
+        let program = self.program.map_or(NO_BLOB, blob);
+        let login = self.job.login.as_ref().map(|login| match login {
+            LoginSpec::Docker => Login::Docker,
+            LoginSpec::File { username, path } => Login::File {
+                username: username.clone(),
+                path: disk::path_of(&self.folder, &path.text)
+                    .to_string_lossy()
+                    .into_owned(),
+            },
+        });
         let step = StepPlan {
-            template: self.job.template(self.name.clone(), module, bindings),
+            login,
+            template: self.job.template(self.name.clone(), program, bindings),
             array: self.array.clone(),
             per_task_inputs,
             needs: Vec::new(),

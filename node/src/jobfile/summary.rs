@@ -82,6 +82,9 @@ impl ResolvedJob {
         let (runtime, program) = match &job.program {
             ProgramSpec::Image(image) => (RuntimeKind::Docker, image.clone()),
             ProgramSpec::Wasm(path) => (RuntimeKind::Wasm, path.text.clone()),
+            ProgramSpec::Archive(path) | ProgramSpec::Build(path, _) => {
+                (RuntimeKind::Docker, path.text.clone())
+            }
         };
         let tasks = self.task_count();
         let last = u32::try_from(tasks.saturating_sub(1)).unwrap_or(u32::MAX);

@@ -285,16 +285,9 @@ mod tests {
     fn advert(issued_ms: u64) -> Box<Advert> {
         Box::new(Advert {
             network: "test".into(),
-            name: String::new(),
             issued_ms,
             ttl_ms: 1,
-            total: Default::default(),
-            free: Default::default(),
-            runtimes: Vec::new(),
-            labels: Default::default(),
-            images: Vec::new(),
-            running: 0,
-            queued: 0,
+            ..Advert::default()
         })
     }
 

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use p2pnode_protocol::offer::Grant;
 use rusqlite::{Connection, Row};
 
 use super::error::Damage;
@@ -27,18 +28,48 @@ pub(super) fn load(connection: &Connection) -> Result<Snapshot> {
     load_ends(connection, &jobs, &mut snapshot.jobs)?;
     let hosted = load_hosted(connection, &mut snapshot.hosted)?;
     load_hosted_parts(connection, &hosted, &mut snapshot.hosted)?;
-    each(connection, "SELECT total, allow_any FROM offer", |row| {
-        snapshot.offer = Some(OfferTerms {
-            total: from_blob("offer", row.get_ref(0)?.as_blob().map_err(column)?)?,
-            allow_any: row.get(1)?,
-        });
-        Ok(())
-    })?;
-    each(connection, "SELECT peer FROM allowed ORDER BY seq", |row| {
-        snapshot.allowed.push(rows::peer(bytes(row, 0)?)?);
-        Ok(())
-    })?;
+    load_owners(connection, &mut snapshot)?;
     Ok(snapshot)
+}
+
+/// What the owner decided, and who waits for a decision.
+fn load_owners(connection: &Connection, snapshot: &mut Snapshot) -> Result {
+    each(
+        connection,
+        "SELECT total, allow_any, rules FROM offer",
+        |row| {
+            snapshot.offer = Some(OfferTerms {
+                total: from_blob("offer", bytes(row, 0)?)?,
+                allow_any: row.get(1)?,
+                rules: from_blob("rules", bytes(row, 2)?)?,
+            });
+            Ok(())
+        },
+    )?;
+    each(
+        connection,
+        "SELECT peer, limits FROM allowed ORDER BY seq",
+        |row| {
+            let limits = row.get_ref(1)?.as_blob_or_null().map_err(column)?;
+            let grant = limits.map_or_else(
+                || Ok(Grant::default()),
+                |limits| from_blob("limits", limits),
+            )?;
+            snapshot.allowed.push((rows::peer(bytes(row, 0)?)?, grant));
+            Ok(())
+        },
+    )?;
+    each(
+        connection,
+        "SELECT peer, request FROM requests ORDER BY seq",
+        |row| {
+            let request = from_blob("request", bytes(row, 1)?)?;
+            snapshot
+                .requests
+                .push((rows::peer(bytes(row, 0)?)?, request));
+            Ok(())
+        },
+    )
 }
 
 /// Calls `take` with every row of a query.

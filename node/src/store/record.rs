@@ -105,10 +105,13 @@ statements! {
     unhost_kept = "DELETE FROM kept WHERE hosted =
         (SELECT seq FROM hosted WHERE submitter = ?1 AND job = ?2)";
     unhost = "DELETE FROM hosted WHERE submitter = ?1 AND job = ?2";
-    offer = "INSERT INTO offer (only, total, allow_any) VALUES (1, ?1, ?2)
-        ON CONFLICT (only) DO UPDATE SET total = excluded.total, allow_any = excluded.allow_any";
-    allow = "INSERT INTO allowed (peer) VALUES (?1)";
+    offer = "INSERT INTO offer (only, total, allow_any, rules) VALUES (1, ?1, ?2, ?3)
+        ON CONFLICT (only) DO UPDATE SET total = excluded.total, allow_any = excluded.allow_any,
+            rules = excluded.rules";
+    allow = "INSERT INTO allowed (peer, limits) VALUES (?1, ?2)";
     deny = "DELETE FROM allowed WHERE peer = ?1";
+    request = "INSERT INTO requests (peer, request) VALUES (?1, ?2)";
+    drop_request = "DELETE FROM requests WHERE peer = ?1";
 }
 
 impl Statements<'_> {
@@ -164,20 +167,40 @@ impl Statements<'_> {
                 }
                 Ok(())
             }
+            Record::Offer(_) | Record::Allowed { .. } | Record::Requested { .. } => {
+                self.write_owners(record)
+            }
+        }
+    }
+
+    fn write_owners(&mut self, record: &Record) -> Result {
+        match record {
             Record::Offer(terms) => {
                 let total = blob("an offer", &terms.total)?;
-                self.offer.execute(params![total, terms.allow_any])?;
+                let rules = blob("an offer's rules", &terms.rules)?;
+                self.offer.execute(params![total, terms.allow_any, rules])?;
                 Ok(())
             }
-            Record::Allowed { peer, allowed } => {
+            Record::Allowed { peer, grant } => {
                 // Allowed again is last in the order again.
                 let peer = peer.to_bytes();
                 self.deny.execute([&peer])?;
-                if *allowed {
-                    self.allow.execute([&peer])?;
+                if let Some(grant) = grant {
+                    let limits = blob("a permission", grant)?;
+                    self.allow.execute(params![peer, limits])?;
                 }
                 Ok(())
             }
+            Record::Requested { peer, request } => {
+                let peer = peer.to_bytes();
+                self.drop_request.execute([&peer])?;
+                if let Some(request) = request {
+                    let request = blob("a request", request)?;
+                    self.request.execute(params![peer, request])?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 

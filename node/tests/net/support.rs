@@ -157,13 +157,7 @@ pub fn advert(network: &str, issued_ms: u64) -> Advert {
         name: "node".to_owned(),
         issued_ms,
         ttl_ms: 60_000,
-        total: Default::default(),
-        free: Default::default(),
-        runtimes: Vec::new(),
-        labels: Default::default(),
-        images: Vec::new(),
-        running: 0,
-        queued: 0,
+        ..Advert::default()
     }
 }
 

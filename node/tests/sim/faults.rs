@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use p2pnode_node::core::io::{Input, OfferTerms};
+use p2pnode_node::core::io::{Input, OfferTerms, RuntimeFeatures};
 use p2pnode_node::core::{Core, CoreConfig};
 use p2pnode_protocol::task::RuntimeKind;
 
@@ -36,11 +36,15 @@ impl World {
         node.down_since = None;
         let cpus = node.cpus;
         self.perform(number, effects)?;
-        self.input(number, Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]))?;
+        self.input(
+            number,
+            Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(RuntimeFeatures::default()))]),
+        )?;
         if fresh {
             let terms = OfferTerms {
                 total: fixture::capacity(cpus),
                 allow_any: true,
+                ..OfferTerms::default()
             };
             self.input(number, Input::Offer(terms))?;
         }

@@ -12,7 +12,8 @@ use p2pnode_protocol::{Bytes, Capacity, Digest, JobId, MilliCpus, PeerId, Resour
 /// The peer with this number.
 pub fn peer(number: usize) -> PeerId {
     // An identity multihash of four bytes: no key needed.
-    PeerId::from_bytes(&[0, 4, 0, 0, 0, number as u8]).unwrap()
+    let [high, low] = (number as u16).to_be_bytes();
+    PeerId::from_bytes(&[0, 4, 0, 0, high, low]).unwrap()
 }
 
 pub fn job_id(number: u64) -> JobId {
@@ -43,6 +44,7 @@ pub fn capacity(cpus: u32) -> Capacity {
         cpus: MilliCpus::whole(cpus),
         memory: Bytes::gib(64),
         disk: Bytes::gib(64),
+        pids: 1 << 20,
         gpus: Vec::new(),
     }
 }
@@ -87,6 +89,7 @@ pub fn step(template: TaskTemplate, tasks: u64, needs: Vec<u16>) -> StepPlan {
         },
         per_task_inputs: Vec::new(),
         needs,
+        login: None,
     }
 }
 
@@ -113,8 +116,8 @@ pub fn advert(number: usize, total: Capacity, free: Capacity, issued_ms: u64) ->
         free,
         runtimes: vec![RuntimeKind::Wasm],
         labels: BTreeMap::new(),
-        images: Vec::new(),
         running: 0,
         queued: 0,
+        ..Advert::default()
     }
 }

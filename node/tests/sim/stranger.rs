@@ -58,6 +58,7 @@ fn some_event(rng: &mut Rng) -> ReportEvent {
                 wall_us: u64::MAX,
                 cpu_us: u64::MAX,
                 memory_peak: u64::MAX,
+                ..Usage::default()
             },
             outputs: rng.chance(500).then(|| fixture::blob(rng.next())),
             log_bytes: rng.range(0, 1),
@@ -82,6 +83,7 @@ fn some_offer(rng: &mut Rng) -> Offer {
         step: rng.range(0, 1) as u16,
         template: rng.chance(700).then(|| Box::new(template)),
         tasks: (0..rng.range(0, 4)).map(|_| task(rng)).collect(),
+        login: None,
     }
 }
 

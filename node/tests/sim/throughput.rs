@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use p2pnode_node::core::io::{Effect, Input, OfferTerms, RunEnd, Snapshot};
+use p2pnode_node::core::io::{Effect, Input, OfferTerms, RunEnd, RuntimeFeatures, Snapshot};
 use p2pnode_node::core::{Core, CoreConfig};
 use p2pnode_protocol::api::JobState;
 use p2pnode_protocol::task::{Outcome, RuntimeKind, Usage};
@@ -40,8 +40,12 @@ impl Loop {
             let terms = OfferTerms {
                 total: fixture::capacity(1),
                 allow_any: true,
+                ..OfferTerms::default()
             };
-            all.say(provider, Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+            all.say(
+                provider,
+                Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(RuntimeFeatures::default()))]),
+            );
             all.say(provider, Input::Offer(terms));
             all.say(0, Input::Connected(fixture::peer(provider)));
             all.say(provider, Input::Connected(fixture::peer(0)));
@@ -116,6 +120,7 @@ impl Loop {
                     wall_us: 20,
                     cpu_us: 20,
                     memory_peak: 0,
+                    ..Usage::default()
                 };
                 let end = RunEnd {
                     outcome: Outcome::Succeeded,

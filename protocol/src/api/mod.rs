@@ -9,6 +9,7 @@ mod events;
 mod jobs;
 mod logs;
 mod node;
+mod offer;
 mod peers;
 
 pub use errors::{ApiError, ErrorCode};
@@ -17,5 +18,6 @@ pub use jobs::{
     CreateJob, JobCreated, JobInfo, JobState, JobUsage, TaskCounts, TaskInfo, TaskState,
 };
 pub use logs::{LogEntries, LogEntry};
-pub use node::{NodeStatus, OfferRequest, OfferStatus, RuntimeStatus};
+pub use node::{NodeStatus, RuntimeStatus};
+pub use offer::{AccessRequest, OfferRequest, OfferStatus};
 pub use peers::{PeerAccess, PeerFit, PeerInfo};

@@ -1,8 +1,8 @@
-//! The node itself: its status and what it offers.
+//! The node itself: its status and its runtimes.
 
 use serde::{Deserialize, Serialize};
 
-use crate::resources::Capacity;
+use super::offer::OfferStatus;
 use crate::task::RuntimeKind;
 
 /// Who this node is and what it does. `GET /api/v1/status`.
@@ -37,30 +37,6 @@ pub struct NodeStatus {
     pub memory: u64,
 }
 
-/// What a node offers and what of it is used.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct OfferStatus {
-    /// Everything offered.
-    pub total: Capacity,
-    /// What is free.
-    pub free: Capacity,
-    /// Whether anyone may run tasks here.
-    pub allow_any: bool,
-    /// Whether tasks may be root inside their containers when they ask for it.
-    #[serde(default)]
-    pub allow_root: bool,
-    /// Peers that may run tasks here by name, whether they are known or not.
-    #[serde(default)]
-    pub allowed: Vec<String>,
-    /// Runtimes and why one is missing.
-    pub runtimes: Vec<RuntimeStatus>,
-    /// Tasks that run.
-    pub running: u32,
-    /// Tasks that wait for a slot.
-    pub queued: u32,
-}
-
 /// One runtime of this node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -71,30 +47,4 @@ pub struct RuntimeStatus {
     pub version: Option<String>,
     /// Why it is not there.
     pub problem: Option<String>,
-}
-
-/// What is to be offered from now on. `PUT /api/v1/offer`.
-///
-/// What is absent stays as it is. When nothing is offered yet, it is what the setting of the same name
-/// says, else a default that leaves the machine usable.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct OfferRequest {
-    /// Whether everything is withdrawn; then all else is absent.
-    #[serde(default)]
-    pub none: bool,
-    /// CPUs in thousandths, at least 10; default: all but one.
-    pub cpus_milli: Option<u32>,
-    /// Memory in bytes, at least 6 MiB; default: three quarters.
-    pub memory: Option<u64>,
-    /// Disk in bytes, at least 1 MiB; default: half of what is free.
-    pub disk: Option<u64>,
-    /// How many GPUs; default: none.
-    pub gpus: Option<u16>,
-    /// Peers to allow from now on, besides those that are allowed already: ids, or what selects one.
-    #[serde(default)]
-    pub allow: Vec<String>,
-    /// Whether anyone may run tasks here.
-    #[serde(default)]
-    pub allow_any: Option<bool>,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::offer::Grant;
 use crate::resources::Capacity;
 use crate::task::RuntimeKind;
 
@@ -29,6 +30,9 @@ pub struct PeerInfo {
     pub rtt_ms: Option<f64>,
     /// Whether it may run tasks here.
     pub allowed: bool,
+    /// Why it takes nothing at the moment although it offers something.
+    #[serde(default)]
+    pub closed: Option<String>,
     /// Whether a connection is open.
     pub connected: bool,
     /// When it was last heard of.
@@ -44,6 +48,9 @@ pub struct PeerAccess {
     pub peer: String,
     /// Whether it may run tasks here.
     pub allowed: bool,
+    /// How much, when it may by name.
+    #[serde(default)]
+    pub grant: Option<Grant>,
 }
 
 /// Whether a peer could run a job. `POST /api/v1/fit`.

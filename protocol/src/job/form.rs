@@ -11,7 +11,8 @@ use super::pattern::{OutputPattern, PatternFault};
 use super::template::{self, Template, TemplateError, is_identifier};
 use crate::id::StepIndex;
 use crate::manifest::{MAX_PATH_BYTES, is_inner_path};
-use crate::task::{InputSource, Program, TaskTemplate};
+use crate::offer::domain_fault;
+use crate::task::{InputSource, NetworkMode, Program, TaskTemplate};
 
 /// Environment variables that begin so are the node's own.
 pub const RESERVED_ENV: &str = "P2PNODE_";
@@ -134,6 +135,22 @@ fn check_words(template: &TaskTemplate) -> Result<(), FormError> {
         && let Some(fault) = limits::image_fault(reference)
     {
         return Err(FormError::Image(shown(&fault)));
+    }
+    if let Program::Build { dockerfile, .. } = &template.program {
+        must(
+            is_inner_path(dockerfile.as_bytes()),
+            "the Dockerfile",
+            dockerfile,
+        )?;
+    }
+    if let Some(name) = &template.sandbox {
+        must(limits::is_runtime_name(name), "the OCI runtime", name)?;
+    }
+    if let NetworkMode::Egress { domains } = &template.network {
+        at_most("domains", domains.len(), limits::MAX_DOMAINS)?;
+        for domain in domains {
+            must(domain_fault(domain, false).is_none(), "the domain", domain)?;
+        }
     }
     if let Some(fault) = template.resources.faults().into_iter().next() {
         return Err(FormError::Resource(fault));

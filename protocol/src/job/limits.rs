@@ -4,7 +4,7 @@
 //! that arrives from a peer is checked against the same ones, so that what `validate` accepts no
 //! provider refuses as broken.
 
-use crate::resources::Resources;
+use crate::resources::{GpuRequest, Resources, WHOLE_GPU};
 use crate::units::{Bytes, MilliCpus};
 
 /// The longest name of a job, in bytes: it is part of folder names and container names.
@@ -128,11 +128,28 @@ impl Resources {
             between("disk", self.disk, MIN_DISK, MAX_DISK),
             between("pids", self.pids, 1, MAX_PIDS),
             between("gpus", self.gpus.count, 0, MAX_GPUS),
+            self.gpus.share_fault(),
             model,
         ]
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+impl GpuRequest {
+    fn share_fault(&self) -> Option<ResourceError> {
+        let message = if !(1..=WHOLE_GPU).contains(&self.milli) {
+            "a share of a GPU is more than 0 and at most 1, such as 0.5"
+        } else if self.milli < WHOLE_GPU && self.count > 1 {
+            "only one GPU can be shared: ask for whole ones, or for one and a part of it"
+        } else {
+            return None;
+        };
+        Some(ResourceError {
+            key: "gpus",
+            message: message.into(),
+        })
     }
 }
 
@@ -147,6 +164,21 @@ pub fn is_job_name(name: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
+
+/// The longest name of an OCI runtime, in bytes.
+const MAX_RUNTIME_BYTES: usize = 64;
+
+/// Whether `name` may be an OCI runtime's: letters, digits and `._-`, which is what engines take.
+#[must_use]
+pub fn is_runtime_name(name: &str) -> bool {
+    (1..=MAX_RUNTIME_BYTES).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// The most domains that a job may ask for.
+pub const MAX_DOMAINS: usize = 64;
 
 /// What is wrong with an image reference, with the mend; `None`: nothing that text can tell.
 #[must_use]

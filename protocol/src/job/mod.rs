@@ -20,5 +20,5 @@ pub use file::{Fault, JobFile, JobFileErrors};
 pub use form::{FormError, TaskForm};
 pub use nearest::nearest;
 pub use pattern::OutputPattern;
-pub use plan::{JobPlan, Placement, Policy, StepPlan};
+pub use plan::{JobPlan, Login, Placement, Policy, StepPlan};
 pub use render::{RenderError, RenderedTask, render};

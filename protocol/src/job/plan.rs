@@ -43,6 +43,23 @@ pub struct StepPlan {
     pub per_task_inputs: Vec<Vec<BlobRef>>,
     /// Steps that must have succeeded before this one starts.
     pub needs: Vec<u16>,
+    /// Where the credentials for its image are, when the registry wants some.
+    pub login: Option<Login>,
+}
+
+/// Where credentials for a registry are found on the submitter's machine. They themselves are stored
+/// nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Login {
+    /// Where `docker login` keeps them.
+    Docker,
+    /// A user, and an absolute path of a file that holds the password or token.
+    File {
+        /// The user.
+        username: String,
+        /// The file.
+        path: String,
+    },
 }
 
 /// A whole job.

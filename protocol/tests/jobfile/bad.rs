@@ -133,26 +133,10 @@ fn unknown_keys_name_the_nearest_or_the_right_section() {
 
 #[test]
 fn what_comes_later_is_said_so() {
-    for (text, expected) in [
-        (
-            "build = '.'",
-            "2: task.build: not supported by this version of p2pnode: build the image beforehand and name it with `image`",
-        ),
-        (
-            "image-archive = 'a.tar'",
-            "2: task.image-archive: not supported by this version of p2pnode: load the image on the providers beforehand and name it with `image`",
-        ),
-        (
-            "image = 'a'\nuser = 'root'",
-            "3: task.user: not supported by this version of p2pnode: tasks run as an unprivileged user; `root = true` asks for root",
-        ),
-        (
-            "image = 'a'\nisolation = 'job'",
-            "3: task.isolation: not supported by this version of p2pnode: every task has a container of its own",
-        ),
-    ] {
-        one_of_task(text, expected);
-    }
+    one_of_task(
+        "image = 'a'\nuser = 'root'",
+        "3: task.user: not supported by this version of p2pnode: tasks run as an unprivileged user; `root = true` asks for root",
+    );
     one(
         "policy.verify = { replicas = 2 }",
         "2: policy.verify: not supported by this version of p2pnode: results are taken as they come",
@@ -160,14 +144,6 @@ fn what_comes_later_is_said_so() {
     one(
         "[[step]]\nname = 'x'",
         "2: step: not supported by this version of p2pnode: write one job for each step",
-    );
-    one(
-        "network.mode = 'host'",
-        "2: network.mode: `host` is not supported by this version of p2pnode: tasks have no network, write \"none\"",
-    );
-    one(
-        "network.egress = ['example.org']",
-        "2: network.egress: not supported by this version of p2pnode: tasks have no network",
     );
 }
 
@@ -177,4 +153,101 @@ fn what_could_be_read_is_given_even_with_faults() {
     assert_eq!(faults.len(), 1);
     assert_eq!(job.unwrap().inputs.len(), 1);
     assert!(JobFile::read("= 1", "job.toml").0.is_none());
+}
+
+#[test]
+fn environments_that_make_no_sense() {
+    for (text, expected) in [
+        (
+            "image = 'a'\nwasm = 'b'",
+            "3: task.wasm: a task runs one thing: remove `image` or `wasm`",
+        ),
+        (
+            "build = '.'\nimage-archive = 'b'",
+            "3: task.image-archive: a task runs one thing: remove `build` or `image-archive`",
+        ),
+        (
+            "image = 'a'\ndockerfile = 'x'",
+            "3: task.dockerfile: goes with `build`: name the folder there",
+        ),
+        (
+            "build = '.'\ndockerfile = '../x'",
+            "3: task.dockerfile: must be a path within the folder that `build` names, such as \"docker/Dockerfile\"",
+        ),
+        (
+            "image = 'a'\nisolation = 'none'",
+            "3: task.isolation: is \"task\" (a fresh container for each) or \"job\" (tasks follow one another in a warm one)",
+        ),
+        (
+            "wasm = 'a'\nisolation = 'job'",
+            "3: task.isolation: is of containers: tasks of a WASM module share a process anyhow",
+        ),
+        (
+            "image = 'a'\nruntime = '../runc'",
+            "3: task.runtime: is the name of an OCI runtime, such as \"runsc\" (gVisor) or \"kata-runtime\"",
+        ),
+        (
+            "wasm = 'a'\nruntime = 'runsc'",
+            "3: task.runtime: is of containers: a WASM module has a sandbox of its own",
+        ),
+        (
+            "build = '.'\nlogin = 'docker'",
+            "3: task.login: goes with `image`: nothing else is pulled",
+        ),
+        (
+            "image = 'a'\nlogin = 'me:secret'",
+            "3: task.login: write \"docker\" for what `docker login` keeps, or { username = \"me\", password-file = \"token.txt\" }",
+        ),
+    ] {
+        one_of_task(text, expected);
+    }
+}
+
+#[test]
+fn networks_that_make_no_sense() {
+    for (text, expected) in [
+        (
+            "network.mode = 'host'",
+            "2: network.mode: `host` is no mode: write \"none\" or \"egress\"",
+        ),
+        (
+            "network.mode = 'egress'",
+            "2: network.mode: needs the names to be reached: write domains = [\"pypi.org\"] below it",
+        ),
+        (
+            "network.domains = ['a.org']",
+            "2: network.domains: goes with mode = \"egress\": write that too, or remove it",
+        ),
+        (
+            "network = { mode = 'egress', domains = ['10.0.0.1'] }",
+            "2: network.domains: `10.0.0.1` is not a domain: write for example \"pypi.org\" or \"*.debian.org\"",
+        ),
+        (
+            "network = { mode = 'egress', domains = [] }",
+            "2: network.domains: must name 1 to 64 domains",
+        ),
+    ] {
+        one(text, expected);
+    }
+    let text = "task.wasm = 'a'\nnetwork = { mode = 'egress', domains = ['a.org'] }";
+    let errors = JobFile::parse(text, "job.toml").unwrap_err();
+    assert!(
+        errors.to_string().contains("a WASM module has no network"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn parts_of_gpus_that_make_no_sense() {
+    for (text, expected) in [
+        ("1.5", "a share of a GPU is more than 0 and at most 1"),
+        ("0.0", "a share of a GPU is more than 0 and at most 1"),
+        ("-0.5", "a share of a GPU is more than 0 and at most 1"),
+        ("{ count = 2, share = 0.5 }", "only one GPU can be shared"),
+        ("{ share = 'half' }", "is a part of a GPU, such as 0.5"),
+    ] {
+        let text = format!("task.image = 'a'\nresources.gpus = {text}");
+        let errors = JobFile::parse(&text, "job.toml").unwrap_err();
+        assert!(errors.to_string().contains(expected), "{text}: {errors}");
+    }
 }

@@ -1,9 +1,11 @@
 //! Files that are right, and what is read from them.
 
-use p2pnode_protocol::job::file::{FilePolicy, ProgramSpec, ValuesSpec};
+use p2pnode_protocol::job::file::{FilePolicy, LoginSpec, ProgramSpec, ValuesSpec};
 use p2pnode_protocol::job::{JobFile, Values};
 use p2pnode_protocol::manifest::BlobRef;
-use p2pnode_protocol::task::{InputBinding, InputSource, NetworkMode, Program};
+use p2pnode_protocol::task::{
+    InputBinding, InputSource, Isolation, NetworkMode, Program, TaskTemplate,
+};
 use p2pnode_protocol::{Bytes, Digest, GpuRequest, MilliCpus, Resources};
 
 use crate::job;
@@ -56,6 +58,7 @@ fn every_key_is_read() {
         disk: Bytes::gib(20),
         gpus: GpuRequest {
             count: 2,
+            milli: 1_000,
             memory: Some(Bytes::gib(12)),
             model: Some("RTX*".into()),
         },
@@ -207,4 +210,72 @@ command = ["sh", "-c", "echo ${HOME} {1..3} {{x}} && awk '{ print }'", "{\"a\":{
 [outputs]
 paths = ["out/*.{png,jpg}"]
 "#);
+}
+
+fn program(text: &str) -> TaskTemplate {
+    let job = job(&format!("[task]\n{text}"));
+    let blob = BlobRef {
+        digest: Digest([1; 32]),
+        manifest_bytes: 1,
+        content_bytes: 1,
+    };
+    let template = job.template("x".into(), blob, Vec::new());
+    assert_eq!(template.check(), Ok(()), "{text}");
+    template
+}
+
+#[test]
+fn environments_can_travel_or_be_built() {
+    let archive = program("image-archive = 'a.tar'\nisolation = 'job'\nruntime = 'runsc'");
+    assert!(matches!(archive.program, Program::Archive { .. }));
+    assert_eq!(archive.isolation, Isolation::Job);
+    assert_eq!(archive.sandbox.as_deref(), Some("runsc"));
+    let build = program("build = './env'\ndockerfile = 'docker/Dockerfile.gpu'");
+    let Program::Build { dockerfile, .. } = build.program else {
+        panic!();
+    };
+    assert_eq!(dockerfile, "docker/Dockerfile.gpu");
+    let Program::Build { dockerfile, .. } = program("build = '.'").program else {
+        panic!();
+    };
+    assert_eq!(dockerfile, "Dockerfile");
+    assert_eq!(program("wasm = 'a.wasm'").resources.pids, 1);
+}
+
+#[test]
+fn a_private_image_says_where_its_login_is() {
+    let docker = job("task = { image = 'ghcr.io/me/x', login = 'docker' }");
+    assert_eq!(docker.login, Some(LoginSpec::Docker));
+    let file =
+        job("[task]\nimage = 'x.io/y'\nlogin = { username = 'me', password-file = 'token' }");
+    let Some(LoginSpec::File { username, path }) = file.login else {
+        panic!();
+    };
+    assert_eq!((username.as_str(), path.text.as_str()), ("me", "token"));
+}
+
+#[test]
+fn a_way_out_names_where_to() {
+    let text =
+        "[task]\nimage = 'a'\n[network]\nmode = 'egress'\ndomains = ['pypi.org', '*.debian.org']";
+    let NetworkMode::Egress { domains } = job(text).network else {
+        panic!();
+    };
+    assert_eq!(domains, ["pypi.org", "*.debian.org"]);
+}
+
+#[test]
+fn a_gpu_can_be_asked_for_in_part() {
+    let gpus = |text: &str| {
+        job(&format!("task.image = 'a'\nresources.gpus = {text}"))
+            .resources
+            .gpus
+    };
+    assert_eq!((gpus("0.5").count, gpus("0.5").milli), (1, 500));
+    let part = gpus("{ share = 0.25, memory = '4GiB' }");
+    assert_eq!(
+        (part.count, part.milli, part.memory),
+        (1, 250, Some(Bytes::gib(4)))
+    );
+    assert_eq!((gpus("2").count, gpus("2").milli), (2, 1_000));
 }

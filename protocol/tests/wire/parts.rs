@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use libp2p_identity::Keypair;
-use p2pnode_protocol::advert::Advert;
+use p2pnode_protocol::advert::{Advert, AdvertFeatures};
 use p2pnode_protocol::job::{Array, ArrayKey, JobPlan, Placement, Policy, StepPlan, Values};
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::TaskRef;
@@ -104,6 +104,7 @@ pub fn plan() -> JobPlan {
         },
         per_task_inputs: vec![vec![blob(1), blob(2)]],
         needs: vec![],
+        login: None,
     };
     JobPlan {
         name: "robot".into(),
@@ -125,6 +126,7 @@ pub fn advert(issued_ms: u64) -> Advert {
         cpus: MilliCpus::whole(8),
         memory: Bytes::gib(16),
         disk: Bytes::gib(100),
+        pids: 16_384,
         gpus: vec![Gpu::whole(
             "GPU-1".into(),
             "NVIDIA RTX 4090".into(),
@@ -144,6 +146,14 @@ pub fn advert(issued_ms: u64) -> Advert {
         runtimes: vec![RuntimeKind::Docker, RuntimeKind::Wasm],
         labels: BTreeMap::from([("site".into(), "lab".into())]),
         images: vec!["debian:12".into()],
+        closed: Some("its schedule opens it at mon 19:00".into()),
+        away: vec![(RuntimeKind::Docker, "no container engine".into())],
+        features: AdvertFeatures {
+            sandboxes: vec!["runsc".into()],
+            hard_disk: true,
+            egress: false,
+            build: true,
+        },
         running: 3,
         queued: 1,
     }

@@ -130,7 +130,7 @@ proptest! {
         tasks in vec(assignment(), 0..6),
     ) {
         let template = template.map(Box::new);
-        same(&TaskRequest::Offer(Offer { job, step: 0, template, tasks }))?;
+        same(&TaskRequest::Offer(Offer { job, step: 0, template, tasks, login: None }))?;
     }
 
     #[test]

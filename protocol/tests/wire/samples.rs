@@ -8,8 +8,8 @@ use p2pnode_protocol::advert::{AdvertAnswer, AdvertHello, MAX_ADVERT_BYTES, Sign
 use p2pnode_protocol::codec::{self, CodecError};
 use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind, Manifest};
 use p2pnode_protocol::message::{
-    MAX_MESSAGE_BYTES, Offer, OfferReply, Phase, Refusal, Renewal, Report, ReportEvent,
-    TaskRequest, TaskResponse,
+    MAX_MESSAGE_BYTES, Offer, OfferReply, Phase, Refusal, RegistryLogin, Renewal, Report,
+    ReportEvent, TaskRequest, TaskResponse,
 };
 use p2pnode_protocol::stream::{
     BlobReply, BlobWant, LogAck, LogFrame, LogHello, LogWelcome, MAX_FRAME_BYTES,
@@ -58,9 +58,14 @@ fn requests(samples: &mut Vec<Sample>) {
         step: 0,
         template: Some(Box::new(template())),
         tasks: vec![assignment],
+        login: Some(RegistryLogin {
+            username: "me".into(),
+            password: "token".into(),
+        }),
     };
     let bare = Offer {
         template: None,
+        login: None,
         ..offer.clone()
     };
     let mut add = |name, request: TaskRequest| {
@@ -102,7 +107,14 @@ fn report_events() -> Vec<ReportEvent> {
         network_bytes: 70_000,
         energy_mj: Some(41_500),
     };
-    let phases = [Phase::Fetching, Phase::Environment, Phase::Ready];
+    let phases = [
+        Phase::Fetching,
+        Phase::Environment,
+        Phase::Pulling,
+        Phase::Loading,
+        Phase::Building,
+        Phase::Ready,
+    ];
     let mut events: Vec<_> = phases
         .into_iter()
         .map(|phase| ReportEvent::Preparing {
@@ -291,6 +303,13 @@ pub fn all() -> Vec<Sample> {
     ));
     let wasm = Program::Wasm { module: blob(1) };
     samples.push(sample("program.wasm", &wasm, MAX_MESSAGE_BYTES));
+    let archive = Program::Archive { archive: blob(1) };
+    samples.push(sample("program.archive", &archive, MAX_MESSAGE_BYTES));
+    let build = Program::Build {
+        context: blob(1),
+        dockerfile: "Dockerfile".into(),
+    };
+    samples.push(sample("program.build", &build, MAX_MESSAGE_BYTES));
     samples.push(sample("plan", &plan(), manifest_limit));
     samples
 }

@@ -155,7 +155,10 @@ fn style(template: &str) -> ProgressStyle {
 pub(super) const fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Fetching => "inputs arrive",
-        Phase::Environment => "the environment is made",
+        Phase::Environment => "the module is compiled",
+        Phase::Pulling => "the image is pulled",
+        Phase::Loading => "the image is loaded",
+        Phase::Building => "the image is built",
         Phase::Ready => "ready",
     }
 }

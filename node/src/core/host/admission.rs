@@ -6,12 +6,14 @@
 
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::message::{MAX_BATCH, Offer, Refusal, TaskRef};
-use p2pnode_protocol::task::{Assignment, InputSource, RuntimeKind, TaskTemplate};
+use p2pnode_protocol::task::{Assignment, InputSource, NetworkMode, RuntimeKind, TaskTemplate};
 
-use super::Host;
+use super::access::Change;
 use super::job::{Attempt, Killed, Phase, Queued};
+use super::{Host, wishes};
+use crate::core::config::CoreConfig;
 use crate::core::desk::Cx;
-use crate::core::io::HostedJob;
+use crate::core::io::{HostedJob, Millis, Record, RuntimeFeatures};
 use crate::core::peers::offers;
 use crate::core::sizes;
 
@@ -29,10 +31,42 @@ fn invalid(message: impl Into<String>) -> Refusal {
 
 impl Host {
     /// Whether `peer` may run tasks here.
-    pub(in crate::core) fn allows(&self, me: PeerId, peer: &PeerId) -> bool {
-        *peer == me
-            || self.terms.as_ref().is_some_and(|terms| terms.allow_any)
-            || self.allowed.contains(peer)
+    pub(in crate::core) fn allows(&self, config: &CoreConfig, now: Millis, peer: &PeerId) -> bool {
+        *peer == config.me || self.allows_all(config) || self.access.grant(peer, now).is_some()
+    }
+
+    /// Whether everyone who can talk to this node may run tasks here.
+    fn allows_all(&self, config: &CoreConfig) -> bool {
+        config.private_network || self.terms.as_ref().is_some_and(|terms| terms.allow_any)
+    }
+
+    /// How many tasks more a submitter may bring.
+    pub(super) fn tasks_left(&self, cx: &Cx, submitter: &PeerId) -> u64 {
+        if *submitter == cx.config.me || self.allows_all(cx.config) {
+            return u64::MAX;
+        }
+        let grant = self.access.grant(submitter, cx.now);
+        grant.and_then(|grant| grant.tasks).unwrap_or(u64::MAX)
+    }
+
+    /// Keeps for the owner to see what a peer asked for that may not run tasks here.
+    pub(super) fn note_request(&mut self, cx: &mut Cx, peer: PeerId, offer: &Offer) {
+        let Some(template) = offer.template.as_deref() else {
+            return;
+        };
+        if template.check().is_err() {
+            return;
+        }
+        for change in self.access.ask(cx.now, peer, offer, template) {
+            let (peer, request) = match change {
+                Change::Requested(peer, request) => {
+                    tracing::info!(%peer, job = request.name, program = request.program, "asks to run tasks here; p2pnode requests");
+                    (peer, Some(request))
+                }
+                Change::Gone(peer) => (peer, None),
+            };
+            cx.persist(Record::Requested { peer, request });
+        }
     }
 
     /// Whether any task of this offer can be taken, whatever else is going on here.
@@ -47,9 +81,19 @@ impl Host {
         {
             return Err(Refusal::NotOffering);
         }
-        if !self.allows(cx.config.me, &hosted.submitter) {
+        if !self.allows(cx.config, cx.now, &hosted.submitter) {
+            if let Some(why) = self.access.spent(&hosted.submitter, cx.now) {
+                tracing::debug!(peer = %hosted.submitter, why, "refused");
+            }
             return Err(Refusal::NotAllowed {
                 submitter: hosted.submitter.to_base58(),
+            });
+        }
+        if hosted.submitter != cx.config.me
+            && let Some(why) = self.gate.closed()
+        {
+            return Err(Refusal::Closed {
+                message: why.to_owned(),
             });
         }
         if offer.tasks.is_empty() || offer.tasks.len() > MAX_BATCH {
@@ -73,7 +117,10 @@ impl Host {
             }
             (None, None) => return Err(Refusal::TemplateNeeded),
         };
-        self.admit_needs(cx, hosted.submitter, template)?;
+        self.admit_needs(template)?;
+        if hosted.submitter != cx.config.me {
+            self.admit_wishes(cx, &hosted.submitter, template)?;
+        }
         offer
             .tasks
             .iter()
@@ -128,18 +175,28 @@ impl Host {
     }
 
     /// Whether this machine could ever run such a task.
-    fn admit_needs(
-        &self,
-        cx: &Cx,
-        submitter: PeerId,
-        template: &TaskTemplate,
-    ) -> Result<(), Refusal> {
+    fn admit_needs(&self, template: &TaskTemplate) -> Result<(), Refusal> {
         let runtime = template.program.runtime();
-        if let Err(message) = self.runtime(runtime) {
-            return Err(Refusal::NoRuntime {
-                runtime: runtime.to_string(),
-                message,
-            });
+        let no_runtime = |message| Refusal::NoRuntime {
+            runtime: runtime.to_string(),
+            message,
+        };
+        let features = self.runtime(runtime).map_err(no_runtime)?;
+        if let Some(wanted) = &template.sandbox
+            && !features.sandboxes.contains(wanted)
+        {
+            let has = features.sandboxes.join(", ");
+            return Err(no_runtime(format!(
+                "the job insists on the OCI runtime {wanted} (task.runtime), and its engine has {}",
+                if has.is_empty() { "none by name" } else { &has }
+            )));
+        }
+        if matches!(template.network, NetworkMode::Egress { .. }) {
+            let way = features.egress.as_ref();
+            let why = way.map_or_else(|| Err("this runtime has none".to_owned()), Clone::clone);
+            why.map_err(|why| {
+                no_runtime(format!("the job needs a way out (network.mode): {why}"))
+            })?;
         }
         let total = self.ledger.total();
         total
@@ -147,20 +204,27 @@ impl Host {
             .map_err(|short| Refusal::TooSmall {
                 message: short.to_string(),
             })?;
-        if template.root && submitter != cx.config.me && !cx.config.host.allow_root {
-            return Err(Refusal::NotPermitted {
-                message:
-                    "the job asks for root in its container (task.root); the owner permits that \
-                          with the setting offer.allow_root = true, or `p2pnode offer --allow-root`"
-                        .into(),
-            });
-        }
         Ok(())
     }
 
-    fn runtime(&self, runtime: RuntimeKind) -> Result<(), String> {
+    /// Whether the owner lets another's job have what it asks for.
+    fn admit_wishes(
+        &self,
+        cx: &Cx,
+        submitter: &PeerId,
+        template: &TaskTemplate,
+    ) -> Result<(), Refusal> {
+        let rules = self.terms.as_ref().map(|terms| &terms.rules);
+        let Some(rules) = rules else {
+            return Err(Refusal::NotOffering);
+        };
+        let granted = self.access.grant(submitter, cx.now);
+        wishes::check(rules, granted, template).map_err(|message| Refusal::NotPermitted { message })
+    }
+
+    fn runtime(&self, runtime: RuntimeKind) -> Result<&RuntimeFeatures, String> {
         match self.runtimes.as_ref().and_then(|known| known.get(&runtime)) {
-            Some(Ok(())) => Ok(()),
+            Some(Ok(features)) => Ok(features),
             Some(Err(message)) => Err(message.clone()),
             None => Err("this node was built without it".to_owned()),
         }
@@ -170,6 +234,8 @@ impl Host {
     /// are here already count as taken.
     pub(super) fn take_in(&mut self, cx: &Cx, hosted: HostedJob, offer: Offer) -> u32 {
         let config = &cx.config.host;
+        let left = self.tasks_left(cx, &hosted.submitter);
+        let mut fresh = 0;
         let of_submitter = self.jobs_of(&hosted.submitter);
         let (mut queued, mut bytes, mut attempts) =
             of_submitter.fold((0, 0, 0), |(queued, bytes, attempts), job| {
@@ -197,7 +263,8 @@ impl Host {
                 }
             } else {
                 let size = sizes::assignment(&assignment);
-                let full = queued >= config.max_queued_by_submitter
+                let full = fresh >= left
+                    || queued >= config.max_queued_by_submitter
                     || self.queued >= config.max_queued
                     || attempts >= config.max_attempts_by_submitter
                     || all >= config.max_attempts
@@ -205,6 +272,7 @@ impl Host {
                 if full {
                     break;
                 }
+                fresh += 1;
                 queued += 1;
                 bytes += size;
                 attempts += 1;
@@ -222,17 +290,20 @@ impl Host {
         taken
     }
 
+    /// How many tasks run at the same time, at most.
+    pub(super) fn max_running(&self, cx: &Cx) -> u32 {
+        let rules = self.terms.as_ref().map(|terms| &terms.rules);
+        let most = rules.and_then(|rules| rules.max_tasks).unwrap_or(u32::MAX);
+        most.min(cx.config.host.max_running)
+    }
+
     /// How many tasks of a step can run here at the same time now.
     pub(super) fn slots(&self, cx: &Cx, hosted: HostedJob, template: &TaskTemplate) -> u32 {
         let running = self.jobs.get(&hosted).map_or(0, |job| match job.phase {
             Phase::Live => job.running,
             Phase::Orphaned { .. } | Phase::Leaving => 0,
         });
-        let room = cx
-            .config
-            .host
-            .max_running
-            .saturating_sub(self.ledger.runs());
+        let room = self.max_running(cx).saturating_sub(self.ledger.runs());
         running + self.ledger.free().slots(&template.resources, room)
     }
 }

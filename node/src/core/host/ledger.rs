@@ -3,6 +3,8 @@
 //! The one place where capacity is given out. Whatever a run took it gives back exactly once, with the
 //! same needs; the owner may offer more or less at any time, also less than what runs.
 
+use std::collections::BTreeMap;
+
 use p2pnode_protocol::resources::Shortage;
 use p2pnode_protocol::{Bytes, Capacity, Gpu, MilliCpus, Resources};
 
@@ -14,7 +16,9 @@ pub(super) struct Ledger {
     cpus: u64,
     memory: u64,
     disk: u64,
-    gpus: Vec<Gpu>,
+    pids: u64,
+    /// Thousandths taken of each GPU, by UUID.
+    gpus: BTreeMap<String, u32>,
     runs: u32,
 }
 
@@ -46,7 +50,10 @@ impl Ledger {
         self.cpus += u64::from(needs.cpus.0);
         self.memory = self.memory.saturating_add(needs.memory.0);
         self.disk = self.disk.saturating_add(needs.disk.0);
-        self.gpus.extend(gpus.iter().cloned());
+        self.pids += u64::from(needs.pids);
+        for gpu in &gpus {
+            *self.gpus.entry(gpu.uuid.clone()).or_default() += u32::from(gpu.milli);
+        }
         self.runs += 1;
         Ok(gpus)
     }
@@ -56,8 +63,13 @@ impl Ledger {
         self.cpus = self.cpus.saturating_sub(needs.cpus.0.into());
         self.memory = self.memory.saturating_sub(needs.memory.0);
         self.disk = self.disk.saturating_sub(needs.disk.0);
-        self.gpus
-            .retain(|taken| gpus.iter().all(|gpu| gpu.uuid != taken.uuid));
+        self.pids = self.pids.saturating_sub(needs.pids.into());
+        for gpu in gpus {
+            if let Some(taken) = self.gpus.get_mut(&gpu.uuid) {
+                *taken = taken.saturating_sub(gpu.milli.into());
+            }
+        }
+        self.gpus.retain(|_, taken| *taken > 0);
         self.runs = self.runs.saturating_sub(1);
         self.recount();
     }
@@ -67,8 +79,17 @@ impl Ledger {
         self.free.cpus = MilliCpus(u32::try_from(cpus).unwrap_or(u32::MAX));
         self.free.memory = Bytes(self.total.memory.0.saturating_sub(self.memory));
         self.free.disk = Bytes(self.total.disk.0.saturating_sub(self.disk));
-        let is_free = |gpu: &&Gpu| self.gpus.iter().all(|taken| taken.uuid != gpu.uuid);
-        self.free.gpus = self.total.gpus.iter().filter(is_free).cloned().collect();
+        let pids = u64::from(self.total.pids).saturating_sub(self.pids);
+        self.free.pids = u32::try_from(pids).unwrap_or(u32::MAX);
+        let left = |gpu: &Gpu| {
+            let taken = self.gpus.get(&gpu.uuid).copied().unwrap_or(0);
+            let milli = u16::try_from(u32::from(gpu.milli).saturating_sub(taken)).unwrap_or(0);
+            (milli > 0).then(|| Gpu {
+                milli,
+                ..gpu.clone()
+            })
+        };
+        self.free.gpus = self.total.gpus.iter().filter_map(left).collect();
     }
 }
 
@@ -89,6 +110,7 @@ mod tests {
             cpus: MilliCpus::whole(cpus),
             memory: Bytes::gib(8),
             disk: Bytes::gib(8),
+            pids: 4_096,
             gpus: gpus.iter().map(|uuid| gpu(uuid)).collect(),
         }
     }

@@ -7,7 +7,9 @@
 //! Handlers note which jobs have something to report; [`Host::settle`] sends it at the end of an
 //! input.
 
+mod access;
 mod admission;
+mod gate;
 mod job;
 mod lease;
 mod ledger;
@@ -17,6 +19,7 @@ mod reports;
 mod restore;
 mod runs;
 mod schedule;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -27,7 +30,9 @@ use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{JobId, PeerId};
 
 use super::desk::{Cx, Timer};
-use super::io::{Breach, HostedJob, OfferTerms, Record};
+use super::io::{Breach, HostedJob, OfferTerms, Record, RuntimeState};
+use access::Access;
+use gate::Gate;
 use job::{Hosted, HostedStep, Phase};
 use ledger::Ledger;
 
@@ -35,9 +40,10 @@ use ledger::Ledger;
 #[derive(Debug, Default)]
 pub(super) struct Host {
     terms: Option<OfferTerms>,
-    allowed: BTreeSet<PeerId>,
+    access: Access,
+    gate: Gate,
     /// `None` until the driver has looked.
-    runtimes: Option<BTreeMap<RuntimeKind, Result<(), String>>>,
+    runtimes: Option<BTreeMap<RuntimeKind, RuntimeState>>,
     ledger: Ledger,
     jobs: BTreeMap<HostedJob, Hosted>,
     /// Jobs with something ready to run, in the order of their turns.
@@ -103,6 +109,9 @@ impl Host {
             return TaskResponse::Busy;
         }
         if let Err(refusal) = self.admit(cx, hosted, &offer) {
+            if matches!(refusal, Refusal::NotAllowed { .. }) {
+                self.note_request(cx, submitter, &offer);
+            }
             return self.reply(cx, hosted, offer.step, 0, Some(refusal));
         }
         if !self.jobs.contains_key(&hosted) {
@@ -123,7 +132,13 @@ impl Host {
         });
         let named: Vec<TaskRef> = named.collect();
         self.tell_again(cx, hosted, &named);
+        let before = self.queued;
         let taken = self.take_in(cx, hosted, offer);
+        if let Some(grant) = self.access.spend(&submitter, self.queued - before) {
+            let peer = submitter;
+            let grant = Some(grant);
+            cx.persist(Record::Allowed { peer, grant });
+        }
         self.prepare(cx, hosted);
         self.wake_job(hosted);
         let refusal = (taken < offered).then_some(Refusal::Full);
@@ -213,6 +228,11 @@ impl Host {
     /// Tasks that wait.
     pub(super) const fn queued(&self) -> u32 {
         self.queued
+    }
+
+    /// Whether a job is hosted here.
+    pub(super) fn hosts(&self, hosted: &HostedJob) -> bool {
+        self.jobs.contains_key(hosted)
     }
 
     /// Hosted jobs here.

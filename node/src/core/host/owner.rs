@@ -5,14 +5,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use p2pnode_protocol::advert::{AdvertFeatures, MAX_WHY_BYTES};
+use p2pnode_protocol::offer::{Grant, OfferRules, OnClose};
 use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
 use p2pnode_protocol::{Capacity, PeerId};
 
 use super::Host;
 use super::job::Killed;
 use crate::core::desk::Cx;
-use crate::core::io::{Effect, HostedJob, OfferTerms, Record};
+use crate::core::io::{Conditions, Effect, HostedJob, OfferTerms, Record, Requested, RuntimeState};
 use crate::core::peers::offers;
+
+/// The most OCI runtimes that an advert names.
+const MAX_SANDBOXES: usize = 16;
+
+/// At most `most` bytes of a text.
+fn cut(text: &str, most: usize) -> String {
+    text[..text.floor_char_boundary(most)].to_owned()
+}
 
 impl Host {
     /// The owner offers this from now on.
@@ -20,29 +30,84 @@ impl Host {
         cx.persist(Record::Offer(terms.clone()));
         self.ledger.set_total(terms.total.clone());
         self.terms = Some(terms);
+        self.judge(cx);
         self.evict(cx);
         self.schedule(cx);
         cx.out.push(Effect::Advertise);
     }
 
-    /// The owner allows a peer, or no longer does.
-    pub(in crate::core) fn on_allow(&mut self, cx: &mut Cx, peer: PeerId, allowed: bool) {
-        cx.persist(Record::Allowed { peer, allowed });
-        if allowed {
-            self.allowed.insert(peer);
-        } else {
-            self.allowed.remove(&peer);
+    /// The owner allows a peer, or no longer does. Either answers what it asked for.
+    pub(in crate::core) fn on_allow(&mut self, cx: &mut Cx, peer: PeerId, grant: Option<Grant>) {
+        let allowed = grant.is_some();
+        cx.persist(Record::Allowed {
+            peer,
+            grant: grant.clone(),
+        });
+        if self.access.set(peer, grant) {
+            cx.persist(Record::Requested {
+                peer,
+                request: None,
+            });
+        }
+        if !allowed {
             self.evict(cx);
         }
         // A new advert is what makes a peer ask again that was refused before.
         cx.out.push(Effect::Advertise);
     }
 
+    /// What the offer's rules depend on was measured.
+    pub(in crate::core) fn on_conditions(&mut self, cx: &mut Cx, conditions: Conditions) {
+        self.gate.measure(conditions);
+        self.judge(cx);
+    }
+
+    /// Opens or closes what is offered, as its rules say.
+    fn judge(&mut self, cx: &mut Cx) {
+        if !self
+            .gate
+            .judge(self.terms.as_ref().map(|terms| &terms.rules))
+        {
+            return;
+        }
+        cx.out.push(Effect::Advertise);
+        match self.gate.closed() {
+            None => {
+                tracing::info!("what is offered is open");
+                self.schedule(cx);
+            }
+            Some(why) => {
+                tracing::info!(why, "what is offered is closed");
+                let why = format!("its owner's offer closed: {why}");
+                self.send_away(cx, &why);
+            }
+        }
+    }
+
+    /// Gives back what waits of others' jobs, and stops what runs when the owner wants that.
+    fn send_away(&mut self, cx: &mut Cx, why: &str) {
+        let on_close = self.terms.as_ref().map(|terms| terms.rules.on_close);
+        let others = self.jobs.keys().filter(|job| job.submitter != cx.config.me);
+        for hosted in others.copied().collect::<Vec<_>>() {
+            let Some(job) = self.jobs.get_mut(&hosted) else {
+                continue;
+            };
+            let dropped = job.drop_queued(|_| false);
+            self.queued -= dropped.len() as u32;
+            if on_close == Some(OnClose::Stop) {
+                let to_kill = job.kill_all(Killed::No);
+                Self::kill(cx, hosted, to_kill, FailureKind::KilledByOwner, why);
+            }
+            let failure = Failure::new(FailureKind::KilledByOwner, why);
+            self.fail_all(cx, hosted, dropped, &failure);
+        }
+    }
+
     /// Which runtimes work here.
     pub(in crate::core) fn on_runtimes(
         &mut self,
         cx: &mut Cx,
-        runtimes: Vec<(RuntimeKind, Result<(), String>)>,
+        runtimes: Vec<(RuntimeKind, RuntimeState)>,
     ) {
         let runtimes: BTreeMap<_, _> = runtimes.into_iter().collect();
         if self.runtimes.as_ref() != Some(&runtimes) {
@@ -56,7 +121,7 @@ impl Host {
     fn evict(&mut self, cx: &mut Cx) {
         let all: Vec<HostedJob> = self.jobs.keys().copied().collect();
         for hosted in all {
-            let allowed = self.allows(cx.config.me, &hosted.submitter);
+            let allowed = self.allows(cx.config, cx.now, &hosted.submitter);
             let Some(job) = self.jobs.get_mut(&hosted) else {
                 continue;
             };
@@ -125,6 +190,61 @@ impl Host {
         self.terms.as_ref().is_some_and(|terms| terms.allow_any)
     }
 
+    /// Why nothing is taken from others at the moment.
+    pub(in crate::core) fn closed(&self) -> Option<&str> {
+        self.gate.closed().filter(|_| self.is_offering())
+    }
+
+    /// The rules of what is offered.
+    pub(in crate::core) fn rules(&self) -> Option<&OfferRules> {
+        self.terms.as_ref().map(|terms| &terms.rules)
+    }
+
+    /// Runtimes that cannot run tasks, and why.
+    pub(in crate::core) fn away(&self) -> Vec<(RuntimeKind, String)> {
+        let all = self.runtimes.iter().flatten();
+        let away = all.filter_map(|(kind, state)| Some((*kind, state.as_ref().err()?)));
+        away.map(|(kind, why)| (kind, cut(why, MAX_WHY_BYTES)))
+            .collect()
+    }
+
+    /// What containers can have here.
+    pub(in crate::core) fn own_features(&self) -> AdvertFeatures {
+        let docker = self
+            .runtimes
+            .as_ref()
+            .and_then(|all| all.get(&RuntimeKind::Docker));
+        let Some(Ok(docker)) = docker else {
+            return AdvertFeatures::default();
+        };
+        AdvertFeatures {
+            sandboxes: docker
+                .sandboxes
+                .iter()
+                .take(MAX_SANDBOXES)
+                .cloned()
+                .collect(),
+            hard_disk: docker.hard_disk,
+            egress: matches!(docker.egress, Some(Ok(()))),
+            build: true,
+        }
+    }
+
+    /// What others' containers can have here, as far as the owner lets them.
+    pub(in crate::core) fn features(&self) -> AdvertFeatures {
+        let own = self.own_features();
+        AdvertFeatures {
+            egress: own.egress && self.rules().is_some_and(|rules| !rules.egress.is_empty()),
+            build: own.build && self.rules().is_some_and(|rules| rules.allow_build),
+            ..own
+        }
+    }
+
+    /// Peers that asked and were refused.
+    pub(in crate::core) const fn requests(&self) -> &BTreeMap<PeerId, Requested> {
+        self.access.requests()
+    }
+
     /// Runtimes that work.
     pub(in crate::core) fn working_runtimes(&self) -> Vec<RuntimeKind> {
         let all = self.runtimes.iter().flatten();
@@ -134,7 +254,7 @@ impl Host {
     }
 
     /// Peers that were allowed by name.
-    pub(in crate::core) const fn allowed(&self) -> &BTreeSet<PeerId> {
-        &self.allowed
+    pub(in crate::core) const fn allowed(&self) -> &BTreeMap<PeerId, Grant> {
+        self.access.allowed()
     }
 }

@@ -3,13 +3,15 @@
 //! What waited or ran is gone with the old process; the new epoch says so to whoever asks. What had
 //! ended is reported again and kept. A job of which nothing is left is forgotten at once.
 
+use p2pnode_protocol::PeerId;
 use p2pnode_protocol::message::ReportEvent;
+use p2pnode_protocol::offer::Grant;
 
 use super::Host;
 use super::job::{Attempt, Environment, Hosted, HostedStep};
 use super::outbox::Outbox;
 use crate::core::desk::{Cx, Timer};
-use crate::core::io::{Effect, OfferTerms, Record, StoredHosted};
+use crate::core::io::{Effect, OfferTerms, Record, Requested, StoredHosted};
 
 impl Host {
     /// Takes up where the last life ended.
@@ -17,14 +19,17 @@ impl Host {
         &mut self,
         cx: &mut Cx,
         terms: Option<OfferTerms>,
-        allowed: Vec<p2pnode_protocol::PeerId>,
+        allowed: Vec<(PeerId, Grant)>,
+        requests: Vec<(PeerId, Requested)>,
         stored: Vec<StoredHosted>,
     ) {
-        self.allowed = allowed.into_iter().collect();
+        self.access.restore(allowed, requests);
         if let Some(terms) = &terms {
             self.ledger.set_total(terms.total.clone());
         }
         self.terms = terms;
+        self.gate
+            .judge(self.terms.as_ref().map(|terms| &terms.rules));
         for stored in stored {
             self.restore_job(cx, stored);
         }

@@ -10,7 +10,7 @@ use p2pnode_protocol::task::{Failure, FailureKind};
 use super::Host;
 use super::job::{Attempt, Environment, Killed};
 use crate::core::desk::Cx;
-use crate::core::io::{Effect, HostedJob, RunKey};
+use crate::core::io::{Effect, HostedJob, RunKey, RunLimits};
 
 /// What came of one job's turn.
 enum Turn {
@@ -66,6 +66,14 @@ impl Host {
     }
 
     fn turn(&mut self, cx: &mut Cx, hosted: HostedJob) -> Turn {
+        let max_running = self.max_running(cx);
+        let is_own = hosted.submitter == cx.config.me;
+        let limits = self
+            .rules()
+            .map_or_else(RunLimits::default, |rules| RunLimits {
+                max_ms: rules.max_task_ms.filter(|_| !is_own),
+                sandbox: rules.runtime.clone(),
+            });
         let Some(job) = self.jobs.get_mut(&hosted) else {
             return Turn::Idle;
         };
@@ -75,7 +83,7 @@ impl Host {
         let Some(template) = job.steps.get(&step).map(|step| step.template.clone()) else {
             return Turn::Idle;
         };
-        let room = self.ledger.runs() < cx.config.host.max_running;
+        let room = self.ledger.runs() < max_running;
         let taken = room.then(|| self.ledger.take(&template.resources));
         let gpus = match taken {
             Some(Ok(gpus)) => gpus,
@@ -105,6 +113,7 @@ impl Host {
             template,
             assignment: queued.assignment,
             gpus,
+            limits,
         });
         Turn::Started
     }

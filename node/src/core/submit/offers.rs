@@ -201,6 +201,7 @@ fn cut(mut refusal: Refusal) -> Refusal {
         Refusal::NotAllowed { submitter: text }
         | Refusal::TooSmall { message: text }
         | Refusal::NotPermitted { message: text }
+        | Refusal::Closed { message: text }
         | Refusal::Invalid { message: text } => shorten(text),
         Refusal::NoRuntime { runtime, message } => {
             shorten(runtime);

@@ -6,17 +6,17 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use p2pnode_protocol::PeerId;
 use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::message::{MAX_BATCH, Refusal};
 use p2pnode_protocol::resources::Shortage;
-use p2pnode_protocol::task::{Program, RuntimeKind};
-use p2pnode_protocol::{Capacity, PeerId};
+use p2pnode_protocol::task::{NetworkMode, Program, RuntimeKind, TaskTemplate};
 
 use super::job::Job;
 use super::link::Stand;
 use super::watch::Watch;
-use crate::core::peers::{Peers, offers};
+use crate::core::peers::{Peers, offers, printable};
 
 /// Why a peer is not asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,15 @@ pub(super) enum Unfit {
     /// It has not got the runtime.
     #[error("it cannot run {0} tasks")]
     Runtime(RuntimeKind),
+    /// Its runtime is away.
+    #[error("its {0} runtime is away: {1}")]
+    RuntimeAway(RuntimeKind, String),
+    /// What it offers is closed for the moment.
+    #[error("its offer is closed at the moment: {0}")]
+    Closed(String),
+    /// It has not got what the job insists on.
+    #[error("{0}")]
+    Lacks(String),
     /// It is too small.
     #[error("too small: {0}")]
     TooSmall(#[from] Shortage),
@@ -70,12 +79,15 @@ fn fits_advert(
             });
         }
     }
+    if let Some(why) = &advert.closed {
+        return Err(Unfit::Closed(printable(why)));
+    }
     let mut problem = None;
     for (position, step) in plan.steps.iter().enumerate() {
         if !wanted(position) {
             continue;
         }
-        match fits_step(&advert.total, &advert.runtimes, &step.template) {
+        match fits_step(advert, &step.template) {
             Ok(()) => return Ok(()),
             Err(unfit) => problem = problem.or(Some(unfit)),
         }
@@ -83,16 +95,33 @@ fn fits_advert(
     problem.map_or(Ok(()), Err)
 }
 
-fn fits_step(
-    total: &Capacity,
-    runtimes: &[RuntimeKind],
-    template: &p2pnode_protocol::task::TaskTemplate,
-) -> Result<(), Unfit> {
+fn fits_step(advert: &Advert, template: &TaskTemplate) -> Result<(), Unfit> {
     let runtime = template.program.runtime();
-    if !runtimes.contains(&runtime) {
-        return Err(Unfit::Runtime(runtime));
+    if !advert.runtimes.contains(&runtime) {
+        let away = advert.away.iter().find(|(kind, _)| *kind == runtime);
+        return Err(match away {
+            Some((_, why)) => Unfit::RuntimeAway(runtime, printable(why)),
+            None => Unfit::Runtime(runtime),
+        });
     }
-    Ok(total.check(&template.resources)?)
+    let features = &advert.features;
+    let lacks = |what: &str| Err(Unfit::Lacks(what.to_owned()));
+    if let Some(wanted) = &template.sandbox
+        && !features.sandboxes.contains(wanted)
+    {
+        return lacks(&format!("it has no OCI runtime {wanted} (task.runtime)"));
+    }
+    if matches!(template.network, NetworkMode::Egress { .. }) && !features.egress {
+        return lacks(
+            "its tasks cannot reach anything (network.mode); its owner permits that with `p2pnode offer --egress`",
+        );
+    }
+    if matches!(template.program, Program::Build { .. }) && !features.build {
+        return lacks(
+            "it builds no images (task.build); its owner permits that with `p2pnode offer --allow-build`",
+        );
+    }
+    Ok(advert.total.check(&template.resources)?)
 }
 
 fn is_named(plan: &JobPlan, peer: &PeerId) -> bool {

@@ -256,6 +256,7 @@ impl Job {
             step: offer.step,
             template: with_template.then(|| Box::new(TaskTemplate::clone(&step.template))),
             tasks,
+            login: None,
         });
         offer.with_template = with_template;
         offer.call = Some(cx.call(peer, CallKind::Offer(self.id), request));

@@ -1,12 +1,13 @@
 //! Offers that come in: whether they are taken, and what is made of them.
 
 use p2pnode_protocol::message::{Refusal, Renewal, TaskRequest, TaskResponse};
+use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::task::{Failure, FailureKind, Outcome, RuntimeKind};
 
 use super::fixture;
 use super::rig::{Rig, as_reply, ended, hosted, offer_of, task};
 use super::seen::{kills, position, records, report, runs};
-use crate::core::io::{Effect, Input, OfferTerms, Record};
+use crate::core::io::{Effect, Input, OfferTerms, Record, RuntimeFeatures};
 
 fn template() -> p2pnode_protocol::task::TaskTemplate {
     fixture::template(0, 1, 60_000)
@@ -30,11 +31,15 @@ fn refusals_say_what_a_person_can_do() {
         TaskResponse::Busy,
         "its runtimes are not known yet"
     );
-    rig.input(Input::Runtimes(vec![(RuntimeKind::Docker, Ok(()))]));
+    rig.input(Input::Runtimes(vec![(
+        RuntimeKind::Docker,
+        Ok(RuntimeFeatures::default()),
+    )]));
     assert_eq!(refusal(&mut rig, one()), Refusal::NotOffering);
     rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),
         allow_any: false,
+        ..OfferTerms::default()
     }));
     let Refusal::NotAllowed { submitter } = refusal(&mut rig, one()) else {
         panic!();
@@ -42,7 +47,7 @@ fn refusals_say_what_a_person_can_do() {
     assert_eq!(submitter, fixture::peer(1).to_base58());
     rig.input(Input::Allow {
         peer: fixture::peer(1),
-        allowed: true,
+        grant: Some(Grant::default()),
     });
     assert!(matches!(
         refusal(&mut rig, one()),
@@ -51,7 +56,10 @@ fn refusals_say_what_a_person_can_do() {
     let broken = Err("no worker".to_owned());
     rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, broken)]));
     assert!(refusal(&mut rig, one()).to_string().contains("no worker"));
-    rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+    rig.input(Input::Runtimes(vec![(
+        RuntimeKind::Wasm,
+        Ok(RuntimeFeatures::default()),
+    )]));
     let mut large = template();
     large.resources = fixture::resources(2);
     let large = TaskRequest::Offer(offer_of(1, Some(large), &[(0, 1)]));
@@ -69,21 +77,30 @@ fn refusals_say_what_a_person_can_do() {
     let root = TaskRequest::Offer(offer_of(1, Some(root), &[(0, 1)]));
     let refused = refusal(&mut rig, root);
     assert!(matches!(refused, Refusal::NotPermitted { .. }));
-    assert!(refused.to_string().contains("offer.allow_root = true"));
+    assert!(refused.to_string().contains("--allow-root"));
     let unknown = TaskRequest::Offer(offer_of(1, None, &[(0, 1)]));
     assert_eq!(refusal(&mut rig, unknown), Refusal::TemplateNeeded);
     assert_eq!(as_reply(&rig.ask(1, one()).0).accepted, 1);
-    assert!(rig.core.allowed(&fixture::peer(1)) && !rig.core.allowed(&fixture::peer(2)));
+    assert!(
+        rig.core.allowed(rig.now, &fixture::peer(1))
+            && !rig.core.allowed(rig.now, &fixture::peer(2))
+    );
 }
 
 #[test]
 fn root_is_given_to_allowed_peers_when_the_owner_says_so() {
     let mut rig = Rig::new();
-    rig.core.config.host.allow_root = true;
-    rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+    rig.input(Input::Runtimes(vec![(
+        RuntimeKind::Wasm,
+        Ok(RuntimeFeatures::default()),
+    )]));
     rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),
-        allow_any: false,
+        rules: OfferRules {
+            allow_root: true,
+            ..OfferRules::default()
+        },
+        ..OfferTerms::default()
     }));
     let mut root = template();
     root.root = true;
@@ -94,7 +111,7 @@ fn root_is_given_to_allowed_peers_when_the_owner_says_so() {
     ));
     rig.input(Input::Allow {
         peer: fixture::peer(1),
-        allowed: true,
+        grant: Some(Grant::default()),
     });
     assert_eq!(as_reply(&rig.ask(1, offer()).0).accepted, 1);
 }
@@ -105,6 +122,7 @@ fn the_own_node_is_always_allowed() {
     rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),
         allow_any: false,
+        ..OfferTerms::default()
     }));
     assert_eq!(as_reply(&rig.ask(0, one()).0).accepted, 1);
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../../tests/sim/fixture.rs"]
-mod fixture;
+pub(super) mod fixture;
 mod hosting;
 mod leases;
 mod losses;

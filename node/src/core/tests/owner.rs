@@ -1,6 +1,7 @@
 //! What the owner decides: offering, allowing, stopping.
 
 use p2pnode_protocol::message::{Refusal, ReportEvent, TaskRequest, TaskResponse};
+use p2pnode_protocol::offer::Grant;
 use p2pnode_protocol::task::{FailureKind, Outcome};
 
 use super::fixture;
@@ -37,16 +38,20 @@ fn decisions_are_stored_and_advertised() {
     let terms = OfferTerms {
         total: fixture::capacity(2),
         allow_any: false,
+        ..OfferTerms::default()
     };
     let effects = rig.input(Input::Offer(terms.clone()));
     assert_eq!(records(&effects), [Record::Offer(terms)]);
     position(&effects, |effect| matches!(effect, Effect::Advertise));
-    let (peer, allowed) = (fixture::peer(3), true);
-    let effects = rig.input(Input::Allow { peer, allowed });
-    assert_eq!(records(&effects), [Record::Allowed { peer, allowed }]);
+    let (peer, grant) = (fixture::peer(3), Some(Grant::default()));
+    let effects = rig.input(Input::Allow {
+        peer,
+        grant: grant.clone(),
+    });
+    assert_eq!(records(&effects), [Record::Allowed { peer, grant }]);
     // A new advert is what makes that peer ask again.
     position(&effects, |effect| matches!(effect, Effect::Advertise));
-    assert_eq!(rig.core.allowed_peers(), [peer]);
+    assert!(rig.core.allowed_peers().keys().eq([&peer]));
 }
 
 #[test]
@@ -69,15 +74,16 @@ fn a_peer_that_is_denied_loses_what_it_has_here_and_hears_why() {
     let (mut rig, run) = hosting(1);
     rig.input(Input::Allow {
         peer: fixture::peer(1),
-        allowed: true,
+        grant: Some(Grant::default()),
     });
     rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),
         allow_any: false,
+        ..OfferTerms::default()
     }));
     let effects = rig.input(Input::Allow {
         peer: fixture::peer(1),
-        allowed: false,
+        grant: None,
     });
     assert_eq!(kills(&effects), [(run, FailureKind::KilledByOwner)]);
     let (call, first) = report(&effects);
@@ -108,6 +114,7 @@ fn a_smaller_offer_sends_away_what_does_not_fit_and_lets_run_what_runs() {
     let effects = rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),
         allow_any: true,
+        ..OfferTerms::default()
     }));
     assert!(kills(&effects).is_empty());
     assert_eq!(kinds(&report(&effects).1), [FailureKind::KilledByOwner]);

@@ -10,7 +10,7 @@ use p2pnode_protocol::task::{Outcome, Usage};
 use super::fixture;
 use super::rig::{JOB, Rig, as_reply, finished, job, plan, reply, task};
 use super::seen::{calls, events, offer, offers, position, records};
-use crate::core::io::{CallFailure, Effect, Input, OfferTerms, Record};
+use crate::core::io::{CallFailure, Effect, Input, OfferTerms, Record, RuntimeFeatures};
 
 #[test]
 fn what_is_offered_is_stored_before() {
@@ -45,11 +45,12 @@ fn this_node_comes_first_when_it_offers() {
     let mut rig = Rig::submitter(&[4]);
     rig.input(Input::Runtimes(vec![(
         p2pnode_protocol::task::RuntimeKind::Wasm,
-        Ok(()),
+        Ok(RuntimeFeatures::default()),
     )]));
     rig.input(Input::Offer(OfferTerms {
         total: fixture::capacity(1),
         allow_any: false,
+        ..OfferTerms::default()
     }));
     let effects = rig.submit(plan(2));
     let asked: Vec<_> = offers(&effects).iter().map(|offer| offer.peer).collect();

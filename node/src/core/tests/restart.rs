@@ -10,7 +10,7 @@ use super::rig::{
     plan, task,
 };
 use super::seen::{Offered, offer, offers, position, records, report, runs};
-use crate::core::io::{Effect, Input, Record, RunEnd, Snapshot};
+use crate::core::io::{Effect, Input, Record, RunEnd, RuntimeFeatures, Snapshot};
 
 /// Folds what a node stored.
 fn fold(snapshot: &mut Snapshot, effects: &[Effect]) {
@@ -174,9 +174,13 @@ fn hosted_before() -> Snapshot {
     let terms = crate::core::io::OfferTerms {
         total: fixture::capacity(3),
         allow_any: true,
+        ..Default::default()
     };
     fold(&mut snapshot, &rig.input(Input::Offer(terms)));
-    rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+    rig.input(Input::Runtimes(vec![(
+        RuntimeKind::Wasm,
+        Ok(RuntimeFeatures::default()),
+    )]));
     let template = fixture::template(0, 1, 60_000);
     let tasks = [(0, 1), (1, 1), (2, 1)];
     let (_, effects) = rig.ask(1, TaskRequest::Offer(offer_of(JOB, Some(template), &tasks)));
@@ -194,7 +198,10 @@ fn hosted_before() -> Snapshot {
 
 fn woken(snapshot: Snapshot) -> (Rig, Vec<Effect>) {
     let (mut rig, effects) = Rig::wake(snapshot);
-    rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+    rig.input(Input::Runtimes(vec![(
+        RuntimeKind::Wasm,
+        Ok(RuntimeFeatures::default()),
+    )]));
     (rig, effects)
 }
 
@@ -309,10 +316,14 @@ fn events_whose_numbers_have_gaps_are_reported_in_parts() {
 fn this_nodes_own_work_goes_on_after_a_restart() {
     let mut snapshot = Snapshot::default();
     let mut rig = Rig::new();
-    rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+    rig.input(Input::Runtimes(vec![(
+        RuntimeKind::Wasm,
+        Ok(RuntimeFeatures::default()),
+    )]));
     let terms = crate::core::io::OfferTerms {
         total: fixture::capacity(1),
         allow_any: false,
+        ..Default::default()
     };
     fold(&mut snapshot, &rig.input(Input::Offer(terms)));
     let effects = rig.submit(plan(1));

@@ -12,7 +12,8 @@ use p2pnode_protocol::{Capacity, JobId};
 use super::fixture;
 use super::seen::Offered;
 use crate::core::io::{
-    CallFailure, CallId, Effect, HostedJob, Input, OfferTerms, RunEnd, RunKey, Snapshot,
+    CallFailure, CallId, Effect, HostedJob, Input, OfferTerms, RunEnd, RunKey, RuntimeFeatures,
+    Snapshot,
 };
 use crate::core::{Core, CoreConfig};
 
@@ -47,10 +48,14 @@ impl Rig {
     /// A node that offers `cpus` to anyone.
     pub fn provider(cpus: u32) -> Self {
         let mut rig = Self::new();
-        rig.input(Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(()))]));
+        rig.input(Input::Runtimes(vec![(
+            RuntimeKind::Wasm,
+            Ok(RuntimeFeatures::default()),
+        )]));
         rig.input(Input::Offer(OfferTerms {
             total: fixture::capacity(cpus),
             allow_any: true,
+            ..OfferTerms::default()
         }));
         rig
     }
@@ -278,6 +283,7 @@ pub fn offer_of(job: u64, template: Option<TaskTemplate>, tasks: &[(u32, u32)]) 
             .iter()
             .map(|(index, attempt)| step.assignment(*index, *attempt).unwrap())
             .collect(),
+        login: None,
     }
 }
 

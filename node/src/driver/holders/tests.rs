@@ -19,6 +19,7 @@ fn offer(indices: std::ops::Range<u32>) -> Offer {
         step: 0,
         template: None,
         tasks: indices.map(assignment).collect(),
+        login: None,
     }
 }
 

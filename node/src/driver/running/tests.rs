@@ -138,6 +138,7 @@ impl Rig {
             template,
             assignment,
             gpus: Vec::new(),
+            limits: RunLimits::default(),
             step: None,
             log: None,
             control,

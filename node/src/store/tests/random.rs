@@ -1,16 +1,18 @@
 //! Random records: what is loaded is what folding the same records gives, however they were
 //! grouped, and however often each was stored.
 
-use p2pnode_protocol::Capacity;
 use p2pnode_protocol::api::JobState;
 use p2pnode_protocol::id::{AttemptKey, TaskKey};
 use p2pnode_protocol::message::ReportEvent;
+use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::units::{Bytes, MilliCpus};
+use p2pnode_protocol::{Capacity, Resources};
+use proptest::option;
 use proptest::prelude::*;
 
 use super::samples::*;
 use super::*;
-use crate::core::io::{OfferTerms, RunKey};
+use crate::core::io::{OfferTerms, Requested, RunKey};
 
 fn own_record() -> impl Strategy<Value = Record> {
     let job = 0u64..4;
@@ -68,6 +70,14 @@ fn hosted_records() -> impl Strategy<Value = Record> {
     ]
 }
 
+fn grant() -> impl Strategy<Value = Grant> {
+    (option::of(0u64..3), option::of(0u64..3)).prop_map(|(tasks, until_ms)| Grant {
+        tasks,
+        until_ms,
+        images: vec!["blender:*".into()],
+    })
+}
+
 fn owners_record() -> impl Strategy<Value = Record> {
     prop_oneof![
         (0u32..9_000, any::<bool>()).prop_map(|(cpus, allow_any)| Record::Offer(OfferTerms {
@@ -77,10 +87,25 @@ fn owners_record() -> impl Strategy<Value = Record> {
                 ..Capacity::default()
             },
             allow_any,
+            rules: OfferRules {
+                schedule: "sat".parse().ok(),
+                ..OfferRules::default()
+            },
         })),
-        (0u64..4, any::<bool>()).prop_map(|(number, allowed)| Record::Allowed {
+        (0u64..4, option::of(grant())).prop_map(|(number, grant)| Record::Allowed {
             peer: peer(number),
-            allowed,
+            grant,
+        }),
+        (0u64..4, option::of(0u64..3)).prop_map(|(number, job)| Record::Requested {
+            peer: peer(number),
+            request: job.map(|job| Requested {
+                job: job_id(job),
+                name: "asked".into(),
+                program: "wasm".into(),
+                resources: Resources::default(),
+                first_ms: 1,
+                last_ms: 2,
+            }),
         }),
     ]
 }

@@ -98,6 +98,7 @@ pub(super) fn plan() -> JobPlan {
             },
             per_task_inputs: vec![vec![blob("input")]],
             needs: vec![],
+            login: None,
         }],
         placement: Placement {
             peers: vec![peer(3)],

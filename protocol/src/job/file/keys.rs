@@ -13,7 +13,7 @@ pub(super) struct Keys {
 
 /// All sections whose keys are fixed. In `[array]`, `[inputs]`, `task.env` and `placement.labels` any
 /// other key is the user's own.
-pub(super) static SECTIONS: [Keys; 11] = [
+pub(super) static SECTIONS: [Keys; 12] = [
     Keys {
         section: "",
         known: &[
@@ -31,22 +31,28 @@ pub(super) static SECTIONS: [Keys; 11] = [
     },
     Keys {
         section: "task",
-        known: &["image", "wasm", "command", "env", "root"],
-        later: &[
-            (
-                "build",
-                "build the image beforehand and name it with `image`",
-            ),
-            (
-                "image-archive",
-                "load the image on the providers beforehand and name it with `image`",
-            ),
-            ("isolation", "every task has a container of its own"),
-            (
-                "user",
-                "tasks run as an unprivileged user; `root = true` asks for root",
-            ),
+        known: &[
+            "image",
+            "wasm",
+            "build",
+            "dockerfile",
+            "image-archive",
+            "command",
+            "env",
+            "root",
+            "isolation",
+            "runtime",
+            "login",
         ],
+        later: &[(
+            "user",
+            "tasks run as an unprivileged user; `root = true` asks for root",
+        )],
+    },
+    Keys {
+        section: "task.login",
+        known: &["username", "password-file"],
+        later: &[],
     },
     Keys {
         section: "array",
@@ -65,7 +71,7 @@ pub(super) static SECTIONS: [Keys; 11] = [
     },
     Keys {
         section: "resources.gpus",
-        known: &["count", "memory", "model"],
+        known: &["count", "share", "memory", "model"],
         later: &[],
     },
     Keys {
@@ -93,8 +99,8 @@ pub(super) static SECTIONS: [Keys; 11] = [
     },
     Keys {
         section: "network",
-        known: &["mode"],
-        later: &[("egress", "tasks have no network")],
+        known: &["mode", "domains"],
+        later: &[],
     },
     // The user's own keys, under names that stand for them in the documentation.
     Keys {

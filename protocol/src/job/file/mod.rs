@@ -4,7 +4,7 @@
 //! paths, the lines of a file) is the node's to look up. The document is walked by hand, not through
 //! serde, so that one run finds every fault with its line.
 //!
-//! Split by what the parts own: `reader` walks TOML, `keys` knows which keys there are, `task`,
+//! Split by what the parts own: `reader` walks TOML, `keys` knows which keys there are, `task`, `program`,
 //! `values` and `settings` read the sections, `blanks` checks `{key}`, `batch` counts tasks and finds
 //! outputs that would collide, `trial` makes tasks ready to see what comes of them, `fault` says what is wrong.
 
@@ -12,6 +12,7 @@ mod batch;
 mod blanks;
 mod fault;
 mod keys;
+mod program;
 mod reader;
 mod settings;
 mod task;
@@ -23,7 +24,7 @@ use toml::de::DeTable;
 pub use fault::{Fault, JobFileErrors, Spot, Written};
 pub use keys::{known_keys, reserved_keys};
 pub use settings::FilePolicy;
-pub use task::{InputSpec, ProgramSpec};
+pub use task::{InputSpec, LoginSpec, ProgramSpec};
 pub use values::{KeySpec, ValuesSpec};
 
 use super::limits;
@@ -51,6 +52,12 @@ pub struct JobFile {
     pub env: Vec<(String, Written)>,
     /// Whether it asks for root inside its container.
     pub root: bool,
+    /// How much its tasks share.
+    pub isolation: Isolation,
+    /// The OCI runtime that it insists on.
+    pub sandbox: Option<String>,
+    /// Where the credentials for its image are.
+    pub login: Option<LoginSpec>,
     /// The array's keys in the order of the file.
     pub keys: Vec<KeySpec>,
     /// How many indices are handed out together; `None`: as measured.
@@ -152,21 +159,26 @@ impl JobFile {
         self.keys.iter().map(|key| key.name.clone()).collect()
     }
 
-    /// The template of the job's tasks. `module` is the blob of its WASM module (unused for images),
-    /// and `bindings` its inputs with their blobs.
+    /// The template of the job's tasks. `blob` is what its program's path names (unused for images by
+    /// name), and `inputs` its inputs with their blobs.
     #[must_use]
-    pub fn template(
-        &self,
-        name: String,
-        module: BlobRef,
-        inputs: Vec<InputBinding>,
-    ) -> TaskTemplate {
+    pub fn template(&self, name: String, blob: BlobRef, inputs: Vec<InputBinding>) -> TaskTemplate {
         let program = match &self.program {
             ProgramSpec::Image(reference) => Program::Image {
                 reference: reference.clone(),
             },
-            ProgramSpec::Wasm(_) => Program::Wasm { module },
+            ProgramSpec::Wasm(_) => Program::Wasm { module: blob },
+            ProgramSpec::Archive(_) => Program::Archive { archive: blob },
+            ProgramSpec::Build(_, dockerfile) => Program::Build {
+                context: blob,
+                dockerfile: dockerfile.clone(),
+            },
         };
+        let mut resources = self.resources.clone();
+        if matches!(program, Program::Wasm { .. }) {
+            // A module is one thread, whatever the file says.
+            resources.pids = 1;
+        }
         TaskTemplate {
             name,
             step: 0,
@@ -178,7 +190,7 @@ impl JobFile {
                 .map(|(name, value)| (name.clone(), value.text.clone()))
                 .collect(),
             keys: self.key_names(),
-            resources: self.resources.clone(),
+            resources,
             inputs,
             outputs: texts(&self.outputs),
             allow_empty_outputs: self.policy.allow_empty_outputs,
@@ -188,8 +200,8 @@ impl JobFile {
             keep_ms: self.policy.keep_ms,
             network: self.network.clone(),
             root: self.root,
-            isolation: Isolation::Task,
-            sandbox: None,
+            isolation: self.isolation,
+            sandbox: self.sandbox.clone(),
         }
     }
 }
@@ -217,6 +229,7 @@ fn syntax(faults: &mut Faults<'_>, errors: &[toml::de::Error]) {
 fn sections(root: &Section<'_>, faults: &mut Faults<'_>, file_name: &str) -> JobFile {
     root.check_keys(faults, "");
     let task = task::task(root, faults);
+    let network = settings::network(root, &task.program, faults);
     let (keys, chunk) = values::array(root, faults);
     JobFile {
         file: file_name.to_owned(),
@@ -228,10 +241,13 @@ fn sections(root: &Section<'_>, faults: &mut Faults<'_>, file_name: &str) -> Job
         outputs: task::outputs(root, faults),
         placement: settings::placement(root, faults),
         policy: settings::policy(root, faults),
-        network: settings::network(root, faults),
+        network,
         command: task.command,
         env: task.env,
         root: task.root,
+        isolation: task.isolation,
+        sandbox: task.sandbox,
+        login: task.login,
         keys,
         chunk,
     }

@@ -224,6 +224,11 @@ impl<'a> Item<'a> {
         i64::from_str_radix(number.as_str(), number.radix()).ok()
     }
 
+    /// The number, when it is one with a point.
+    pub fn as_fraction(&self) -> Option<f64> {
+        self.value.get_ref().as_float()?.as_str().parse().ok()
+    }
+
     /// A whole number of at most `most`.
     pub fn count(&self, faults: &mut Faults<'_>, most: u32) -> Option<u32> {
         if !self.value.get_ref().is_integer() {

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::reader::{Faults, Item, Section};
+use super::task::ProgramSpec;
 use crate::id::parse_peer;
+use crate::job::limits::MAX_DOMAINS;
 use crate::job::plan::Placement;
+use crate::offer::domain_fault;
 use crate::resources::{GpuRequest, Resources};
 use crate::task::NetworkMode;
 
@@ -98,6 +101,11 @@ pub(super) fn resources(root: &Section<'_>, faults: &mut Faults<'_>) -> Resource
 fn gpus(item: &Item<'_>, faults: &mut Faults<'_>) -> GpuRequest {
     let mut request = GpuRequest::default();
     let Some(section) = item.as_table() else {
+        if let Some(share) = item.as_fraction() {
+            request.count = 1;
+            request.milli = share_milli(share);
+            return request;
+        }
         let count = item.count(faults, u16::MAX.into()).unwrap_or(0);
         request.count = u16::try_from(count).unwrap_or(u16::MAX);
         return request;
@@ -108,6 +116,13 @@ fn gpus(item: &Item<'_>, faults: &mut Faults<'_>) -> GpuRequest {
         let count = item.count(faults, u16::MAX.into()).unwrap_or(1);
         request.count = u16::try_from(count).unwrap_or(u16::MAX);
     }
+    if let Some(item) = section.get(faults, "share") {
+        match item.as_fraction() {
+            Some(share) => request.milli = share_milli(share),
+            None if item.as_whole() == Some(1) => {}
+            None => item.fault(faults, "is a part of a GPU, such as 0.5"),
+        }
+    }
     if let Some(item) = section.get(faults, "memory") {
         request.memory = item.quantity(faults);
     }
@@ -115,6 +130,16 @@ fn gpus(item: &Item<'_>, faults: &mut Faults<'_>) -> GpuRequest {
         request.model = Some(model.text);
     }
     request
+}
+
+/// Thousandths of a GPU; what is no part of one becomes 0, which is refused.
+fn share_milli(share: f64) -> u16 {
+    let milli = (share * 1_000.0).round();
+    if (1.0..=1_000.0).contains(&milli) {
+        milli as u16
+    } else {
+        0
+    }
 }
 
 pub(super) fn placement(root: &Section<'_>, faults: &mut Faults<'_>) -> Placement {
@@ -206,17 +231,63 @@ pub(super) fn policy(root: &Section<'_>, faults: &mut Faults<'_>) -> FilePolicy 
     policy
 }
 
-pub(super) fn network(root: &Section<'_>, faults: &mut Faults<'_>) -> NetworkMode {
-    let mode = root
-        .section(faults, "network")
-        .and_then(|section| section.text(faults, "mode"));
-    if let Some(mode) = mode
-        && mode.text != "none"
-    {
-        let shown: String = mode.text.chars().take(40).collect();
-        faults.list.push(mode.fault(format!(
-            "`{shown}` is not supported by this version of p2pnode: tasks have no network, write \"none\""
-        )));
+pub(super) fn network(
+    root: &Section<'_>,
+    program: &ProgramSpec,
+    faults: &mut Faults<'_>,
+) -> NetworkMode {
+    let Some(section) = root.section(faults, "network") else {
+        return NetworkMode::None;
+    };
+    let domains = section.get(faults, "domains");
+    let mode = section.text(faults, "mode");
+    match mode.as_ref().map(|mode| mode.text.as_str()) {
+        Some("egress") if matches!(program, ProgramSpec::Wasm(_)) => {
+            let fault = "is for containers: a WASM module has no network";
+            faults.list.extend(mode.map(|mode| mode.fault(fault)));
+            NetworkMode::None
+        }
+        Some("egress") => {
+            let Some(item) = domains else {
+                let mode = mode.map(|mode| {
+                    mode.fault(
+                        "needs the names to be reached: write domains = [\"pypi.org\"] below it",
+                    )
+                });
+                faults.list.extend(mode);
+                return NetworkMode::None;
+            };
+            NetworkMode::Egress {
+                domains: read_domains(&item, faults),
+            }
+        }
+        Some("none") | None => {
+            if let Some(item) = domains {
+                item.fault(
+                    faults,
+                    "goes with mode = \"egress\": write that too, or remove it",
+                );
+            }
+            NetworkMode::None
+        }
+        Some(other) => {
+            let shown: String = other.chars().take(40).collect();
+            let message = format!("`{shown}` is no mode: write \"none\" or \"egress\"");
+            faults.list.extend(mode.map(|mode| mode.fault(message)));
+            NetworkMode::None
+        }
     }
-    NetworkMode::None
+}
+
+fn read_domains(item: &Item<'_>, faults: &mut Faults<'_>) -> Vec<String> {
+    let texts = item.texts(faults, "[\"pypi.org\"]").unwrap_or_default();
+    if texts.is_empty() || texts.len() > MAX_DOMAINS {
+        item.fault(faults, format!("must name 1 to {MAX_DOMAINS} domains"));
+    }
+    for text in &texts {
+        if let Some(fault) = domain_fault(&text.text, false) {
+            faults.list.push(text.fault(fault));
+        }
+    }
+    texts.into_iter().map(|text| text.text).collect()
 }

@@ -1,6 +1,7 @@
 //! Reads `[task]`, `[inputs]` and `[outputs]`.
 
 use super::fault::{Fault, Spot, Written};
+use super::program;
 use super::reader::{Faults, Item, Section};
 use crate::job::form::{RESERVED_ENV, is_env_name};
 use crate::job::limits::{self, MAX_ARGUMENT_BYTES, MAX_ARGUMENTS, MAX_ENV};
@@ -8,6 +9,7 @@ use crate::job::pattern::check_pattern;
 use crate::job::render::twice;
 use crate::job::template::is_identifier;
 use crate::manifest::{MAX_PATH_BYTES, is_inner_path};
+use crate::task::Isolation;
 
 /// What runs, as the file names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,35 @@ pub enum ProgramSpec {
     Image(String),
     /// A WASM module: its path here.
     Wasm(Written),
+    /// A container image in an archive: its path here.
+    Archive(Written),
+    /// A container image to be built: the folder of its context here, and its Dockerfile within.
+    Build(Written, String),
+}
+
+impl ProgramSpec {
+    /// What is to be found on this machine's disk.
+    #[must_use]
+    pub const fn path(&self) -> Option<&Written> {
+        match self {
+            Self::Image(_) => None,
+            Self::Wasm(path) | Self::Archive(path) | Self::Build(path, _) => Some(path),
+        }
+    }
+}
+
+/// Where the credentials for a private image are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoginSpec {
+    /// Where `docker login` keeps them.
+    Docker,
+    /// A user, and a file here that holds the password or token.
+    File {
+        /// The user.
+        username: String,
+        /// The file.
+        path: Written,
+    },
 }
 
 /// An input as the file names it.
@@ -35,6 +66,9 @@ pub(super) struct Task {
     pub command: Vec<Written>,
     pub env: Vec<(String, Written)>,
     pub root: bool,
+    pub isolation: Isolation,
+    pub sandbox: Option<String>,
+    pub login: Option<LoginSpec>,
 }
 
 pub(super) fn task(root: &Section<'_>, faults: &mut Faults<'_>) -> Task {
@@ -44,6 +78,9 @@ pub(super) fn task(root: &Section<'_>, faults: &mut Faults<'_>) -> Task {
         command: Vec::new(),
         env: Vec::new(),
         root: false,
+        isolation: Isolation::Task,
+        sandbox: None,
+        login: None,
     };
     let mend = "write `image = \"debian:12\"` or `wasm = \"program.wasm\"` under [task]";
     let Some(section) = root.section(faults, "task") else {
@@ -56,33 +93,10 @@ pub(super) fn task(root: &Section<'_>, faults: &mut Faults<'_>) -> Task {
         }
         return task;
     };
-    let image = section.get(faults, "image");
-    let wasm = section.get(faults, "wasm");
-    match (image, wasm) {
-        (Some(image), None) => {
-            if let Some(text) = image.text(faults) {
-                if let Some(fault) = limits::image_fault(&text.text) {
-                    faults.list.push(text.fault(fault));
-                }
-                task.program = ProgramSpec::Image(text.text);
-            }
-        }
-        (None, Some(wasm)) => {
-            if let Some(path) = wasm.text(faults).filter(|path| is_path(path, faults)) {
-                task.program = ProgramSpec::Wasm(path);
-            }
-        }
-        (Some(_), Some(wasm)) => wasm.fault(
-            faults,
-            "a task is either an image or a WASM module: remove `image` or `wasm`",
-        ),
-        (None, None) if has_later_program(&section, faults) => {}
-        (None, None) => faults.add(
-            section.spot,
-            "task",
-            format!("does not say what runs: {mend}"),
-        ),
+    if let Some(program) = program::read(&section, mend, faults) {
+        task.program = program;
     }
+    program::beside(&section, &mut task, faults);
     if let Some(item) = section.get(faults, "command") {
         task.command = command(&item, faults);
     }
@@ -93,15 +107,8 @@ pub(super) fn task(root: &Section<'_>, faults: &mut Faults<'_>) -> Task {
     task
 }
 
-/// Whether the program is named in a way that was already refused as not supported.
-fn has_later_program(section: &Section<'_>, faults: &Faults<'_>) -> bool {
-    ["build", "image-archive"]
-        .iter()
-        .any(|key| section.get(faults, key).is_some())
-}
-
 /// Whether `path` could be a path of this machine; notes it when not.
-fn is_path(path: &Written, faults: &mut Faults<'_>) -> bool {
+pub(super) fn is_path(path: &Written, faults: &mut Faults<'_>) -> bool {
     let fault = if path.text.is_empty() {
         "is empty: name a file or folder"
     } else if path.text.contains('\0') {
