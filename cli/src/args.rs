@@ -47,9 +47,14 @@ pub struct Global {
 pub enum Verb {
     /// Run a node in the foreground
     #[command(
-        after_help = "Example:\n  p2pnode join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."
+        after_help = "Examples:\n  p2pnode join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...\n  \
+        p2pnode join p2pnode1anrwc...      # become a member of a private network"
     )]
-    Join(NodeFlags),
+    Join(JoinArgs),
+    /// Make a private network, or print the ticket that lets others in
+    #[command(subcommand)]
+    #[command(after_help = "Examples:\n  p2pnode network create lab\n  p2pnode network ticket")]
+    Network(NetworkVerb),
     /// Offer this machine's capacity, under your rules; starts a node unless one runs
     #[command(after_help = offer::EXAMPLES)]
     Offer(Box<OfferArgs>),
@@ -152,7 +157,7 @@ impl Verb {
     /// Flags of the node that it may start.
     pub const fn node_flags(&self) -> Option<&NodeFlags> {
         match self {
-            Self::Join(flags) => Some(flags),
+            Self::Join(args) => Some(&args.node),
             Self::Offer(args) => Some(&args.node),
             Self::Submit(args) => Some(&args.node),
             _ => None,
@@ -163,6 +168,35 @@ impl Verb {
     pub const fn is_node(&self) -> bool {
         matches!(self, Self::Join(_) | Self::Offer(_) | Self::Demo(_))
     }
+}
+
+/// `join`.
+#[derive(Args)]
+pub struct JoinArgs {
+    /// The ticket of a private network, to become a member of it
+    pub ticket: Option<String>,
+    /// Of the node.
+    #[command(flatten)]
+    pub node: NodeFlags,
+}
+
+/// `network`.
+#[derive(Subcommand)]
+pub enum NetworkVerb {
+    /// Make a private network; this node is its first member
+    #[command(after_help = "Example:\n  p2pnode network create lab && p2pnode join")]
+    Create {
+        /// Its name: a-z, 0-9, `-`, `_` and `.`
+        name: String,
+    },
+    /// Print the ticket of this node's private network. Whoever has it is a member
+    #[command(
+        after_help = "Example:\n  p2pnode network ticket    # on the other machine: p2pnode join TICKET"
+    )]
+    Ticket {
+        /// The network's name [default: the one this node is in]
+        name: Option<String>,
+    },
 }
 
 /// `config`.

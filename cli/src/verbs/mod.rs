@@ -7,6 +7,7 @@ mod follow;
 pub mod helpers;
 mod jobs;
 mod logs;
+mod network;
 mod node;
 mod peers;
 mod submit;
@@ -22,7 +23,8 @@ use crate::exit::Failure;
 /// Does what was asked.
 pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
-        Verb::Join(flags) => node::join(&global, &flags).await,
+        Verb::Join(args) => node::join(&global, &args).await,
+        Verb::Network(verb) => network::network(&global, &verb).await,
         Verb::Offer(args) => node::offer(&global, &args).await,
         Verb::Stop => node::stop(&global).await,
         Verb::Status => node::status(&global).await,

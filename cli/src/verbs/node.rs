@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use p2pnode_node::config::Config;
+use p2pnode_node::home::{DataDir, PrivateNetwork, TicketError};
 use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus};
 use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::{Capacity, MilliCpus};
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use super::follow::counted;
 
-use crate::args::{Global, NodeFlags, OfferArgs};
+use crate::args::{Global, JoinArgs, OfferArgs};
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::interrupt::Interrupts;
@@ -21,15 +22,40 @@ use crate::{here, output};
 /// How long `stop` waits for the node to end: the node gives itself 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
 
-pub async fn join(global: &Global, flags: &NodeFlags) -> Result<ExitCode, Failure> {
+pub async fn join(global: &Global, args: &JoinArgs) -> Result<ExitCode, Failure> {
     let interrupts = Interrupts::listen()?;
     if here::running(global)?.is_some() {
         return Err(Failure::usage(
             "a node already runs here; `p2pnode status` shows it",
         ));
     }
-    let config = here::config(global, flags)?;
+    if let Some(ticket) = &args.ticket {
+        become_member(global, args, ticket)?;
+    }
+    let config = here::config(global, &args.node)?;
     run_until_stopped(global, config, interrupts, None).await
+}
+
+/// Keeps the network that a ticket leads to.
+fn become_member(global: &Global, args: &JoinArgs, ticket: &str) -> Result<(), Failure> {
+    let network: PrivateNetwork = ticket
+        .parse()
+        .map_err(|error: TicketError| Failure::usage(error.to_string()))?;
+    let name = network.name();
+    if args
+        .node
+        .network
+        .as_deref()
+        .is_some_and(|named| named != name)
+    {
+        return Err(Failure::usage(format!(
+            "the ticket is of the network {name}, and --network names another: leave it out"
+        )));
+    }
+    let dir = DataDir::find(global.data_dir.clone()).map_err(here::home_failure)?;
+    dir.join_network(&network).map_err(here::home_failure)?;
+    output::note(format!("a member of the private network {name} now"));
+    Ok(())
 }
 
 pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failure> {
@@ -53,7 +79,7 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
                 for rule in rules(offer) {
                     output::line(format!("  {rule}"));
                 }
-                note_nobody(offer);
+                note_nobody(offer, status.private);
             }
             None => output::line("the running node now offers nothing"),
         }
@@ -119,7 +145,7 @@ async fn tell_ready(
     if let Some(offer) = &status.offer {
         tracing::info!(offered = %describe(&offer.total), allow_any = offer.allow_any, "offering");
         if !global.json {
-            note_nobody(offer);
+            note_nobody(offer, status.private);
         }
     }
     Ok(())
@@ -133,22 +159,23 @@ fn best_address(listen: &[String]) -> Option<&String> {
     far.or_else(|| listen.first())
 }
 
-fn note_nobody(offer: &OfferStatus) {
+fn note_nobody(offer: &OfferStatus, private: bool) {
     if offer.requests > 0 {
         output::note(format!(
             "{} waiting for your answer: p2pnode requests",
             counted(offer.requests.into(), "peer")
         ));
     }
-    if !offer.allow_any && offer.allowed.is_empty() {
+    if !private && !offer.allow_any && offer.allowed.is_empty() {
         output::note("nobody else may run tasks here yet: p2pnode allow PEER");
     }
 }
 
 /// Who may run tasks here, in words.
-fn users(offer: &OfferStatus) -> String {
+fn users(offer: &OfferStatus, private: bool) -> String {
     match offer.allowed.len() {
         _ if offer.allow_any => "anyone".to_owned(),
+        _ if private => "all members of this network".to_owned(),
         0 => "this node only; let others with: p2pnode allow PEER".to_owned(),
         count => format!(
             "this node and {}: p2pnode peers --allowed",
@@ -247,7 +274,8 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     }
     output::line(format!("peer       {}", status.peer));
     output::line(format!("name       {}", status.name));
-    output::line(format!("network    {}", status.network));
+    let private = if status.private { " (private)" } else { "" };
+    output::line(format!("network    {}{private}", status.network));
     output::line(format!("version    {}", status.version));
     output::line(format!("data       {}", status.data_dir));
     for address in &status.listen {
@@ -266,7 +294,7 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         Some(offer) => {
             output::line(format!("offers     {}", describe(&offer.total)));
             output::line(format!("free       {}", describe(&offer.free)));
-            output::line(format!("may use    {}", users(offer)));
+            output::line(format!("may use    {}", users(offer, status.private)));
             for rule in rules(offer) {
                 output::line(format!("rule       {rule}"));
             }

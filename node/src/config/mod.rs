@@ -32,6 +32,7 @@ pub use explain::{Explanation, Setting};
 pub use keys::documentation;
 pub use overrides::Overrides;
 pub use value::ValueError;
+pub(crate) use value::network_name;
 
 /// A node's settings. Every field is a key of the configuration file; `docs/operations.md` describes
 /// them for the owner.
@@ -115,6 +116,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// The command line's flags.
     pub overrides: Overrides,
+    /// The network that was joined last: what `network` is unless something sets it.
+    pub last_network: Option<String>,
 }
 
 impl Sources {
@@ -129,6 +132,7 @@ impl Sources {
             file: Some(dir.config_file()),
             environment: std::env::vars_os().filter_map(text).collect(),
             overrides,
+            last_network: dir.last_network(),
         }
     }
 }
@@ -187,6 +191,9 @@ impl Config {
     /// [`ConfigError::Invalid`] with every fault of every source.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config = Self::default();
+        if let Some(network) = &sources.last_network {
+            config.network.clone_from(network);
+        }
         let mut faults = Vec::new();
         let mut settings = Vec::new();
         if let Some(path) = &sources.file {

@@ -219,7 +219,7 @@ pub(super) fn node_name(text: &str) -> Result<String> {
 }
 
 /// A name that stands in protocol ids.
-pub(super) fn network_name(text: &str) -> Result<String> {
+pub(crate) fn network_name(text: &str) -> Result<String> {
     let allowed = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.')
     };

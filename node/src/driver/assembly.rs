@@ -88,6 +88,7 @@ pub(super) struct Parts<'a> {
     pub(super) exec: Exec,
     pub(super) home: &'a Home,
     pub(super) config: Config,
+    pub(super) is_private: bool,
 }
 
 impl Parts<'_> {
@@ -112,9 +113,10 @@ impl Parts<'_> {
         };
         let mut core_config = CoreConfig::new(self.me);
         core_config.labels.clone_from(&self.config.labels);
+        core_config.private_network = self.is_private;
         let inbound = links.inbound(&state.snapshot);
         let hosting = links.hosting(self.exec.clone(), self.home.paths());
-        let about = About::of(self.me, &self.config, self.home, clock.started_ms());
+        let about = About::of(&self, clock.started_ms());
         let owner = links.owner(about, self.home.paths(), probed.runtimes.clone());
         let now = clock.now();
         let mut conditions = Watch::new(owner.host.cpus, links.internal.clone());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use p2pnode_executor::Runtime;
 use p2pnode_executor::docker::reaper::ReaperCommand;
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime};
@@ -19,7 +20,7 @@ use crate::blobs;
 use crate::command::{Command, NodeHandle};
 use crate::config::{Config, ConfigError};
 use crate::exec::Exec;
-use crate::home::{ApiEndpoint, Home, HomeError};
+use crate::home::{ApiEndpoint, Home, HomeError, PrivateNetwork};
 use crate::net::{self, NetConfig, NetError, NetMetrics};
 use crate::store::{CommitError, LogsError, Store, StoreError};
 use tokio::net::TcpListener;
@@ -107,7 +108,8 @@ impl Node {
         let keypair = home.identity()?;
         let me = keypair.public().to_peer_id();
         let state = State::open(home.paths(), &config)?;
-        let net_config = net_config(keypair.clone(), &config, &state.store)?;
+        let private = home.dir().network(&config.network)?;
+        let net_config = net_config(keypair.clone(), &config, private.as_ref(), &state.store)?;
         let metrics = net_config.metrics.clone();
         let (net, net_events) = net::start(net_config).await?;
         let exec = Exec::new(runtimes(me, &home, &config, helpers));
@@ -126,6 +128,7 @@ impl Node {
             exec: exec.clone(),
             home: &home,
             config,
+            is_private: private.is_some(),
         };
         let (driver, first) = parts.assemble(state, net_events, command_queue).await?;
         let stopping = handle.stopping().clone();
@@ -196,7 +199,12 @@ impl Node {
     }
 }
 
-fn net_config(keypair: Keypair, config: &Config, store: &Store) -> Result<NetConfig, NodeError> {
+fn net_config(
+    keypair: Keypair,
+    config: &Config,
+    private: Option<&PrivateNetwork>,
+    store: &Store,
+) -> Result<NetConfig, NodeError> {
     let mut net = NetConfig::new(keypair, config.network.clone());
     net.listen.clone_from(&config.listen);
     net.external.clone_from(&config.external);
@@ -204,6 +212,14 @@ fn net_config(keypair: Keypair, config: &Config, store: &Store) -> Result<NetCon
     net.mdns = config.mdns;
     net.reach.upnp = config.upnp;
     net.known_peers = known_peers(store)?;
+    if let Some(private) = private {
+        net.psk = Some(private.key());
+        net.bootstrap.extend(private.addresses());
+        // The key locks TCP only, and what is shouted into the local network everybody hears.
+        let is_quic = |part: Protocol<'_>| matches!(part, Protocol::Quic | Protocol::QuicV1);
+        net.listen.retain(|address| !address.iter().any(is_quic));
+        net.mdns = false;
+    }
     Ok(net)
 }
 

@@ -17,14 +17,13 @@ use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actor::{Driver, Internal};
+use super::assembly::Parts;
 use super::loghub::LogHub;
 use super::submitting::{self, Submitter};
 use super::terms::{self, Machine};
 use crate::command::{Answer, Command, CommandError, NodeHandle};
-use crate::config::Config;
 use crate::core::Core;
 use crate::core::io::{Input, Millis, RuntimeState};
-use crate::home::Home;
 use crate::net::NetHandle;
 
 /// Facts about this node that its status shows.
@@ -32,6 +31,7 @@ pub(super) struct About {
     pub(super) me: PeerId,
     pub(super) name: String,
     pub(super) network: String,
+    pub(super) is_private: bool,
     pub(super) data_dir: String,
     pub(super) started_ms: Millis,
     /// What is offered when neither the owner nor the present offer says.
@@ -41,12 +41,14 @@ pub(super) struct About {
 }
 
 impl About {
-    pub(super) fn of(me: PeerId, config: &Config, home: &Home, started_ms: Millis) -> Self {
+    pub(super) fn of(parts: &Parts<'_>, started_ms: Millis) -> Self {
+        let config = &parts.config;
         Self {
-            me,
+            me: parts.me,
             name: config.name.clone(),
             network: config.network.clone(),
-            data_dir: home.dir().path().display().to_string(),
+            is_private: parts.is_private,
+            data_dir: parts.home.dir().path().display().to_string(),
             started_ms,
             offer: config.offer.clone(),
             wait_for_peers: config.wait_for_peers,
@@ -254,8 +256,10 @@ impl Owner {
             network,
             data_dir,
             started_ms,
+            is_private,
             ..
         } = &self.about;
+        let private = *is_private;
         let own_end = Protocol::P2p(*me);
         let (peer, name, network) = (me.to_string(), name.clone(), network.clone());
         let (data_dir, started_ms) = (data_dir.clone(), *started_ms);
@@ -267,6 +271,7 @@ impl Owner {
                 name,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 network,
+                private,
                 listen: net
                     .listen_addresses()
                     .iter()

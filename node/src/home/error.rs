@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HomeError {
+    /// A file of a private network does not hold its ticket.
+    #[error("{} holds no ticket of that network: get one from a member and run `p2pnode join TICKET`", path.display())]
+    BadTicket {
+        /// The file.
+        path: PathBuf,
+    },
     /// Nothing says where it should be.
     #[error("this user has no home directory; name one for the node with --data-dir DIR")]
     NoHome,

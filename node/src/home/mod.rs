@@ -10,6 +10,7 @@
 
 mod endpoint;
 mod error;
+mod network;
 mod secret;
 mod work;
 
@@ -28,6 +29,7 @@ use libp2p::identity::Keypair;
 
 pub use endpoint::ApiEndpoint;
 pub use error::HomeError;
+pub use network::{PrivateNetwork, TicketError};
 pub(crate) use work::remove_tree;
 
 /// The environment variable that names the data directory.
@@ -121,6 +123,8 @@ impl DataDir {
             blobs: inside("blobs"),
             jobs: inside("jobs"),
             work: inside("work"),
+            networks: inside("networks"),
+            network: inside("network"),
         }
     }
 }
@@ -152,6 +156,10 @@ pub struct Paths {
     pub jobs: PathBuf,
     /// Work directories of tasks that run; emptied when a node starts.
     pub work: PathBuf,
+    /// One file for each private network that was joined, 0600.
+    pub networks: PathBuf,
+    /// The name of the one that was joined last.
+    pub network: PathBuf,
 }
 
 /// A data directory that this process alone uses. Dropping it withdraws the API's address and gives

@@ -17,8 +17,8 @@ use super::error::HomeError;
 /// Random bytes in a token: as hard to guess as a key.
 const TOKEN_BYTES: usize = 32;
 
-/// No secret here is larger, in bytes; an ed25519 key has 68, a token 64.
-const MAX_SECRET_BYTES: u64 = 4_096;
+/// No secret here is larger, in bytes; an ed25519 key has 68, a token 64, a ticket some hundreds.
+const MAX_SECRET_BYTES: u64 = 16 << 10;
 
 /// The key at `path`, made when it is absent.
 pub(super) fn identity(path: &Path) -> Result<Keypair, HomeError> {
@@ -63,7 +63,7 @@ pub(super) fn existing_token(path: &Path) -> Result<Option<String>, HomeError> {
 }
 
 /// Reads a file that only its owner may have access to.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
     let at = HomeError::at(path);
     let file = match File::open(path) {
         Ok(file) => file,

@@ -17,6 +17,9 @@ pub struct NodeStatus {
     pub version: String,
     /// The network it is in.
     pub network: String,
+    /// Whether only those can be in it who have its key.
+    #[serde(default)]
+    pub private: bool,
     /// Addresses it listens on, each with `/p2p/<peer>` at the end: what others join with.
     pub listen: Vec<String>,
     /// Addresses that others have seen or that are confirmed.

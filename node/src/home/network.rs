@@ -1,0 +1,252 @@
+//! Private networks: their keys, and the tickets by which one joins them.
+//!
+//! A ticket is a network's name, its pre-shared key and addresses to begin with, as one word that a
+//! person can send to another. Whoever has it is a member. In a data directory each network is a file
+//! of mode 0600 that holds its ticket.
+
+use std::fs;
+use std::str::FromStr;
+
+use bincode::{Decode, Encode};
+use data_encoding::BASE32_NOPAD;
+use libp2p::Multiaddr;
+use libp2p::pnet::PreSharedKey;
+use p2pnode_protocol::codec;
+
+use super::error::HomeError;
+use super::{DataDir, make_folder, make_private_folder, secret};
+use crate::config::network_name;
+
+/// How every ticket begins.
+const PREFIX: &str = "p2pnode1";
+
+/// The longest ticket, in bytes before it is written as text: 32 addresses of 100 bytes.
+const MAX_TICKET_BYTES: usize = 4_096;
+
+/// The most addresses in a ticket.
+const MAX_ADDRESSES: usize = 32;
+
+/// Bytes of the digest that tells a typo; by chance one of four billion passes.
+const CHECK_BYTES: usize = 4;
+
+/// A private network, as its members know it.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PrivateNetwork {
+    name: String,
+    key: [u8; 32],
+    /// Where to begin.
+    addresses: Vec<String>,
+}
+
+/// A text that is no ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// Another text altogether.
+    #[error("this is no ticket: one begins with {PREFIX}, and `p2pnode network ticket` prints it")]
+    NotOne,
+    /// Changed or cut.
+    #[error("this ticket has a typo or lacks a part: copy it again as a whole")]
+    Damaged,
+}
+
+impl std::fmt::Debug for PrivateNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrivateNetwork")
+            .field("name", &self.name)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PrivateNetwork {
+    /// A new one, of which nobody else has the key; `None` when the name cannot be a network's.
+    #[must_use]
+    pub fn create(name: &str) -> Option<Self> {
+        Some(Self {
+            name: network_name(name).ok()?,
+            key: rand::random(),
+            addresses: Vec::new(),
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where members begin.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        self.addresses
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect()
+    }
+
+    /// The same network with other addresses to begin with.
+    #[must_use]
+    pub fn with_addresses(&self, addresses: &[Multiaddr]) -> Self {
+        Self {
+            addresses: addresses
+                .iter()
+                .take(MAX_ADDRESSES)
+                .map(ToString::to_string)
+                .collect(),
+            ..self.clone()
+        }
+    }
+
+    /// The key that all its connections are locked with.
+    #[must_use]
+    pub fn key(&self) -> PreSharedKey {
+        PreSharedKey::new(self.key)
+    }
+
+    /// Its ticket.
+    #[must_use]
+    pub fn ticket(&self) -> String {
+        // Never too long: names and the number of addresses are bounded, and so is an address's text.
+        let mut bytes = codec::encode(self, MAX_TICKET_BYTES).unwrap_or_default();
+        let check = blake3::hash(&bytes);
+        bytes.extend(&check.as_bytes()[..CHECK_BYTES]);
+        format!(
+            "{PREFIX}{}",
+            BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()
+        )
+    }
+}
+
+impl FromStr for PrivateNetwork {
+    type Err = TicketError;
+
+    fn from_str(text: &str) -> Result<Self, TicketError> {
+        let text = text.trim().to_ascii_lowercase();
+        let rest = text.strip_prefix(PREFIX).ok_or(TicketError::NotOne)?;
+        let damaged = |()| TicketError::Damaged;
+        if rest.len() > 2 * MAX_TICKET_BYTES {
+            return Err(TicketError::Damaged);
+        }
+        let bytes = BASE32_NOPAD
+            .decode(rest.to_ascii_uppercase().as_bytes())
+            .map_err(|_| TicketError::Damaged)?;
+        let (body, check) = bytes
+            .split_at_checked(bytes.len().saturating_sub(CHECK_BYTES))
+            .ok_or(TicketError::Damaged)?;
+        if blake3::hash(body).as_bytes()[..CHECK_BYTES] != *check {
+            return Err(TicketError::Damaged);
+        }
+        let network: Self =
+            codec::decode(body, MAX_TICKET_BYTES).map_err(|_| TicketError::Damaged)?;
+        let sound = network.addresses.len() <= MAX_ADDRESSES && network_name(&network.name).is_ok();
+        sound.then_some(network).ok_or(()).map_err(damaged)
+    }
+}
+
+impl DataDir {
+    /// The private network of this name, when this node is a member.
+    ///
+    /// # Errors
+    /// [`HomeError::Exposed`] when others could have read its key, [`HomeError::BadTicket`],
+    /// [`HomeError::Io`].
+    pub fn network(&self, name: &str) -> Result<Option<PrivateNetwork>, HomeError> {
+        if network_name(name).is_err() {
+            return Ok(None);
+        }
+        let path = self.paths().networks.join(name);
+        let Some(bytes) = secret::read(&path)? else {
+            return Ok(None);
+        };
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        let read = text.parse::<PrivateNetwork>().ok();
+        read.filter(|network| network.name == name)
+            .map(Some)
+            .ok_or(HomeError::BadTicket { path })
+    }
+
+    /// Becomes a member of a network, which is the one that a node here is in from now on unless its
+    /// settings name another.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`], [`HomeError::Exposed`].
+    pub fn join_network(&self, network: &PrivateNetwork) -> Result<(), HomeError> {
+        make_private_folder(self.path())?;
+        let paths = self.paths();
+        make_folder(&paths.networks)?;
+        let path = paths.networks.join(&network.name);
+        secret::replace(&path, network.ticket().as_bytes(), true).map_err(HomeError::at(&path))?;
+        let path = paths.network;
+        secret::replace(&path, network.name.as_bytes(), true).map_err(HomeError::at(&path))
+    }
+
+    /// The network that was joined last.
+    #[must_use]
+    pub fn last_network(&self) -> Option<String> {
+        let text = fs::read_to_string(self.paths().network).ok()?;
+        network_name(text.trim()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_the_network_and_a_typo_is_told() {
+        let address: Multiaddr = "/ip4/192.0.2.7/tcp/4101".parse().unwrap();
+        let lab = PrivateNetwork::create("lab")
+            .unwrap()
+            .with_addresses(std::slice::from_ref(&address));
+        let ticket = lab.ticket();
+        let read: PrivateNetwork = format!(" {ticket}\n").parse().unwrap();
+        assert_eq!(read, lab);
+        assert_eq!((read.name(), read.addresses()), ("lab", vec![address]));
+        assert_eq!(
+            ticket.to_ascii_uppercase().parse::<PrivateNetwork>(),
+            Ok(lab.clone())
+        );
+        for at in [PREFIX.len(), ticket.len() / 2, ticket.len() - 1] {
+            let mut typo = ticket.clone().into_bytes();
+            typo[at] = if typo[at] == b'a' { b'b' } else { b'a' };
+            let typo = String::from_utf8(typo).unwrap();
+            assert_eq!(typo.parse::<PrivateNetwork>(), Err(TicketError::Damaged));
+        }
+        assert_eq!(
+            ticket[..ticket.len() - 2].parse::<PrivateNetwork>(),
+            Err(TicketError::Damaged)
+        );
+        assert_eq!(PREFIX.parse::<PrivateNetwork>(), Err(TicketError::Damaged));
+        assert_eq!(
+            "12D3KooW".parse::<PrivateNetwork>(),
+            Err(TicketError::NotOne)
+        );
+        assert!(PrivateNetwork::create("Bad Name").is_none());
+        assert!(!format!("{lab:?}").contains("key"));
+    }
+
+    #[test]
+    fn a_data_directory_remembers_what_it_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::at(folder.path()).unwrap();
+        assert_eq!(dir.network("lab").unwrap(), None);
+        assert_eq!(dir.last_network(), None);
+        let lab = PrivateNetwork::create("lab").unwrap();
+        dir.join_network(&lab).unwrap();
+        assert_eq!(dir.network("lab").unwrap(), Some(lab));
+        assert_eq!(dir.last_network().as_deref(), Some("lab"));
+        assert_eq!(dir.network("../identity").unwrap(), None);
+        let path = folder.path().join("networks/lab");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(dir.network("lab"), Err(HomeError::Exposed { .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "p2pnode1xx").unwrap();
+        assert!(matches!(
+            dir.network("lab"),
+            Err(HomeError::BadTicket { .. })
+        ));
+    }
+}
