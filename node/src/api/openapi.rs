@@ -14,8 +14,14 @@ use utoipa::OpenApi;
     components(schemas(
         api::ApiError,
         api::CreateJob,
+        api::DrainRequest,
+        api::DrainStatus,
         api::ErrorCode,
         api::Event,
+        api::HistoryPage,
+        api::HostedDone,
+        api::HostedRequest,
+        api::HostedTasks,
         api::JobCreated,
         api::JobInfo,
         api::LogEntries,
@@ -25,6 +31,7 @@ use utoipa::OpenApi;
         api::PeerFit,
         api::PeerInfo,
         api::TaskInfo,
+        api::UsageReport,
     ))
 )]
 struct Document;

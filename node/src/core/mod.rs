@@ -14,6 +14,7 @@ mod config;
 mod desk;
 mod host;
 pub mod io;
+mod meant;
 mod own;
 mod peers;
 mod record;
@@ -74,6 +75,7 @@ impl Core {
             jobs,
             hosted,
             offer,
+            draining,
             allowed,
         } = snapshot;
         {
@@ -83,7 +85,8 @@ impl Core {
                 desk: &mut core.desk,
                 out: &mut out,
             };
-            core.host.restore(&mut cx, offer, allowed, hosted);
+            core.host
+                .restore(&mut cx, (offer, draining), allowed, hosted);
             core.submit.restore(&mut cx, &mut core.peers, jobs);
         }
         core.refresh_own();
@@ -148,6 +151,11 @@ impl Core {
                 self.on_own_offer(now, out);
             }
             Input::Allow { peer, allowed } => self.host.on_allow(cx, peer, allowed),
+            Input::Kill { meant, reason } => self.host.on_kill(cx, &meant, &reason),
+            Input::Drain(on) => {
+                self.host.on_drain(cx, on);
+                self.on_own_offer(now, out);
+            }
             Input::Runtimes(runtimes) => {
                 self.host.on_runtimes(cx, runtimes);
                 self.on_own_offer(now, out);

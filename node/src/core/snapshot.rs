@@ -72,6 +72,7 @@ impl Snapshot {
                 self.apply_to_job(record);
             }
             Record::Offer(terms) => self.offer = Some(terms),
+            Record::Draining(on) => self.draining = on,
             Record::Allowed { peer, allowed } => self.apply_allowed(peer, allowed),
             Record::Unhosted(hosted) => self.hosted.retain(|stored| stored.hosted != hosted),
             Record::Hosted { .. }

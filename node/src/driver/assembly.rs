@@ -5,7 +5,7 @@ use std::sync::Arc;
 use libp2p::identity::Keypair;
 use p2pnode_executor::host::HostInfo;
 
-use p2pnode_protocol::api::{Event, RuntimeStatus};
+use p2pnode_protocol::api::Event;
 use p2pnode_protocol::{JobId, PeerId};
 
 use super::actor::{Driver, Internal};
@@ -14,6 +14,7 @@ use super::calls::Calls;
 use super::clock::Clock;
 use super::collecting::Collecting;
 use super::fetching::Fetcher;
+use super::history::PastBook;
 use super::hosting::{HostContext, Hosting};
 use super::inbound::Inbound;
 use super::loghub::LogHub;
@@ -95,6 +96,7 @@ impl Parts<'_> {
         commands: mpsc::Receiver<Command>,
     ) -> Result<(Driver, Vec<Effect>), NodeError> {
         let clock = Clock::start();
+        let history = state.store.history();
         let (writer, committed) = state.store.start()?;
         let (internal, internal_queue) = mpsc::channel(INTERNAL_QUEUE);
         let probed = probing::look(&self.exec).await;
@@ -108,12 +110,13 @@ impl Parts<'_> {
             internal,
         };
         let mut core_config = CoreConfig::new(self.me);
+        core_config.name.clone_from(&self.config.name);
         core_config.labels.clone_from(&self.config.labels);
         core_config.host.allow_root = self.config.offer.allow_root;
         let inbound = links.inbound(&state.snapshot);
         let hosting = links.hosting(self.exec.clone(), self.home.paths());
         let about = About::of(self.me, &self.config, self.home, clock.started_ms());
-        let owner = links.owner(about, self.home.paths(), probed.runtimes.clone());
+        let owner = links.owner(about, self.home.paths(), &probed);
         let now = clock.now();
         let mut advertiser = Advertiser::new(links.net.clone(), self.keypair, self.config, now);
         advertiser.set_images(probed.images.clone());
@@ -150,6 +153,8 @@ impl Parts<'_> {
             },
             advertiser,
             owner,
+            history,
+            past: PastBook::default(),
             own,
             in_flight: 0,
             then: Vec::new(),
@@ -199,7 +204,7 @@ impl Links {
         })
     }
 
-    fn owner(&self, about: About, paths: &Paths, runtimes: Vec<RuntimeStatus>) -> Owner {
+    fn owner(&self, about: About, paths: &Paths, probed: &probing::Probed) -> Owner {
         Owner {
             net: self.net.clone(),
             host: HostInfo::detect(None),
@@ -208,7 +213,8 @@ impl Links {
             submitter: Submitter::new(self.blobs.clone(), paths.jobs.clone(), about.wait_for_peers),
             internal: self.internal.clone(),
             events: self.events.clone(),
-            runtimes,
+            runtimes: probed.runtimes.clone(),
+            freezing: probed.freezing.clone(),
             about,
         }
     }

@@ -1,5 +1,6 @@
 //! What the owner asks: commands from the API, as inputs or as answers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use p2pnode_protocol::api::{
     CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, OfferStatus, PeerFit, PeerInfo,
     RuntimeStatus,
 };
+use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc};
 
@@ -62,6 +64,8 @@ pub(super) struct Owner {
     pub(super) internal: mpsc::Sender<Internal>,
     pub(super) events: broadcast::Sender<Arc<Event>>,
     pub(super) runtimes: Vec<RuntimeStatus>,
+    /// Runtimes that can freeze tasks.
+    pub(super) freezing: BTreeSet<RuntimeKind>,
 }
 
 impl Driver {
@@ -87,6 +91,7 @@ impl Driver {
                 from,
                 answer,
             } => self.owner.logs(job, task, from, answer),
+            Command::Owner(command) => self.on_owner_command(command, inputs),
             Command::Stop => inputs.push(Input::Stop),
         }
     }
@@ -150,13 +155,23 @@ fn with_end(address: &Multiaddr, end: &Protocol<'_>) -> String {
 }
 
 /// Answers an asker, who may have gone away.
-fn give<T>(answer: Answer<T>, said: Result<T, CommandError>) {
+pub(super) fn give<T>(answer: Answer<T>, said: Result<T, CommandError>) {
     let _gone = answer.send(said);
 }
 
 impl Owner {
-    pub(super) fn set_runtimes(&mut self, runtimes: Vec<RuntimeStatus>) {
+    pub(super) fn set_runtimes(
+        &mut self,
+        runtimes: Vec<RuntimeStatus>,
+        freezing: BTreeSet<RuntimeKind>,
+    ) {
         self.runtimes = runtimes;
+        self.freezing = freezing;
+    }
+
+    /// Whether tasks of this runtime can be frozen.
+    pub(super) fn can_freeze(&self, runtime: RuntimeKind) -> bool {
+        self.freezing.contains(&runtime)
     }
 
     fn submit(&self, job: CreateJob, answer: Answer<crate::command::Submitted>) {
@@ -217,6 +232,7 @@ impl Owner {
         });
         let peers_known = core.known_peers().len() as u32;
         let own_tasks_open = core.open_tasks();
+        let draining = core.is_draining();
         let About {
             me,
             name,
@@ -252,6 +268,7 @@ impl Owner {
                 peers_known,
                 offer,
                 own_tasks_open,
+                draining,
                 memory: host::process_memory().0,
             };
             give(answer, Ok(status));

@@ -1,5 +1,6 @@
 //! Asks the runtimes again and again whether they work: an engine may start late or go away.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use p2pnode_protocol::api::RuntimeStatus;
@@ -18,6 +19,8 @@ pub(super) struct Probed {
     pub(super) working: Vec<(RuntimeKind, Result<(), String>)>,
     pub(super) runtimes: Vec<RuntimeStatus>,
     pub(super) images: Vec<String>,
+    /// Runtimes that can freeze tasks.
+    pub(super) freezing: BTreeSet<RuntimeKind>,
 }
 
 pub(super) async fn look(exec: &Exec) -> Probed {
@@ -25,6 +28,7 @@ pub(super) async fn look(exec: &Exec) -> Probed {
         working: Vec::new(),
         runtimes: Vec::new(),
         images: Vec::new(),
+        freezing: BTreeSet::new(),
     };
     for (runtime, report) in exec.probe().await {
         let working = report.version.as_ref().map(|_| ()).map_err(Clone::clone);
@@ -39,6 +43,9 @@ pub(super) async fn look(exec: &Exec) -> Probed {
             problem,
         });
         probed.images.extend(report.images);
+        if report.features.pause {
+            probed.freezing.insert(runtime);
+        }
     }
     probed
 }

@@ -34,6 +34,10 @@ pub(super) fn load(connection: &Connection) -> Result<Snapshot> {
         });
         Ok(())
     })?;
+    each(connection, "SELECT only FROM draining", |_| {
+        snapshot.draining = true;
+        Ok(())
+    })?;
     each(connection, "SELECT peer FROM allowed ORDER BY seq", |row| {
         snapshot.allowed.push(rows::peer(bytes(row, 0)?)?);
         Ok(())

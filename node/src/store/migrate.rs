@@ -12,7 +12,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::{StoreError, is_damage};
 
 /// All migrations; the first makes format 1 from an empty file.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_owner.sql"),
+];
 
 /// The format that this program reads and writes.
 pub(super) const FORMAT: i64 = MIGRATIONS.len() as i64;

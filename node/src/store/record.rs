@@ -41,7 +41,10 @@ fn blob<T: bincode::Encode>(what: &'static str, value: &T) -> Result<Vec<u8>> {
 /// Whether losing this record to a power cut would undo a decision of the owner's about who may use
 /// the machine; such transactions wait for the disk.
 pub(super) const fn is_owners_decision(record: &Record) -> bool {
-    matches!(record, Record::Offer(_) | Record::Allowed { .. })
+    matches!(
+        record,
+        Record::Offer(_) | Record::Draining(_) | Record::Allowed { .. }
+    )
 }
 
 /// Names every statement once, as field and as SQL, and prepares them together.
@@ -107,6 +110,8 @@ statements! {
     unhost = "DELETE FROM hosted WHERE submitter = ?1 AND job = ?2";
     offer = "INSERT INTO offer (only, total, allow_any) VALUES (1, ?1, ?2)
         ON CONFLICT (only) DO UPDATE SET total = excluded.total, allow_any = excluded.allow_any";
+    drain = "INSERT INTO draining (only) VALUES (1) ON CONFLICT (only) DO NOTHING";
+    drain_off = "DELETE FROM draining";
     allow = "INSERT INTO allowed (peer) VALUES (?1)";
     deny = "DELETE FROM allowed WHERE peer = ?1";
 }
@@ -164,10 +169,24 @@ impl Statements<'_> {
                 }
                 Ok(())
             }
+            Record::Offer(_) | Record::Draining(_) | Record::Allowed { .. } => {
+                self.write_owners(record)
+            }
+        }
+    }
+
+    fn write_owners(&mut self, record: &Record) -> Result {
+        match record {
             Record::Offer(terms) => {
                 let total = blob("an offer", &terms.total)?;
                 self.offer.execute(params![total, terms.allow_any])?;
-                Ok(())
+            }
+            Record::Draining(on) => {
+                let statement = match on {
+                    true => &mut self.drain,
+                    false => &mut self.drain_off,
+                };
+                statement.execute([])?;
             }
             Record::Allowed { peer, allowed } => {
                 // Allowed again is last in the order again.
@@ -176,9 +195,10 @@ impl Statements<'_> {
                 if *allowed {
                     self.allow.execute([&peer])?;
                 }
-                Ok(())
             }
+            _ => {}
         }
+        Ok(())
     }
 
     fn write_own(&mut self, record: &Record) -> Result {

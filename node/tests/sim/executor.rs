@@ -129,7 +129,7 @@ impl World {
             usage: Usage {
                 wall_us: lasts * 1_000,
                 cpu_us: lasts * 1_000,
-                memory_peak: 0,
+                ..Usage::default()
             },
             outputs: outputs.then(|| fixture::blob(lasts)),
             log_bytes: if self.rng.chance(300) { 10 } else { 0 },

@@ -58,6 +58,7 @@ fn every_key_is_read() {
             count: 2,
             memory: Some(Bytes::gib(12)),
             model: Some("RTX*".into()),
+            ..GpuRequest::default()
         },
         pids: 64,
     };

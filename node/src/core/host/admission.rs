@@ -52,6 +52,10 @@ impl Host {
                 submitter: hosted.submitter.to_base58(),
             });
         }
+        // Of a job that is here some tasks may be taken already, see `take_in`.
+        if self.draining && !self.jobs.contains_key(&hosted) {
+            return Err(Refusal::Draining);
+        }
         if offer.tasks.is_empty() || offer.tasks.len() > MAX_BATCH {
             let count = offer.tasks.len();
             return Err(invalid(format!(
@@ -197,7 +201,8 @@ impl Host {
                 }
             } else {
                 let size = sizes::assignment(&assignment);
-                let full = queued >= config.max_queued_by_submitter
+                let full = self.draining
+                    || queued >= config.max_queued_by_submitter
                     || self.queued >= config.max_queued
                     || attempts >= config.max_attempts_by_submitter
                     || all >= config.max_attempts
@@ -233,7 +238,7 @@ impl Host {
             .host
             .max_running
             .saturating_sub(self.ledger.runs());
-        running + self.ledger.free().slots(&template.resources, room)
+        running + self.free().slots(&template.resources, room)
     }
 }
 

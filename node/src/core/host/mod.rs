@@ -8,6 +8,7 @@
 //! input.
 
 mod admission;
+mod charge;
 mod job;
 mod lease;
 mod ledger;
@@ -24,7 +25,7 @@ use p2pnode_protocol::message::{
     MAX_BATCH, Offer, OfferReply, Refusal, TaskRef, TaskRequest, TaskResponse,
 };
 use p2pnode_protocol::task::RuntimeKind;
-use p2pnode_protocol::{JobId, PeerId};
+use p2pnode_protocol::{Capacity, JobId, PeerId};
 
 use super::desk::{Cx, Timer};
 use super::io::{Breach, HostedJob, OfferTerms, Record};
@@ -47,6 +48,10 @@ pub(super) struct Host {
     to_report: BTreeSet<HostedJob>,
     epoch: u64,
     stopping: bool,
+    /// What is here is finished, and nothing new is taken.
+    draining: bool,
+    /// What is free while nothing may be taken.
+    nothing: Capacity,
 }
 
 impl Host {
@@ -126,7 +131,10 @@ impl Host {
         let taken = self.take_in(cx, hosted, offer);
         self.prepare(cx, hosted);
         self.wake_job(hosted);
-        let refusal = (taken < offered).then_some(Refusal::Full);
+        let refusal = (taken < offered).then_some(match self.draining {
+            true => Refusal::Draining,
+            false => Refusal::Full,
+        });
         let reply = self.reply(cx, hosted, step, taken, refusal);
         self.schedule(cx);
         reply

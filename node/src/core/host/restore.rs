@@ -16,7 +16,7 @@ impl Host {
     pub(in crate::core) fn restore(
         &mut self,
         cx: &mut Cx,
-        terms: Option<OfferTerms>,
+        (terms, draining): (Option<OfferTerms>, bool),
         allowed: Vec<p2pnode_protocol::PeerId>,
         stored: Vec<StoredHosted>,
     ) {
@@ -25,6 +25,7 @@ impl Host {
             self.ledger.set_total(terms.total.clone());
         }
         self.terms = terms;
+        self.draining = draining;
         for stored in stored {
             self.restore_job(cx, stored);
         }

@@ -150,6 +150,11 @@ impl Job {
                 let why = "it asks for the job's template again and again".to_owned();
                 link.refuse(config, now, why, false);
             }
+            // Asked again at its next advert, however long the owner has drained it by then.
+            Some(refusal @ Refusal::Draining) => {
+                link.rests = 0;
+                link.refuse(config, now, said(&refusal), false);
+            }
             Some(refusal @ Refusal::Stopping) => link.rest(config, now, refusal.to_string()),
             Some(refusal) => link.refuse(config, now, said(&refusal), false),
         }
@@ -206,7 +211,11 @@ fn cut(mut refusal: Refusal) -> Refusal {
             shorten(runtime);
             shorten(message);
         }
-        Refusal::NotOffering | Refusal::Full | Refusal::TemplateNeeded | Refusal::Stopping => {}
+        Refusal::NotOffering
+        | Refusal::Full
+        | Refusal::TemplateNeeded
+        | Refusal::Stopping
+        | Refusal::Draining => {}
     }
     refusal
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod charge;
 #[path = "../../../tests/sim/fixture.rs"]
 mod fixture;
 mod hosting;
