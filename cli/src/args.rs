@@ -1,10 +1,16 @@
 //! What the command line accepts.
 
+mod owner;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use p2pnode_protocol::{Bytes, MilliCpus};
+
+pub use owner::{
+    By, DrainArgs, HistoryArgs, KillArgs, OwnerVerb, PastArgs, PauseArgs, StatsArgs, UsageArgs,
+};
 
 /// A peer-to-peer compute network: offer idle machines, send work to others.
 #[derive(Parser)]
@@ -125,6 +131,9 @@ pub enum Verb {
         /// Its id, the beginning or the end of it, or its name
         peer: String,
     },
+    /// About tasks of others that run here.
+    #[command(flatten)]
+    Owner(OwnerVerb),
     /// Show the configuration
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2pnode config show")]
