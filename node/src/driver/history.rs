@@ -162,3 +162,124 @@ struct What<'a> {
     outcome: &'static str,
     message: Option<&'a Failure>,
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use p2pnode_protocol::task::{FailureKind, Isolation, NetworkMode, Usage};
+    use p2pnode_protocol::{AttemptKey, Bytes, Gpu, Resources, TaskKey};
+
+    use super::*;
+
+    fn run(index: u32) -> RunKey {
+        RunKey {
+            submitter: PeerId::from_bytes(&[0, 1, 7]).unwrap(),
+            attempt: AttemptKey {
+                task: TaskKey {
+                    job: JobId([7; 8]),
+                    step: 0,
+                    index,
+                },
+                attempt: 1,
+            },
+        }
+    }
+
+    fn about(since_ms: Millis) -> RunAbout {
+        let resources = Resources {
+            memory: Bytes(64 << 20),
+            ..Resources::default()
+        };
+        let template = TaskTemplate {
+            name: "test".into(),
+            step: 0,
+            program: Program::Image {
+                reference: "busybox:1".into(),
+            },
+            command: Vec::new(),
+            env: Vec::new(),
+            keys: Vec::new(),
+            resources,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            allow_empty_outputs: false,
+            timeout_ms: 0,
+            stall_ms: 0,
+            prepare_timeout_ms: 0,
+            keep_ms: 0,
+            network: NetworkMode::None,
+            root: false,
+            isolation: Isolation::Task,
+            sandbox: None,
+        };
+        let mut half = Gpu::whole("a".into(), "T4".into(), Bytes::gib(16));
+        half.milli = 500;
+        RunAbout {
+            template: Arc::new(template),
+            gpus: vec![half],
+            since_ms,
+        }
+    }
+
+    fn end(outcome: Outcome, wall_us: u64) -> RunEnd {
+        RunEnd {
+            outcome,
+            usage: Usage {
+                wall_us,
+                cpu_us: wall_us / 2,
+                ..Usage::default()
+            },
+            outputs: None,
+            log_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn short_ends_are_added_up_and_long_ones_are_not() {
+        let mut book = PastBook::default();
+        let about = about(100_000);
+        for index in 0..1_000 {
+            let end = end(Outcome::Succeeded, 8);
+            book.on_ended(&run(index), &about, &end, 100_001);
+        }
+        for index in 0..2 {
+            let end = end(Outcome::Succeeded, 2_900_000);
+            book.on_ended(&run(index), &about, &end, 103_000);
+        }
+        let why = Failure::new(FailureKind::KilledByOwner, "killed by the owner: x");
+        let tasks: Vec<TaskRef> = (5..9).map(|index| run(index).task()).collect();
+        book.on_unrun(run(0).hosted(), &about.template, &tasks, &why, 103_000);
+        let rows = book.take();
+        assert_eq!(rows.len(), 4);
+        assert_eq!((rows[0].tasks, rows[0].task), (1_000, None));
+        assert_eq!(
+            (rows[0].spent.wall_us, rows[0].spent.gpu_us),
+            (8_000, 4_000)
+        );
+        assert_eq!(rows[0].spent.memory_mib_us, 8_000 * 64);
+        let long = &rows[1];
+        assert_eq!((long.tasks, long.task), (1, Some(run(0).task())));
+        assert_eq!(
+            long.spent.gpu_us, 1_500_000,
+            "half a GPU for the whole slot"
+        );
+        assert_eq!((rows[3].tasks, rows[3].outcome), (4, "killed"));
+        assert!(book.take().is_empty());
+    }
+
+    #[test]
+    fn what_the_writer_has_no_room_for_waits_within_a_bound() {
+        let mut book = PastBook::default();
+        for index in 0..MAX_WAITING as u32 + 9 {
+            let end = end(Outcome::Succeeded, 2_000_000);
+            book.on_ended(&run(index), &about(0), &end, 2_000);
+        }
+        let rows = book.take();
+        assert_eq!(rows.len(), MAX_WAITING);
+        book.put_back(rows);
+        assert_eq!(book.take().len(), MAX_WAITING);
+    }
+}

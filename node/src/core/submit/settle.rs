@@ -146,16 +146,18 @@ impl Job {
         state: TaskState,
     ) {
         let position = self.known(peer);
+        let failure = match &ending.outcome {
+            Outcome::Succeeded => None,
+            Outcome::Failed(failure) => Some(failure.clone()),
+        };
         cx.emit(Event::TaskFinished {
             job: self.text.clone(),
             task: self.task_key(at).to_string(),
             attempt: ending.attempt,
             peer: self.peer_text(position).to_owned(),
             state,
-            failure: match &ending.outcome {
-                Outcome::Succeeded => None,
-                Outcome::Failed(failure) => Some(failure.clone()),
-            },
+            decided_by: failure.as_ref().map(|failure| failure.kind.decider()),
+            failure,
             usage: ending.usage,
         });
     }

@@ -16,6 +16,9 @@
 mod read;
 mod tidy;
 
+#[cfg(test)]
+mod tests;
+
 use p2pnode_protocol::message::TaskRef;
 use p2pnode_protocol::{JobId, PeerId};
 use rusqlite::{Connection, Statement, params};

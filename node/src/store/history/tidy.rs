@@ -97,7 +97,8 @@ impl<'c> Tidy<'c> {
         self.look(KEPT_ROWS, KEPT_SUMS)
     }
 
-    fn look(&mut self, kept_rows: u64, kept_sums: u64) -> rusqlite::Result<()> {
+    /// Takes away what is beyond the bounds, a bounded number of rows.
+    pub(super) fn look(&mut self, kept_rows: u64, kept_sums: u64) -> rusqlite::Result<()> {
         let span = self.span.query_row([], |row| {
             Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?))
         })?;

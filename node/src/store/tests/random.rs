@@ -78,6 +78,7 @@ fn owners_record() -> impl Strategy<Value = Record> {
             },
             allow_any,
         })),
+        any::<bool>().prop_map(Record::Draining),
         (0u64..4, any::<bool>()).prop_map(|(number, allowed)| Record::Allowed {
             peer: peer(number),
             allowed,
