@@ -95,5 +95,6 @@ fn gpus(gpus: &[HostedGpu]) -> String {
 
 /// How long ago that was.
 pub fn age(since_ms: u64, now_ms: u64) -> String {
-    figures::span(Duration::from_millis(now_ms.saturating_sub(since_ms)))
+    let ago = Duration::from_millis(now_ms.saturating_sub(since_ms));
+    format!("{} ago", figures::span(ago))
 }

@@ -1,5 +1,6 @@
 //! The owner in charge of what runs on its machine.
 
+use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,13 @@ fn two_providers(lab: &Lab) -> (TestNode, TestNode, TestNode) {
     let mine = lab.start("me", "join", &[], Some(&left));
     lab.wait_until_known("me", &left);
     lab.wait_until_known("me", &right);
+    for provider in ["left", "right"] {
+        eventually("its name is known", || {
+            let peers = lab.json(provider, &["peers"]);
+            let named = peers.as_array().unwrap().iter();
+            named.filter(|peer| peer["name"] == "me").map(|_| ()).next()
+        });
+    }
     (left, right, mine)
 }
 
@@ -45,7 +53,7 @@ fn running(lab: &Lab, provider: &str) -> Value {
     })
 }
 
-/// Why tasks of a job left `left`, each with what its submitter was told.
+/// Why tasks left their providers, and whose doing that was, as their submitter was told.
 fn told(ended: &Ended) -> Vec<(String, String)> {
     let events = ended.of_kind("task_finished");
     let failures = events.filter(|event| !event["failure"].is_null());
@@ -60,105 +68,95 @@ fn told(ended: &Ended) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Runs a job, has it killed where it runs, and checks what everybody is told.
+fn kill_one(lab: &Lab, submitter: &TestNode, by: &str) {
+    let began = now_ms();
+    let file = lab.job(
+        by,
+        &simple_job("task.wasm", 1),
+        &[("task.wasm", &modules::sleep(2_500))],
+    );
+    let job = submit(lab, "me", &file, &["--peers", "left,right"]);
+    let (at, task) = eventually("it runs", || {
+        ["left", "right"].into_iter().find_map(|provider| {
+            let here = lab.json(provider, &["ps"]);
+            let task = here["tasks"].as_array().unwrap().first()?.clone();
+            (task["state"] == "running").then_some((provider, task))
+        })
+    });
+    assert_eq!(task["peer"], submitter.id.as_str());
+    assert_eq!(
+        (&task["peer_name"], &task["job_name"]),
+        (&"me".into(), &"simple".into())
+    );
+    assert_eq!(
+        (&task["runtime"], &task["cpus_milli"]),
+        (&"wasm".into(), &1_000.into())
+    );
+    assert!(task["since_ms"].as_u64() >= Some(began));
+    let target = match by {
+        "task" => task["task"].as_str().unwrap(),
+        "job" => &task["job"].as_str().unwrap()[..8],
+        _ => "me",
+    };
+    let killed = lab.run(at, &["kill", target, "--reason", &format!("by {by}")]);
+    assert!(killed.status.success(), "{}", text(&killed.stderr));
+    assert!(text(&killed.stdout).contains(task["task"].as_str().unwrap()));
+    let said = text(&killed.stderr);
+    assert_eq!(by == "peer", said.contains("p2pnode deny"), "{said}");
+    let ended = end(lab, job);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    let expected = format!("killed by the owner of {at}: by {by}");
+    assert_eq!(told(&ended), [(expected, "owner".to_owned())]);
+    let elsewhere = match at == "left" {
+        true => "right",
+        false => "left",
+    };
+    let peers = ended.finished()["peers"].as_object().unwrap();
+    assert_eq!(peers.keys().collect::<Vec<_>>(), [&lab.id(elsewhere)]);
+}
+
+/// Attempts by outcome in a provider's history, which its usage must agree with.
+fn look_back(lab: &Lab, provider: &str, submitter: &TestNode) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    let page = lab.json(provider, &["history"]);
+    for row in page["rows"].as_array().unwrap() {
+        assert_eq!(row["peer"], submitter.id.as_str());
+        let outcome = row["outcome"].as_str().unwrap();
+        *counts.entry(outcome.to_owned()).or_insert(0) += row["tasks"].as_u64().unwrap();
+        if outcome == "killed" {
+            let why = row["message"].as_str().unwrap();
+            assert!(why.contains(&format!("the owner of {provider}")), "{row}");
+        } else {
+            assert!(row["usage"]["wall_us"].as_u64() >= Some(2_500_000), "{row}");
+            assert!(
+                row["usage"]["memory_mib_s"].as_u64() >= Some(2 * 64),
+                "{row}"
+            );
+        }
+    }
+    for by in ["peer", "job", "day"] {
+        let usage = lab.json(provider, &["usage", "--by", by]);
+        let total: BTreeMap<String, u64> =
+            serde_json::from_value(usage["total"]["tasks"].clone()).unwrap();
+        assert_eq!(total, counts, "{usage}");
+    }
+    counts
+}
+
 #[test]
 fn what_is_killed_runs_elsewhere_and_its_submitter_reads_who_decided_and_why() {
     let lab = Lab::new();
-    let (left, _right, mine) = two_providers(&lab);
-    let began = now_ms();
-    let file = lab.job(
-        "job",
-        &simple_job("task.wasm", 1),
-        &[("task.wasm", &modules::sleep(8_000))],
-    );
-    let mut seen = Vec::new();
+    let (_left, _right, mine) = two_providers(&lab);
     for by in ["task", "job", "peer"] {
-        let short = lab.job(
-            by,
-            &simple_job("task.wasm", 1),
-            &[("task.wasm", &modules::sleep(2_500))],
-        );
-        assert!(file.exists());
-        // On the left it is known to run; then the other one may have it.
-        let job = submit(&lab, "me", &short, &["--peers", "left,right"]);
-        let (at, task) = eventually("it runs", || {
-            ["left", "right"].into_iter().find_map(|provider| {
-                let here = lab.json(provider, &["ps"]);
-                let task = here["tasks"].as_array().unwrap().first()?.clone();
-                (task["state"] == "running").then_some((provider, task))
-            })
-        });
-        assert_eq!(task["peer"], mine.id.as_str());
-        assert_eq!(
-            (&task["peer_name"], &task["job_name"]),
-            (&"me".into(), &"simple".into())
-        );
-        assert_eq!(
-            (&task["runtime"], &task["cpus_milli"]),
-            (&"wasm".into(), &1_000.into())
-        );
-        assert!(task["since_ms"].as_u64() >= Some(began));
-        let target = match by {
-            "task" => task["task"].as_str().unwrap(),
-            "job" => &task["job"].as_str().unwrap()[..8],
-            _ => "me",
-        };
-        let reason = format!("by {by}");
-        let killed = lab.run(at, &["kill", target, "--reason", &reason]);
-        assert!(killed.status.success(), "{}", text(&killed.stderr));
-        assert!(text(&killed.stdout).contains(task["task"].as_str().unwrap()));
-        let said = text(&killed.stderr);
-        assert_eq!(by == "peer", said.contains("p2pnode deny"), "{said}");
-        let ended = end(&lab, job);
-        assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
-        let expected = format!("killed by the owner of {at}: by {by}");
-        assert_eq!(told(&ended), [(expected, "owner".to_owned())]);
-        let elsewhere = match at == "left" {
-            true => "right",
-            false => "left",
-        };
-        let peers = ended.finished()["peers"].as_object().unwrap();
-        assert_eq!(peers.keys().collect::<Vec<_>>(), [&lab.id(elsewhere)]);
-        seen.push((at, task["task"].as_str().unwrap().to_owned()));
+        kill_one(&lab, &mine, by);
     }
-    assert_eq!(seen.len(), 3);
-
-    // What both owners look back on agrees with that.
-    let mut killed = 0;
-    let mut succeeded = 0;
-    for provider in ["left", "right"] {
-        let rows = lab.json(provider, &["history"]);
-        for row in rows["rows"].as_array().unwrap() {
-            assert_eq!(row["peer"], mine.id.as_str());
-            match row["outcome"].as_str() {
-                Some("killed") => {
-                    killed += row["tasks"].as_u64().unwrap();
-                    let why = row["message"].as_str().unwrap();
-                    assert!(why.contains(&format!("the owner of {provider}")), "{row}");
-                }
-                Some("succeeded") => {
-                    succeeded += 1;
-                    assert!(row["usage"]["wall_us"].as_u64() >= Some(2_500_000), "{row}");
-                    assert!(
-                        row["usage"]["memory_mib_s"].as_u64() >= Some(2 * 64),
-                        "{row}"
-                    );
-                }
-                other => panic!("{other:?}: {row}"),
-            }
-        }
-        let usage = lab.json(provider, &["usage", "--by", "peer"]);
-        let total = &usage["total"]["tasks"];
-        let rows = rows["rows"].as_array().unwrap();
-        let of = |outcome: &str| {
-            let rows = rows.iter().filter(|row| row["outcome"] == outcome);
-            rows.map(|row| row["tasks"].as_u64().unwrap()).sum::<u64>()
-        };
-        for outcome in ["killed", "succeeded"] {
-            assert_eq!(total[outcome].as_u64().unwrap_or(0), of(outcome), "{usage}");
-        }
+    let mut all = look_back(&lab, "left", &mine);
+    for (outcome, count) in look_back(&lab, "right", &mine) {
+        *all.entry(outcome).or_insert(0) += count;
     }
-    assert_eq!((killed, succeeded), (3, 3));
-    drop(left);
+    let expected = [("killed".to_owned(), 3), ("succeeded".to_owned(), 3)];
+    assert_eq!(all, BTreeMap::from(expected));
 }
 
 fn now_ms() -> u64 {
@@ -169,7 +167,7 @@ fn now_ms() -> u64 {
 }
 
 #[test]
-fn a_job_whose_only_provider_kills_it_ends_saying_so() {
+fn a_job_whose_only_provider_kills_it_says_why_it_waits() {
     let lab = Lab::new();
     let (_provider, _mine) = lab.pair();
     let file = lab.job(
@@ -190,18 +188,25 @@ fn a_job_whose_only_provider_kills_it_ends_saying_so() {
     assert!(said.contains("wasm tasks cannot be frozen"), "{said}");
     let done = lab.json("provider", &["kill", id, "--reason", "not here"]);
     assert_eq!(done["meant"], "job");
-    let ended = end(&lab, job);
-    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
-    let finished = ended.finished().to_string();
-    assert!(
-        finished.contains("killed by the owner of provider: not here"),
-        "{finished}"
-    );
+    // It ran there once, so the job waits for a provider; and says why.
+    let why = "killed by the owner of provider: not here";
+    eventually("the job says why it waits", || {
+        let shown = lab.last_job("me")?;
+        shown["job"]["notes"]
+            .to_string()
+            .contains(why)
+            .then_some(())
+    });
     let shown = text(&lab.run("me", &["job", "last"]).stdout);
     assert!(
-        shown.contains("the provider's owner: killed by the owner of provider: not here"),
+        shown.contains(&format!("the provider's owner: {why}")),
         "{shown}"
     );
+    assert!(lab.run("me", &["cancel", "last"]).status.success());
+    let ended = end(&lab, job);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    let waits = ended.of_kind("job_waiting").map(Value::to_string);
+    assert!(waits.last().unwrap().contains(why));
 }
 
 #[test]
@@ -254,7 +259,7 @@ fn a_drain_lets_finish_refuses_what_is_new_and_survives_a_restart() {
     let status = lab.json("provider", &["status"]);
     assert_eq!(status["draining"], true, "{status}");
     assert_eq!(status["offer"]["free"]["cpus_milli"], 0, "{status}");
-    let refused = lab.submit("me", &quick, &["--wait-for-peers", "2s"]);
+    let refused = lab.submit("me", &quick, &["--wait-for-peers", "5s"]);
     assert_eq!(refused.status.code(), Some(3), "{}", refused.stderr);
     let off = lab.json("provider", &["drain", "--off"]);
     assert_eq!(off["draining"], false);

@@ -19,7 +19,6 @@ use super::actor::Driver;
 use super::history::program_text;
 use super::owner::give;
 use crate::command::{Answer, CommandError, OwnerCommand};
-use crate::core::Core;
 use crate::core::io::{Input, Meant, RunKey};
 use crate::exec::HeldRun;
 use crate::store::StoreError;
@@ -101,12 +100,12 @@ impl Driver {
             draining: self.core.is_draining(),
             tasks: runs
                 .into_iter()
-                .map(|(run, held)| hosted_task(&self.core, run, held))
+                .map(|(run, held)| hosted_task(self.name_of(&run.submitter), run, held))
                 .collect(),
             waiting: waiting
                 .map(|(hosted, job_name, tasks)| HostedWaiting {
                     peer: hosted.submitter.to_string(),
-                    peer_name: name_of(&self.core, &hosted.submitter),
+                    peer_name: self.name_of(&hosted.submitter),
                     job: hosted.job.to_string(),
                     job_name,
                     tasks,
@@ -160,6 +159,14 @@ impl Driver {
         done
     }
 
+    /// What a peer, or this node, calls itself.
+    fn name_of(&self, peer: &PeerId) -> String {
+        if *peer == self.me {
+            return self.owner.about.name.clone();
+        }
+        self.core.peer_name(peer).unwrap_or_default().to_owned()
+    }
+
     /// What known peers, and this node, call themselves.
     fn names(&self) -> BTreeMap<PeerId, String> {
         let known = self.core.known_peers().into_iter();
@@ -177,11 +184,7 @@ fn name(run: &RunKey) -> HostedName {
     }
 }
 
-fn name_of(core: &Core, peer: &PeerId) -> String {
-    core.peer_name(peer).unwrap_or_default().to_owned()
-}
-
-fn hosted_task(core: &Core, run: &RunKey, held: &HeldRun) -> HostedTask {
+fn hosted_task(peer_name: String, run: &RunKey, held: &HeldRun) -> HostedTask {
     let (template, AttemptKey { task, attempt }) = (&held.about.template, run.attempt);
     let live = held.usage();
     let known = live != p2pnode_executor::LiveUsage::default();
@@ -189,7 +192,7 @@ fn hosted_task(core: &Core, run: &RunKey, held: &HeldRun) -> HostedTask {
         task: task.to_string(),
         attempt,
         peer: run.submitter.to_string(),
-        peer_name: name_of(core, &run.submitter),
+        peer_name,
         job: task.job.to_string(),
         job_name: template.name.clone(),
         runtime: template.program.runtime(),

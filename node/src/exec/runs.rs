@@ -75,12 +75,14 @@ impl Runs {
     /// Adds a run.
     pub fn add(&mut self, run: RunKey, about: RunAbout) -> RunControl {
         let (pause, paused) = watch::channel(false);
+        // Made once for each of many tiny tasks, so nothing is made to be thrown away.
         let control = RunControl {
+            cancel: CancellationToken::new(),
             hold: Hold {
                 pause: paused,
-                ..Hold::default()
+                usage: Arc::new(watch::channel(LiveUsage::default()).0),
             },
-            ..RunControl::default()
+            why: Arc::default(),
         };
         let held = HeldRun {
             about,
@@ -124,5 +126,88 @@ impl Runs {
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&RunKey, &HeldRun)> {
         self.table.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use p2pnode_protocol::task::{FailureKind, Isolation, NetworkMode, Program};
+    use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources, TaskKey};
+
+    use super::*;
+
+    fn about() -> RunAbout {
+        let template = TaskTemplate {
+            name: "test".into(),
+            step: 0,
+            program: Program::Image {
+                reference: "busybox:1".into(),
+            },
+            command: Vec::new(),
+            env: Vec::new(),
+            keys: Vec::new(),
+            resources: Resources::default(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            allow_empty_outputs: false,
+            timeout_ms: 0,
+            stall_ms: 0,
+            prepare_timeout_ms: 0,
+            keep_ms: 0,
+            network: NetworkMode::None,
+            root: false,
+            isolation: Isolation::Task,
+            sandbox: None,
+        };
+        RunAbout {
+            template: Arc::new(template),
+            gpus: Vec::new(),
+            since_ms: 7,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_owner_holds_a_run_and_sees_what_its_runtime_tells() {
+        let run = RunKey {
+            submitter: PeerId::random(),
+            attempt: AttemptKey {
+                task: TaskKey {
+                    job: JobId([7; 8]),
+                    step: 0,
+                    index: 0,
+                },
+                attempt: 1,
+            },
+        };
+        let mut runs = Runs::default();
+        let mut control = runs.add(run, about());
+        let held = |runs: &Runs| {
+            let (_, held) = runs.iter().next().unwrap();
+            (held.started, held.is_paused(), held.usage().cpu_us)
+        };
+        assert_eq!(held(&runs), (false, false, 0));
+        runs.on_started(&run);
+        runs.pause(&run, true);
+        control.hold.pause.changed().await.unwrap();
+        assert!(*control.hold.pause.borrow_and_update());
+        let told = LiveUsage {
+            cpu_us: 9,
+            ..LiveUsage::default()
+        };
+        control.hold.usage.send_replace(told);
+        assert_eq!(held(&runs), (true, true, 9));
+        runs.pause(&run, false);
+        control.hold.pause.changed().await.unwrap();
+        assert!(!*control.hold.pause.borrow_and_update());
+        // The first reason stands.
+        for why in ["first", "second"] {
+            runs.kill(&run, Failure::new(FailureKind::KilledByOwner, why));
+        }
+        assert!(control.cancel.is_cancelled());
+        assert_eq!(control.why().unwrap().message, "first");
+        assert_eq!(runs.remove(&run).unwrap().about.since_ms, 7);
+        assert!(runs.remove(&run).is_none());
     }
 }

@@ -190,7 +190,7 @@ fn what_leaves_the_history_stays_in_the_sums() {
     assert_eq!(history.page(&all()).unwrap().len(), 10);
     assert_eq!(reports(), before);
     // Too old: the next write takes the rest.
-    drop((tidy, connection));
+    drop(tidy);
     place.write(&[past(2, 0, DAY + KEPT_MS + 10 * DAY_MS, 1_500)]);
     assert_eq!(history.page(&all()).unwrap().len(), 1);
     let after = reports();
