@@ -77,7 +77,7 @@ fn past(job: u8, index: u32, ended_ms: u64, took_ms: u64) -> Past {
             memory_peak: u64::from(index),
             network_bytes: 3,
             output_bytes: 5,
-            energy_mj: (index % 2 == 0).then_some(2),
+            energy_mj: index.is_multiple_of(2).then_some(2),
         },
     }
 }
