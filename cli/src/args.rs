@@ -1,6 +1,7 @@
 //! What the command line accepts.
 
 mod offer;
+mod owner;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub use offer::{AllowArgs, OfferArgs};
+
+pub use owner::{
+    By, DrainArgs, HistoryArgs, KillArgs, OwnerVerb, PastArgs, PauseArgs, StatsArgs, UsageArgs,
+};
 
 /// A peer-to-peer compute network: offer idle machines, send work to others.
 #[derive(Parser)]
@@ -128,6 +133,9 @@ pub enum Verb {
         /// Its id, the beginning or the end of it, or its name
         peer: String,
     },
+    /// About tasks of others that run here.
+    #[command(flatten)]
+    Owner(OwnerVerb),
     /// Show the configuration
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2pnode config show")]

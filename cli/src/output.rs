@@ -138,6 +138,16 @@ pub fn is_interactive() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Makes room for the next look: an empty screen on a terminal, an empty line elsewhere.
+pub fn fresh_screen() {
+    if io::stdout().is_terminal() {
+        // To the upper left corner, and what is below it is cleared.
+        raw("\x1b[H\x1b[J");
+    } else {
+        line("");
+    }
+}
+
 /// Rows under headings, columns aligned, two spaces between.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = headings.iter().map(|text| text.chars().count()).collect();

@@ -80,7 +80,7 @@ pub fn access_path(peer: &str) -> Result<String, Failure> {
 }
 
 /// A part of a path with everything escaped that means something in one.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

@@ -4,6 +4,8 @@
 //! core that runs between two inputs, so that an answer never shows half a change; changing goes
 //! through [`Command`]s that the driver turns into inputs.
 
+mod owner;
+
 use std::sync::Arc;
 
 use p2pnode_protocol::api::{CreateJob, ErrorCode, Event, NodeStatus, OfferRequest, PeerInfo};
@@ -13,6 +15,7 @@ use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use self::owner::{OwnerCommand, PastQuery};
 use crate::core::Core;
 
 /// Why a command failed: what the API's error says.
@@ -124,6 +127,8 @@ pub enum Command {
         /// The page.
         answer: Answer<LogPage>,
     },
+    /// About tasks of others that run here.
+    Owner(OwnerCommand),
     /// Stop the node.
     Stop,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AttemptNumber, JobId, StepIndex, TaskIndex};
 use crate::manifest::BlobRef;
-use crate::task::{Assignment, Outcome, TaskTemplate, Usage};
+use crate::task::{Assignment, Decider, Outcome, TaskTemplate, Usage};
 
 /// The largest encoded message, in bytes (4 MiB): 2,000 tasks with a kilobyte of values each and a
 /// template fit twice over.
@@ -283,8 +283,13 @@ pub enum Refusal {
         message: String,
     },
     /// The node is stopping.
-    #[error("it is stopping")]
+    #[error("its owner stops it")]
     Stopping,
+    /// The node finishes what it has and takes nothing new.
+    #[error(
+        "its owner drains it: it finishes what it has and takes nothing new; on that machine run: p2pnode drain --off"
+    )]
+    Draining,
 }
 
 impl Refusal {
@@ -292,5 +297,20 @@ impl Refusal {
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::Full | Self::TemplateNeeded)
+    }
+
+    /// Whose doing it is.
+    #[must_use]
+    pub const fn decider(&self) -> Decider {
+        match self {
+            Self::NotAllowed { .. }
+            | Self::NotOffering
+            | Self::NotPermitted { .. }
+            | Self::Stopping
+            | Self::Closed { .. }
+            | Self::Draining => Decider::Owner,
+            Self::TooSmall { .. } | Self::Full | Self::NoRuntime { .. } => Decider::Host,
+            Self::TemplateNeeded | Self::Invalid { .. } => Decider::Submitter,
+        }
     }
 }

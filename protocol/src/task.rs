@@ -279,6 +279,90 @@ impl FailureKind {
     }
 }
 
+/// Who decided that an attempt ended, or that an offer was not taken: so that nobody has to guess
+/// whose doing it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Decider {
+    /// The task: its program, or what its job asks for.
+    Task,
+    /// Whoever submitted it.
+    Submitter,
+    /// The owner of the provider.
+    Owner,
+    /// The provider's machine or what runs on it.
+    Host,
+    /// The network between the two.
+    Network,
+}
+
+impl std::fmt::Display for Decider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Task => "the task itself",
+            Self::Submitter => "its submitter",
+            Self::Owner => "the provider's owner",
+            Self::Host => "the provider's machine",
+            Self::Network => "the network",
+        })
+    }
+}
+
+impl FailureKind {
+    /// Whose doing it was.
+    #[must_use]
+    pub const fn decider(self) -> Decider {
+        match self {
+            Self::Cancelled => Decider::Submitter,
+            Self::KilledByOwner | Self::ProviderStopping => Decider::Owner,
+            Self::ProviderLost | Self::InputUnavailable => Decider::Network,
+            Self::ImageUnavailable | Self::Host => Decider::Host,
+            Self::Exit(_)
+            | Self::Timeout
+            | Self::Stalled
+            | Self::OutOfMemory
+            | Self::DiskFull
+            | Self::NoOutputs
+            | Self::BadOutput
+            | Self::BadProgram => Decider::Task,
+        }
+    }
+
+    /// The kind in one word, as it is counted and shown.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Exit(_) => "failed",
+            Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
+            Self::OutOfMemory => "out_of_memory",
+            Self::DiskFull => "disk_full",
+            Self::NoOutputs => "no_outputs",
+            Self::BadOutput => "bad_output",
+            Self::BadProgram => "bad_program",
+            Self::ImageUnavailable => "no_image",
+            Self::InputUnavailable => "no_input",
+            Self::KilledByOwner => "killed",
+            Self::Cancelled => "cancelled",
+            Self::ProviderStopping => "stopped",
+            Self::ProviderLost => "lost",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl Outcome {
+    /// The outcome in one word.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed(failure) => failure.kind.word(),
+        }
+    }
+}
+
 impl Failure {
     /// A failure with its message cut to [`MAX_MESSAGE_BYTES`].
     #[must_use]

@@ -137,10 +137,11 @@ fn print(info: &JobInfo, tasks: &[TaskInfo]) {
                 task.attempt.to_string(),
                 task.peer.clone().unwrap_or_default(),
                 values.join(" "),
-                task.failure
-                    .as_ref()
-                    .map(|failure| failure.message.clone())
-                    .unwrap_or_default(),
+                match (&task.failure, task.decided_by) {
+                    (Some(failure), Some(by)) => format!("{by}: {}", failure.message),
+                    (Some(failure), None) => failure.message.clone(),
+                    (None, _) => String::new(),
+                },
             ]
         })
         .collect();

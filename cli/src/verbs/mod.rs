@@ -3,21 +3,29 @@
 mod access;
 mod config;
 mod demo;
+mod drain;
+mod figures;
 mod follow;
 pub mod helpers;
+mod history;
 mod jobs;
+mod kill;
 mod logs;
 mod network;
 mod node;
+mod pause;
 mod peers;
+mod ps;
+mod stats;
 mod submit;
+mod usage;
 mod validate;
 
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::args::{Cli, Global, Verb};
+use crate::args::{Cli, Global, OwnerVerb, Verb};
 use crate::exit::Failure;
 
 /// Does what was asked.
@@ -40,11 +48,26 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Allow(args) => access::allow(&global, &args).await,
         Verb::Deny { peer } => access::deny(&global, &peer).await,
         Verb::Requests => access::requests(&global).await,
+        Verb::Owner(verb) => owner(&global, verb).await,
         Verb::Config(crate::args::ConfigVerb::Show) => config::show(&global),
         Verb::Demo(args) => demo::demo(&global, &args).await,
         Verb::Completions { shell } => Ok(completions(shell)),
         Verb::WasmWorker => Ok(helpers::wasm_worker()),
         Verb::Reaper(args) => Ok(helpers::reaper(&args)),
+    }
+}
+
+/// About tasks of others that run here.
+async fn owner(global: &Global, verb: OwnerVerb) -> Result<ExitCode, Failure> {
+    match verb {
+        OwnerVerb::Ps => ps::ps(global).await,
+        OwnerVerb::Stats(args) => stats::stats(global, &args).await,
+        OwnerVerb::Kill(args) => kill::kill(global, &args).await,
+        OwnerVerb::Pause(args) => pause::set(global, &args, true).await,
+        OwnerVerb::Resume(args) => pause::set(global, &args, false).await,
+        OwnerVerb::Drain(args) => drain::drain(global, &args).await,
+        OwnerVerb::History(args) => history::history(global, &args).await,
+        OwnerVerb::Usage(args) => usage::usage(global, &args).await,
     }
 }
 

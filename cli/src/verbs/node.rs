@@ -289,6 +289,9 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         status.peers_connected, status.peers_known
     ));
     output::line(format!("own tasks  {} open", status.own_tasks_open));
+    if status.draining {
+        output::line("draining   takes nothing new until: p2pnode drain --off");
+    }
     match &status.offer {
         None => output::line("offers     nothing"),
         Some(offer) => {

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod charge;
 mod ending;
 mod jobs;
 mod owner;

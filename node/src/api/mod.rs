@@ -8,10 +8,12 @@
 mod auth;
 mod error;
 mod events;
+mod hosted;
 mod jobs;
 mod node;
 mod openapi;
 mod select;
+mod target;
 
 use std::sync::Arc;
 
@@ -52,8 +54,17 @@ fn router(
         .route("/{job}/logs", get(jobs::logs))
         .route("/{job}/cancel", post(jobs::cancel))
         .route("/{job}/events", get(events::of_job));
+    let hosted = Router::new()
+        .route("/", get(hosted::list))
+        .route("/kill", post(hosted::kill))
+        .route("/pause", post(hosted::pause))
+        .route("/resume", post(hosted::resume));
     let api = Router::new()
         .nest("/jobs", jobs)
+        .nest("/hosted", hosted)
+        .route("/drain", get(hosted::drain).put(hosted::set_drain))
+        .route("/history", get(hosted::history))
+        .route("/usage", get(hosted::usage))
         .route("/status", get(node::status))
         .route("/peers", get(node::peers))
         .route("/offer", put(node::offer))

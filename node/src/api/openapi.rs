@@ -15,8 +15,14 @@ use utoipa::OpenApi;
         api::AccessRequest,
         api::ApiError,
         api::CreateJob,
+        api::DrainRequest,
+        api::DrainStatus,
         api::ErrorCode,
         api::Event,
+        api::HistoryPage,
+        api::HostedDone,
+        api::HostedRequest,
+        api::HostedTasks,
         api::JobCreated,
         api::JobInfo,
         api::LogEntries,
@@ -26,6 +32,7 @@ use utoipa::OpenApi;
         api::PeerFit,
         api::PeerInfo,
         api::TaskInfo,
+        api::UsageReport,
     ))
 )]
 struct Document;

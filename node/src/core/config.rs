@@ -17,6 +17,8 @@ pub struct CoreConfig {
     pub me: PeerId,
     /// Whether only those can talk to this node who hold its network's key; they may run tasks here.
     pub private_network: bool,
+    /// What this node calls itself, for those who must know whose owner decided; may be empty.
+    pub name: String,
     /// This node's labels, for jobs that place by label.
     pub labels: BTreeMap<String, String>,
     /// As the submitter of jobs.
@@ -66,6 +68,9 @@ pub struct SubmitConfig {
     pub rest_ms: Millis,
     /// Longest rest, in milliseconds: 5 minutes, in which a person can mend a machine.
     pub max_rest_ms: Millis,
+    /// First rest of a provider whose owner killed a task of the job, in milliseconds: 1 minute, since
+    /// an owner who kills a task does not want it back in the next moment; never over `max_rest_ms`.
+    pub killed_rest_ms: Millis,
     /// First wait before a full or busy provider is asked again, in milliseconds; doubled every time.
     pub retry_ms: Millis,
     /// Longest such wait, in milliseconds: a heartbeat.
@@ -152,6 +157,7 @@ impl CoreConfig {
         Self {
             me,
             private_network: false,
+            name: String::new(),
             labels: BTreeMap::new(),
             submit: SubmitConfig::default(),
             host: HostConfig::default(),
@@ -177,6 +183,7 @@ impl Default for SubmitConfig {
             setbacks: 2,
             rest_ms: 5_000,
             max_rest_ms: 300_000,
+            killed_rest_ms: 60_000,
             retry_ms: 100,
             max_retry_ms: 3_000,
             refused_ms: 2_000,

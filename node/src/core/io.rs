@@ -9,11 +9,12 @@ use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::api::Event;
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::manifest::BlobRef;
-use p2pnode_protocol::message::{Phase, TaskRequest, TaskResponse};
+use p2pnode_protocol::message::{Phase, TaskRef, TaskRequest, TaskResponse};
 use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::task::{Assignment, Failure, Outcome, RuntimeKind, TaskTemplate, Usage};
 use p2pnode_protocol::{AttemptKey, Capacity, Gpu, JobId, PeerId, Resources};
 
+pub use super::meant::Meant;
 pub use super::record::{Record, Snapshot, StoredEnd, StoredHosted, StoredJob};
 
 /// Milliseconds since the Unix epoch.
@@ -188,6 +189,15 @@ pub enum Input {
         /// How much; `None`: no longer.
         grant: Option<Grant>,
     },
+    /// The owner kills tasks here, and sends those back that wait.
+    Kill {
+        /// Which.
+        meant: Meant,
+        /// Why, in the owner's words; may be empty.
+        reason: String,
+    },
+    /// The owner wants what is here finished and nothing new taken, or no longer.
+    Drain(bool),
     /// What the offer's rules depend on was measured.
     Conditions(Conditions),
     /// The runtimes that work here changed.
@@ -324,6 +334,17 @@ pub enum Effect {
         run: RunKey,
         /// Why; becomes its outcome.
         why: Failure,
+    },
+    /// Attempts ended here that never ran; for the owner's history.
+    Unrun {
+        /// Whose job.
+        hosted: HostedJob,
+        /// All about their step.
+        template: Arc<TaskTemplate>,
+        /// Which.
+        tasks: Vec<TaskRef>,
+        /// How.
+        failure: Failure,
     },
     /// Drop the stored outputs of an attempt, the submitter has them.
     DropOutputs(RunKey),

@@ -14,6 +14,7 @@ mod config;
 mod desk;
 mod host;
 pub mod io;
+mod meant;
 mod own;
 mod peers;
 mod record;
@@ -74,6 +75,7 @@ impl Core {
             jobs,
             hosted,
             offer,
+            draining,
             allowed,
             requests,
         } = snapshot;
@@ -84,7 +86,8 @@ impl Core {
                 desk: &mut core.desk,
                 out: &mut out,
             };
-            core.host.restore(&mut cx, offer, allowed, requests, hosted);
+            core.host
+                .restore(&mut cx, (offer, draining), allowed, requests, hosted);
             core.submit.restore(&mut cx, &mut core.peers, jobs);
         }
         core.refresh_own();
@@ -150,6 +153,11 @@ impl Core {
             }
             Input::Allow { peer, grant } => self.host.on_allow(cx, peer, grant),
             Input::Conditions(conditions) => self.host.on_conditions(cx, conditions),
+            Input::Kill { meant, reason } => self.host.on_kill(cx, &meant, &reason),
+            Input::Drain(on) => {
+                self.host.on_drain(cx, on);
+                self.on_own_offer(now, out);
+            }
             Input::Runtimes(runtimes) => {
                 self.host.on_runtimes(cx, runtimes);
                 self.on_own_offer(now, out);

@@ -101,6 +101,8 @@ pub enum Record {
 
     /// What is offered.
     Offer(OfferTerms),
+    /// Whether the node finishes what it has and takes nothing new.
+    Draining(bool),
     /// Who may run tasks here.
     Allowed {
         /// Who.
@@ -126,6 +128,8 @@ pub struct Snapshot {
     pub hosted: Vec<StoredHosted>,
     /// What was offered last.
     pub offer: Option<OfferTerms>,
+    /// Whether the node drains.
+    pub draining: bool,
     /// Who may run tasks here, and how much.
     pub allowed: Vec<(PeerId, Grant)>,
     /// Who asked and was not allowed.

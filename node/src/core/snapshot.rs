@@ -74,6 +74,7 @@ impl Snapshot {
             Record::Offer(terms) => self.offer = Some(terms),
             Record::Allowed { peer, grant } => replace(&mut self.allowed, peer, grant),
             Record::Requested { peer, request } => replace(&mut self.requests, peer, request),
+            Record::Draining(on) => self.draining = on,
             Record::Unhosted(hosted) => self.hosted.retain(|stored| stored.hosted != hosted),
             Record::Hosted { .. }
             | Record::Outbox { .. }

@@ -11,7 +11,7 @@ use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{Capacity, JobId, PeerId};
 
 use super::desk::Counters;
-use super::io::{HostedJob, Millis, Requested};
+use super::io::{HostedJob, Meant, Millis, Requested};
 use super::peers::{offers, printable};
 use super::{Core, submit};
 
@@ -97,6 +97,24 @@ impl Core {
             running: self.host.running(),
             queued: self.host.queued(),
         }
+    }
+
+    /// Whether the node finishes what it has and takes nothing new.
+    #[must_use]
+    pub const fn is_draining(&self) -> bool {
+        self.host.is_draining()
+    }
+
+    /// Hosted jobs with their names and how many of their tasks wait for a slot.
+    #[must_use]
+    pub fn hosted_waiting(&self) -> Vec<(HostedJob, String, u32)> {
+        self.host.waiting()
+    }
+
+    /// Tasks of hosted jobs that wait for a slot and that `meant` means.
+    #[must_use]
+    pub fn waiting_tasks(&self, meant: &Meant) -> u32 {
+        self.host.waiting_tasks(meant)
     }
 
     /// Whether a peer may run tasks here.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::Event;
-use p2pnode_protocol::message::TaskRequest;
+use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
@@ -22,15 +22,17 @@ use super::calls::Calls;
 use super::clock::Clock;
 use super::collecting::{Collecting, Errand};
 use super::conditions::Watch;
+use super::history::PastBook;
 use super::hosting::Hosting;
 use super::inbound::Inbound;
 use super::logins::OwnLogins;
 use super::owner::Owner;
 use crate::command::Command;
 use crate::core::Core;
-use crate::core::io::{CallId, Effect, Input, Record};
+use crate::core::io::{CallId, Effect, Input, Record, RequestToken, RunEnd, RunKey};
+use crate::exec::RunAbout;
 use crate::net::{NetEvent, NetEvents};
-use crate::store::{Committed, StoreError, Writer};
+use crate::store::{Committed, History, StoreError, Writer};
 
 /// Inputs handled before their effects are passed on, so that one commit serves many and no source
 /// waits long for the others.
@@ -92,6 +94,10 @@ pub(super) struct Driver {
     pub(super) owner: Owner,
     pub(super) conditions: Watch,
     pub(super) own_logins: OwnLogins,
+    /// What ran here, for the owner to ask about.
+    pub(super) history: History,
+    /// What ended here and is not stored yet.
+    pub(super) past: PastBook,
     /// Inputs that this node causes itself, such as messages to itself.
     pub(super) own: VecDeque<Input>,
     pub(super) in_flight: usize,
@@ -162,16 +168,26 @@ impl Driver {
 
     /// Sends effects through the writer; they are performed when they come back.
     fn pass_on(&mut self, effects: Vec<Effect>) -> Result<(), super::NodeError> {
-        if effects.is_empty() && self.then.is_empty() {
-            return Ok(());
-        }
         let mut records: Vec<Record> = Vec::new();
         let mut rest = Vec::with_capacity(effects.len());
         for effect in effects {
             match effect {
                 Effect::Persist(record) => records.push(record),
+                Effect::Unrun {
+                    hosted,
+                    template,
+                    tasks,
+                    failure,
+                } => {
+                    let now = self.clock.now();
+                    self.past.on_unrun(hosted, &template, &tasks, &failure, now);
+                }
                 other => rest.push(other),
             }
+        }
+        self.store_past();
+        if records.is_empty() && rest.is_empty() && self.then.is_empty() {
+            return Ok(());
         }
         let batch = Batch {
             effects: rest,
@@ -180,6 +196,16 @@ impl Driver {
         self.in_flight += 1;
         // Never full: the writer's queue is longer than what may be in flight.
         Ok(self.writer.try_commit(records, batch)?)
+    }
+
+    /// Hands what ended here to the writer, ahead of the records about it.
+    fn store_past(&mut self) {
+        let past = self.past.take();
+        if !past.is_empty()
+            && let Err(past) = self.writer.note_past(past)
+        {
+            self.past.put_back(past);
+        }
     }
 
     fn on_committed(
@@ -201,7 +227,8 @@ impl Driver {
         match said {
             Internal::Input(input) => {
                 match &input {
-                    Input::Ended { run, .. } => self.hosting.on_ended(run),
+                    Input::Started(run) => self.hosting.on_started(run),
+                    Input::Ended { run, end } => self.on_run_ended(run, end),
                     Input::Response { call, response, .. } => {
                         self.inbound.note_answer(*call, response);
                     }
@@ -222,10 +249,17 @@ impl Driver {
                 request,
             } => self.call(peer, call, request),
             Internal::Probed(probed) => {
+                self.owner.set_runtimes(&probed);
                 self.advertiser.set_images(probed.images);
-                self.owner.set_runtimes(probed.runtimes, &probed.working);
                 inputs.push(Input::Runtimes(probed.working));
             }
+        }
+    }
+
+    /// A run's end is on its way to the core.
+    fn on_run_ended(&mut self, run: &RunKey, end: &RunEnd) {
+        if let Some(about) = self.hosting.on_ended(run) {
+            self.past.on_ended(run, &about, end, self.clock.now());
         }
     }
 
@@ -298,10 +332,21 @@ impl Driver {
         }
     }
 
+    fn respond(&mut self, token: RequestToken, response: TaskResponse) {
+        if let Some((call, response)) = self.calls.respond(token, response) {
+            let response = Ok(response);
+            self.own.push_back(Input::Response {
+                peer: self.me,
+                call,
+                response,
+            });
+        }
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
             // Taken out before the batch went to the writer.
-            Effect::Persist(_) => {}
+            Effect::Persist(_) | Effect::Unrun { .. } => {}
             Effect::Call {
                 peer,
                 call,
@@ -313,16 +358,7 @@ impl Driver {
                     None => self.call(peer, call, request),
                 }
             }
-            Effect::Respond { token, response } => {
-                if let Some((call, response)) = self.calls.respond(token, response) {
-                    let response = Ok(response);
-                    self.own.push_back(Input::Response {
-                        peer: self.me,
-                        call,
-                        response,
-                    });
-                }
-            }
+            Effect::Respond { token, response } => self.respond(token, response),
             Effect::Connect(peer) => self.calls.connect(peer),
             Effect::FindProviders => self.calls.find_providers(),
             Effect::Advertise => self.advertiser.on_change(self.clock.now()),
@@ -333,7 +369,15 @@ impl Driver {
                 assignment,
                 gpus,
                 limits,
-            } => self.hosting.run(run, template, assignment, gpus, limits),
+            } => {
+                let since_ms = self.clock.now();
+                let about = RunAbout {
+                    template,
+                    gpus,
+                    since_ms,
+                };
+                self.hosting.run(run, about, assignment, limits);
+            }
             Effect::Kill { run, why } => self.hosting.kill(&run, why),
             Effect::DropOutputs(run) => self.hosting.drop_outputs(&run),
             Effect::Unhost(hosted) => self.hosting.unhost(&hosted),

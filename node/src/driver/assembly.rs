@@ -6,7 +6,7 @@ use libp2p::identity::Keypair;
 use p2pnode_executor::host::HostInfo;
 use p2pnode_executor::host::sensors::Sensors;
 
-use p2pnode_protocol::api::{Event, RuntimeStatus};
+use p2pnode_protocol::api::Event;
 use p2pnode_protocol::{JobId, PeerId};
 
 use super::actor::{Driver, Internal};
@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::collecting::Collecting;
 use super::conditions::Watch;
 use super::fetching::Fetcher;
+use super::history::PastBook;
 use super::hosting::{HostContext, Hosting};
 use super::inbound::Inbound;
 use super::loghub::LogHub;
@@ -99,9 +100,12 @@ impl Parts<'_> {
         commands: mpsc::Receiver<Command>,
     ) -> Result<(Driver, Vec<Effect>), NodeError> {
         let clock = Clock::start();
+        let history = state.store.history();
         let (writer, committed) = state.store.start()?;
         let (internal, internal_queue) = mpsc::channel(INTERNAL_QUEUE);
         let probed = probing::look(&self.exec).await;
+        let core_config = self.core_config();
+        let about = About::of(&self, clock.started_ms());
         let links = Links {
             me: self.me,
             fetcher: Fetcher::new(self.net.clone(), state.blobs.clone()),
@@ -111,13 +115,9 @@ impl Parts<'_> {
             events: state.events,
             internal,
         };
-        let mut core_config = CoreConfig::new(self.me);
-        core_config.labels.clone_from(&self.config.labels);
-        core_config.private_network = self.is_private;
         let inbound = links.inbound(&state.snapshot);
         let hosting = links.hosting(self.exec.clone(), self.home.paths());
-        let about = About::of(&self, clock.started_ms());
-        let owner = links.owner(about, self.home.paths(), probed.runtimes.clone());
+        let owner = links.owner(about, self.home.paths(), &probed);
         let now = clock.now();
         let mut conditions = Watch::new(owner.host.cpus, links.internal.clone());
         conditions.on_offer(now);
@@ -159,12 +159,23 @@ impl Parts<'_> {
             owner,
             conditions,
             own_logins,
+            history,
+            past: PastBook::default(),
             own,
             in_flight: 0,
             then: Vec::new(),
             stopped: false,
         };
         Ok((driver, first))
+    }
+
+    fn core_config(&self) -> CoreConfig {
+        CoreConfig {
+            name: self.config.name.clone(),
+            labels: self.config.labels.clone(),
+            private_network: self.is_private,
+            ..CoreConfig::new(self.me)
+        }
     }
 }
 
@@ -208,7 +219,7 @@ impl Links {
         })
     }
 
-    fn owner(&self, about: About, paths: &Paths, runtimes: Vec<RuntimeStatus>) -> Owner {
+    fn owner(&self, about: About, paths: &Paths, probed: &probing::Probed) -> Owner {
         Owner {
             net: self.net.clone(),
             host: HostInfo::detect(None),
@@ -217,8 +228,9 @@ impl Links {
             submitter: Submitter::new(self.blobs.clone(), paths.jobs.clone(), about.wait_for_peers),
             internal: self.internal.clone(),
             events: self.events.clone(),
-            runtimes,
-            sandboxes: Vec::new(),
+            runtimes: probed.runtimes.clone(),
+            freezing: probed.freezing.clone(),
+            sandboxes: probed.sandboxes(),
             readings: Sensors::of_this_machine().read(),
             about,
         }

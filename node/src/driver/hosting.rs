@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use p2pnode_protocol::Gpu;
 use p2pnode_protocol::task::{Assignment, Failure, TaskTemplate};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ use super::preparing::{self, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
 use crate::core::io::{HostedJob, RunKey, RunLimits};
-use crate::exec::{Exec, JobDirs, Runs, WorkDirs};
+use crate::exec::{Exec, HeldRun, JobDirs, RunAbout, Runs, WorkDirs};
 
 /// What tasks of the hosting side share.
 #[derive(Clone)]
@@ -99,11 +98,11 @@ impl Hosting {
     pub(super) fn run(
         &mut self,
         run: RunKey,
-        template: Arc<TaskTemplate>,
+        about: RunAbout,
         assignment: Assignment,
-        gpus: Vec<Gpu>,
         limits: RunLimits,
     ) {
+        let (template, gpus) = (about.template.clone(), about.gpus.clone());
         let hosted = HostedJob {
             submitter: run.submitter,
             job: run.attempt.task.job,
@@ -111,7 +110,7 @@ impl Hosting {
         let held = self.jobs.get(&hosted);
         let step = held.and_then(|held| held.steps.get(&template.step).cloned());
         let log = held.map(|held| held.log.clone());
-        let control = self.runs.add(run);
+        let control = self.runs.add(run, about);
         let job = running::Run {
             key: run,
             template,
@@ -129,9 +128,24 @@ impl Hosting {
         self.runs.kill(run, why);
     }
 
-    /// The run's end is on its way to the core.
-    pub(super) fn on_ended(&mut self, run: &RunKey) {
-        self.runs.remove(run);
+    /// The run's process started.
+    pub(super) fn on_started(&mut self, run: &RunKey) {
+        self.runs.on_started(run);
+    }
+
+    /// Freezes a run, or lets it go on.
+    pub(super) fn pause(&self, run: &RunKey, on: bool) {
+        self.runs.pause(run, on);
+    }
+
+    /// Runs under way, in no order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (&RunKey, &HeldRun)> {
+        self.runs.iter()
+    }
+
+    /// The run's end is on its way to the core. Returns what was known of it.
+    pub(super) fn on_ended(&mut self, run: &RunKey) -> Option<RunAbout> {
+        self.runs.remove(run).map(|held| held.about)
     }
 
     pub(super) fn drop_outputs(&self, run: &RunKey) {

@@ -1,5 +1,6 @@
 //! What the owner asks: commands from the API, as inputs or as answers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +20,12 @@ use tokio::sync::{broadcast, mpsc};
 use super::actor::{Driver, Internal};
 use super::assembly::Parts;
 use super::loghub::LogHub;
+use super::probing::Probed;
 use super::submitting::{self, Submitter};
 use super::terms::{self, Machine};
 use crate::command::{Answer, Command, CommandError, NodeHandle};
 use crate::core::Core;
-use crate::core::io::{Input, Millis, RuntimeState};
+use crate::core::io::{Input, Millis};
 use crate::net::NetHandle;
 
 /// Facts about this node that its status shows.
@@ -71,6 +73,8 @@ pub(super) struct Owner {
     pub(super) sandboxes: Vec<String>,
     /// What the sensors said when the node started: which there are.
     pub(super) readings: Readings,
+    /// Runtimes that can freeze tasks.
+    pub(super) freezing: BTreeSet<RuntimeKind>,
 }
 
 impl Driver {
@@ -99,6 +103,7 @@ impl Driver {
                 from,
                 answer,
             } => self.owner.logs(job, task, from, answer),
+            Command::Owner(command) => self.on_owner_command(command, inputs),
             Command::Stop => inputs.push(Input::Stop),
         }
     }
@@ -166,21 +171,20 @@ fn with_end(address: &Multiaddr, end: &Protocol<'_>) -> String {
 }
 
 /// Answers an asker, who may have gone away.
-fn give<T>(answer: Answer<T>, said: Result<T, CommandError>) {
+pub(super) fn give<T>(answer: Answer<T>, said: Result<T, CommandError>) {
     let _gone = answer.send(said);
 }
 
 impl Owner {
-    pub(super) fn set_runtimes(
-        &mut self,
-        runtimes: Vec<RuntimeStatus>,
-        states: &[(RuntimeKind, RuntimeState)],
-    ) {
-        self.runtimes = runtimes;
-        let features = states.iter().filter_map(|(_, state)| state.as_ref().ok());
-        self.sandboxes = features
-            .flat_map(|features| features.sandboxes.clone())
-            .collect();
+    pub(super) fn set_runtimes(&mut self, probed: &Probed) {
+        self.runtimes.clone_from(&probed.runtimes);
+        self.sandboxes = probed.sandboxes();
+        self.freezing.clone_from(&probed.freezing);
+    }
+
+    /// Whether tasks of this runtime can be frozen.
+    pub(super) fn can_freeze(&self, runtime: RuntimeKind) -> bool {
+        self.freezing.contains(&runtime)
     }
 
     fn submit(&self, job: CreateJob, answer: Answer<crate::command::Submitted>) {
@@ -250,6 +254,7 @@ impl Owner {
         });
         let peers_known = core.peers_known();
         let own_tasks_open = core.open_tasks();
+        let draining = core.is_draining();
         let About {
             me,
             name,
@@ -288,6 +293,7 @@ impl Owner {
                 peers_known,
                 offer,
                 own_tasks_open,
+                draining,
                 memory: host::process_memory().0,
             };
             give(answer, Ok(status));

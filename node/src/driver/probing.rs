@@ -1,5 +1,6 @@
 //! Asks the runtimes again and again whether they work: an engine may start late or go away.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use p2pnode_protocol::api::RuntimeStatus;
@@ -19,6 +20,21 @@ pub(super) struct Probed {
     pub(super) working: Vec<(RuntimeKind, RuntimeState)>,
     pub(super) runtimes: Vec<RuntimeStatus>,
     pub(super) images: Vec<String>,
+    /// Runtimes that can freeze tasks.
+    pub(super) freezing: BTreeSet<RuntimeKind>,
+}
+
+impl Probed {
+    /// OCI runtimes that the container engine has by name.
+    pub(super) fn sandboxes(&self) -> Vec<String> {
+        let features = self
+            .working
+            .iter()
+            .filter_map(|(_, state)| state.as_ref().ok());
+        features
+            .flat_map(|features| features.sandboxes.clone())
+            .collect()
+    }
 }
 
 pub(super) async fn look(exec: &Exec) -> Probed {
@@ -26,6 +42,7 @@ pub(super) async fn look(exec: &Exec) -> Probed {
         working: Vec::new(),
         runtimes: Vec::new(),
         images: Vec::new(),
+        freezing: BTreeSet::new(),
     };
     for (runtime, report) in exec.probe().await {
         let features = RuntimeFeatures {
@@ -49,6 +66,9 @@ pub(super) async fn look(exec: &Exec) -> Probed {
             problem,
         });
         probed.images.extend(report.images);
+        if report.features.pause {
+            probed.freezing.insert(runtime);
+        }
     }
     probed
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2pnode_executor::{Hold, TaskRun};
+use p2pnode_executor::TaskRun;
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::task::{
@@ -338,7 +338,7 @@ fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
             .sandbox
             .clone()
             .or_else(|| run.limits.sandbox.clone()),
-        hold: Hold::default(),
+        hold: run.control.hold.clone(),
     }
 }
 

@@ -13,7 +13,7 @@ use p2pnode_executor::{Environment, PrepareProgress, ProgramFile, Runtime, Runti
 use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
 use tokio::sync::mpsc;
 
-pub use runs::{RunControl, Runs};
+pub use runs::{HeldRun, RunAbout, RunControl, Runs};
 pub use workdir::{JobDirs, WorkDirError, WorkDirs};
 
 /// The runtimes of this node.

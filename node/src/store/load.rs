@@ -29,6 +29,10 @@ pub(super) fn load(connection: &Connection) -> Result<Snapshot> {
     let hosted = load_hosted(connection, &mut snapshot.hosted)?;
     load_hosted_parts(connection, &hosted, &mut snapshot.hosted)?;
     load_owners(connection, &mut snapshot)?;
+    each(connection, "SELECT only FROM draining", |_| {
+        snapshot.draining = true;
+        Ok(())
+    })?;
     Ok(snapshot)
 }
 

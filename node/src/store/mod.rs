@@ -5,7 +5,8 @@
 //! what the core says next. [`JobLogs`] keeps what tasks wrote, one file a job.
 //!
 //! This module decides nothing and never reads the database while the node runs: the core's memory
-//! is the truth, the database is its echo. [`Claims`] alone is asked while the node runs.
+//! is the truth, the database is its echo. Asked while the node runs are [`Claims`], and the owner's
+//! [`History`], which the core never needs.
 //!
 //! **How safe.** The journal is a write-ahead log with `synchronous = NORMAL`: a commit is a write
 //! to the log without waiting for the disk. Whatever ends the *process* (SIGKILL, a crash) loses
@@ -17,6 +18,7 @@
 
 mod claims;
 mod error;
+pub mod history;
 mod load;
 pub mod logs;
 mod migrate;
@@ -38,6 +40,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::core::io::Snapshot;
 pub use claims::{Claims, Clash};
 pub use error::{Damage, StoreError};
+pub use history::{History, Past};
 pub use logs::{JobLogs, LogPage, LogPosition, LogsError, MAX_JOB_LOG_BYTES, TaskFilter};
 pub use peers::{KEPT_ADDRESSES, KEPT_PEERS, RememberedPeer};
 pub use record::KEPT_JOBS;
@@ -93,6 +96,12 @@ impl Store {
         let snapshot = load::load(&connection).map_err(|damage| reading(path, damage))?;
         let path = path.to_owned();
         Ok((Self { connection, path }, snapshot))
+    }
+
+    /// What ran here, to be asked while the node runs.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History::new(self.path.clone())
     }
 
     /// Peers of earlier lives, the last seen first, at most [`KEPT_PEERS`].

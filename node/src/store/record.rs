@@ -41,7 +41,10 @@ fn blob<T: bincode::Encode>(what: &'static str, value: &T) -> Result<Vec<u8>> {
 /// Whether losing this record to a power cut would undo a decision of the owner's about who may use
 /// the machine; such transactions wait for the disk.
 pub(super) const fn is_owners_decision(record: &Record) -> bool {
-    matches!(record, Record::Offer(_) | Record::Allowed { .. })
+    matches!(
+        record,
+        Record::Offer(_) | Record::Draining(_) | Record::Allowed { .. }
+    )
 }
 
 /// Names every statement once, as field and as SQL, and prepares them together.
@@ -108,6 +111,8 @@ statements! {
     offer = "INSERT INTO offer (only, total, allow_any, rules) VALUES (1, ?1, ?2, ?3)
         ON CONFLICT (only) DO UPDATE SET total = excluded.total, allow_any = excluded.allow_any,
             rules = excluded.rules";
+    drain = "INSERT INTO draining (only) VALUES (1) ON CONFLICT (only) DO NOTHING";
+    drain_off = "DELETE FROM draining";
     allow = "INSERT INTO allowed (peer, limits) VALUES (?1, ?2)";
     deny = "DELETE FROM allowed WHERE peer = ?1";
     request = "INSERT INTO requests (peer, request) VALUES (?1, ?2)";
@@ -167,9 +172,10 @@ impl Statements<'_> {
                 }
                 Ok(())
             }
-            Record::Offer(_) | Record::Allowed { .. } | Record::Requested { .. } => {
-                self.write_owners(record)
-            }
+            Record::Offer(_)
+            | Record::Draining(_)
+            | Record::Allowed { .. }
+            | Record::Requested { .. } => self.write_owners(record),
         }
     }
 
@@ -179,7 +185,13 @@ impl Statements<'_> {
                 let total = blob("an offer", &terms.total)?;
                 let rules = blob("an offer's rules", &terms.rules)?;
                 self.offer.execute(params![total, terms.allow_any, rules])?;
-                Ok(())
+            }
+            Record::Draining(on) => {
+                let statement = match on {
+                    true => &mut self.drain,
+                    false => &mut self.drain_off,
+                };
+                statement.execute([])?;
             }
             Record::Allowed { peer, grant } => {
                 // Allowed again is last in the order again.
@@ -189,7 +201,6 @@ impl Statements<'_> {
                     let limits = blob("a permission", grant)?;
                     self.allow.execute(params![peer, limits])?;
                 }
-                Ok(())
             }
             Record::Requested { peer, request } => {
                 let peer = peer.to_bytes();
@@ -198,10 +209,10 @@ impl Statements<'_> {
                     let request = blob("a request", request)?;
                     self.request.execute(params![peer, request])?;
                 }
-                Ok(())
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 
     fn write_own(&mut self, record: &Record) -> Result {

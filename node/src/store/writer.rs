@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, warn};
 
 use super::error::{StoreError, is_damage};
+use super::history::{self, Past};
 use super::peers::{self, RememberedPeer};
 use super::record::{RecordError, Statements, is_owners_decision};
 use crate::core::io::Record;
@@ -29,6 +30,7 @@ pub const QUEUE: usize = 256;
 enum Command<T> {
     Commit { records: Vec<Record>, then: T },
     Remember(Vec<RememberedPeer>),
+    Past(Vec<Past>),
 }
 
 /// The sending side. Cheap to clone; when the last one is dropped the thread stores what waits,
@@ -92,6 +94,20 @@ impl<T> Writer<T> {
     #[must_use]
     pub fn room(&self) -> usize {
         self.commands.capacity()
+    }
+
+    /// Stores what ended here, in the transaction of the batches beside it, before those that are
+    /// sent later. Given back when [`QUEUE`] batches wait or the thread ended.
+    ///
+    /// # Errors
+    /// What was not taken.
+    pub fn note_past(&self, past: Vec<Past>) -> Result<(), Vec<Past>> {
+        self.commands
+            .try_send(Command::Past(past))
+            .map_err(|refused| match refused.into_inner() {
+                Command::Past(past) => past,
+                Command::Commit { .. } | Command::Remember(_) => Vec::new(),
+            })
     }
 
     /// Stores peers for the next start. They are worth little: when the queue is full, or the
@@ -162,7 +178,9 @@ fn run<T>(
         // Nobody left to tell is fine: then nothing is acknowledged either.
         let _ = finished.blocking_send(Err(error));
     };
-    let mut statements = match Statements::prepare(connection) {
+    let prepared = Statements::prepare(connection)
+        .and_then(|statements| Ok((statements, history::Writing::prepare(connection)?)));
+    let mut statements = match prepared {
         Ok(statements) => statements,
         Err(error) => return failed(error.into()),
     };
@@ -182,16 +200,22 @@ fn run<T>(
 /// Stores a group in one transaction; a group without records costs nothing.
 fn store<T>(
     connection: &Connection,
-    statements: &mut Statements<'_>,
+    (statements, history): &mut (Statements<'_>, history::Writing<'_>),
     group: &[Command<T>],
 ) -> Result<(), RecordError> {
     let records = || {
         group.iter().flat_map(|command| match command {
             Command::Commit { records, .. } => records.as_slice(),
-            Command::Remember(_) => &[],
+            Command::Remember(_) | Command::Past(_) => &[],
         })
     };
-    if records().next().is_some() {
+    let past = || {
+        group.iter().flat_map(|command| match command {
+            Command::Past(past) => past.as_slice(),
+            Command::Remember(_) | Command::Commit { .. } => &[],
+        })
+    };
+    if records().next().is_some() || past().next().is_some() {
         let durable = records().any(is_owners_decision);
         if durable {
             connection.pragma_update(None, "synchronous", "FULL")?;
@@ -200,6 +224,7 @@ fn store<T>(
         for record in records() {
             statements.write(record)?;
         }
+        history.write(past())?;
         transaction.commit()?;
         if durable {
             connection.pragma_update(None, "synchronous", "NORMAL")?;

@@ -102,6 +102,9 @@ impl World {
         template: &TaskTemplate,
     ) -> Result<(), Broken> {
         let node = &mut self.nodes[number];
+        if node.is_draining() {
+            return Err(format!("node {number} drains and starts {run:?}"));
+        }
         if node.prepared.get(&(run.hosted(), run.task().step)) != Some(&true) {
             return Err(format!("node {number} runs {run:?} without an environment"));
         }
@@ -129,7 +132,6 @@ impl World {
             usage: Usage {
                 wall_us: lasts * 1_000,
                 cpu_us: lasts * 1_000,
-                memory_peak: 0,
                 ..Usage::default()
             },
             outputs: outputs.then(|| fixture::blob(lasts)),

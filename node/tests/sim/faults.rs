@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use p2pnode_node::core::io::{Input, OfferTerms, RuntimeFeatures};
+use p2pnode_node::core::io::{Input, Meant, OfferTerms, RuntimeFeatures};
 use p2pnode_node::core::{Core, CoreConfig};
 use p2pnode_protocol::task::RuntimeKind;
 
 use crate::fixture;
+use crate::node::Node;
 use crate::schedule::{LONGEST_DEATH_MS, Plant};
 use crate::world::{Broken, Happening, World};
 
@@ -149,11 +150,43 @@ impl World {
         if self.chance(self.schedule.stranger) {
             self.meddle(b)?;
         }
+        self.charge(b)?;
         // Adverts are repeated now and then.
         if self.rng.chance(100) {
             self.later(0, Happening::Advertise(a));
         }
         Ok(())
+    }
+
+    /// What owners do; what they drain they offer again when nothing goes wrong any more.
+    fn charge(&mut self, number: usize) -> Result<(), Broken> {
+        if !self.is_faulty() {
+            let drained = self.nodes.iter().position(Node::is_draining);
+            return drained.map_or(Ok(()), |number| self.input(number, Input::Drain(false)));
+        }
+        if !self.chance(self.schedule.owner) {
+            return Ok(());
+        }
+        let node = &self.nodes[number];
+        let Some(core) = &node.core else {
+            return Ok(());
+        };
+        let hosted = core.hosted_jobs();
+        let run = node.running.keys().next().copied();
+        let meant = match (self.rng.range(0, 4), run, hosted.first()) {
+            (0, ..) => {
+                let on = !core.is_draining();
+                self.tally.drains += u64::from(on);
+                return self.input(number, Input::Drain(on));
+            }
+            (1, Some(run), _) => Meant::Task(run.hosted(), run.task().step, run.task().index),
+            (2, _, Some(hosted)) => Meant::Job(*hosted),
+            (3, _, Some(hosted)) => Meant::Peer(hosted.submitter),
+            _ => return Ok(()),
+        };
+        self.tally.kills += 1;
+        let reason = "pretended".to_owned();
+        self.input(number, Input::Kill { meant, reason })
     }
 
     /// Nothing runs for a submitter that has been dead for long.

@@ -2,10 +2,9 @@
 //!
 //! Messages are dropped, delayed, doubled and reordered, nodes are cut off from one another, nodes die
 //! at any point between two effects and come back with what they had stored, some without
-//! the last of it, and a stranger says what it
-//! likes to everyone. Checked after every
+//! the last of it, a stranger says what it likes to everyone, and owners kill and drain. Checked after every
 //! input: no accepted result is lost or counted twice, no end is acknowledged before it is stored, no
-//! stale attempt is accepted, no slot is given twice, attempts only count up; and at the end: every
+//! stale attempt is accepted, no slot is given twice, no drained node starts anything, attempts only count up; and at the end: every
 //! job is over, every lease has ended, every ledger is as it was.
 //!
 //! `P2PNODE_SIM_RUNS=n` sets how many seeds are run, `P2PNODE_SIM_SEED=n` runs one and shows all that

@@ -80,7 +80,10 @@ impl Node {
         let sure = self.journal.iter().rposition(|record| {
             matches!(
                 record,
-                Record::Offer(_) | Record::Allowed { .. } | Record::Job { .. }
+                Record::Offer(_)
+                    | Record::Draining(_)
+                    | Record::Allowed { .. }
+                    | Record::Job { .. }
             )
         });
         let sure = sure.map_or(0, |position| position + 1);
@@ -98,6 +101,11 @@ impl Node {
             _ => None,
         });
         ends.collect()
+    }
+
+    /// Whether its owner drains it.
+    pub fn is_draining(&self) -> bool {
+        self.core.as_ref().is_some_and(Core::is_draining)
     }
 
     /// Whether what runs fits into what is offered. Returns both, in thousandths of a CPU.
@@ -124,7 +132,12 @@ impl Node {
         };
         let view = core.capacity();
         let counted = view.running as usize == self.running.len();
-        if view.offering && (u64::from(view.free.cpus.0) + used != total || !counted) {
+        // Nothing is free of a node that drains.
+        let adds_up = match core.is_draining() {
+            true => view.free.cpus.0 == 0 && view.queued == 0,
+            false => u64::from(view.free.cpus.0) + used == total,
+        };
+        if view.offering && !(adds_up && counted) {
             return Err(format!(
                 "the ledger says {} free and {} runs, but {used} of {total} are used by {}",
                 view.free.cpus,

@@ -24,6 +24,8 @@ const MOST_STEPS: u64 = 400_000;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     pub deaths: u64,
+    pub kills: u64,
+    pub drains: u64,
     pub peers_lost: u64,
     pub leases_lost: u64,
     pub stale_results: u64,
@@ -36,6 +38,8 @@ pub struct Tally {
 impl Tally {
     pub fn add(&mut self, other: Self) {
         self.deaths += other.deaths;
+        self.kills += other.kills;
+        self.drains += other.drains;
         self.peers_lost += other.peers_lost;
         self.leases_lost += other.leases_lost;
         self.stale_results += other.stale_results;

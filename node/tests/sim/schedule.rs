@@ -50,6 +50,8 @@ pub struct Schedule {
     pub close: u64,
     /// Of each second: a stranger says something to a node.
     pub stranger: u64,
+    /// Of each second: an owner kills what runs at its node, drains it, or ends a drain.
+    pub owner: u64,
     pub task_fails: u64,
     pub host_fails: u64,
     pub prepare_fails: u64,
@@ -89,6 +91,7 @@ impl Schedule {
             cut: level(rng, 30, 150),
             close: level(rng, 50, 300),
             stranger: level(rng, 100, 700),
+            owner: level(rng, 50, 300),
             task_fails: level(rng, 50, 200),
             host_fails: level(rng, 30, 150),
             prepare_fails: level(rng, 50, 200),

@@ -58,7 +58,8 @@ fn some_event(rng: &mut Rng) -> ReportEvent {
                 wall_us: u64::MAX,
                 cpu_us: u64::MAX,
                 memory_peak: u64::MAX,
-                ..Usage::default()
+                network_bytes: u64::MAX,
+                energy_mj: Some(u64::MAX),
             },
             outputs: rng.chance(500).then(|| fixture::blob(rng.next())),
             log_bytes: rng.range(0, 1),

@@ -119,7 +119,6 @@ impl Loop {
                 let usage = Usage {
                     wall_us: 20,
                     cpu_us: 20,
-                    memory_peak: 0,
                     ..Usage::default()
                 };
                 let end = RunEnd {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::{JobInfo, JobState, JobUsage, TaskCounts, TaskState};
 use crate::message::{Phase, Refusal};
-use crate::task::{Failure, Stream, Usage};
+use crate::task::{Decider, Failure, Stream, Usage};
 
 /// Something that happened. `GET /api/v1/events`, `GET /api/v1/jobs/{job}/events`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +80,9 @@ pub enum Event {
         state: TaskState,
         /// Why it failed.
         failure: Option<Failure>,
+        /// Whose doing that was.
+        #[serde(default)]
+        decided_by: Option<Decider>,
         /// What it used.
         usage: Usage,
     },
@@ -113,6 +116,9 @@ pub enum Event {
         peer: String,
         /// How many tasks move.
         tasks: u32,
+        /// What became of it, in a sentence.
+        #[serde(default)]
+        why: String,
     },
     /// A peer that fits was seen for the first time, or again.
     PeerFound {

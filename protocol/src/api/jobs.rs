@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Failure, Usage};
+use crate::task::{Decider, Failure, Usage};
 
 /// A job to be run. `POST /api/v1/jobs`; with `Accept: text/event-stream` the answer is the job's
 /// events from the first on.
@@ -135,6 +135,9 @@ pub struct TaskInfo {
     pub values: BTreeMap<String, String>,
     /// Why its last try failed.
     pub failure: Option<Failure>,
+    /// Whose doing that was.
+    #[serde(default)]
+    pub decided_by: Option<Decider>,
     /// What its last try used.
     pub usage: Option<Usage>,
 }

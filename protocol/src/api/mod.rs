@@ -6,6 +6,8 @@
 
 mod errors;
 mod events;
+mod history;
+mod hosted;
 mod jobs;
 mod logs;
 mod node;
@@ -14,6 +16,11 @@ mod peers;
 
 pub use errors::{ApiError, ErrorCode};
 pub use events::Event;
+pub use history::{HistoryPage, HistoryRow, HostUsage, UsageBy, UsageReport, UsageRow, UsageSum};
+pub use hosted::{
+    DrainRequest, DrainStatus, HostedDone, HostedGpu, HostedName, HostedRequest, HostedState,
+    HostedTask, HostedTasks, HostedUnable, HostedUse, HostedWaiting,
+};
 pub use jobs::{
     CreateJob, JobCreated, JobInfo, JobState, JobUsage, TaskCounts, TaskInfo, TaskState,
 };

@@ -36,6 +36,9 @@ pub struct NodeStatus {
     pub offer: Option<OfferStatus>,
     /// Tasks of its own jobs that are not done.
     pub own_tasks_open: u64,
+    /// Whether it finishes what it has and takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
     /// Resident memory of the node's process, in bytes; 0 where the system does not tell.
     pub memory: u64,
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod advert;
+mod decided;
 mod golden;
 mod hostile;
 mod memory;

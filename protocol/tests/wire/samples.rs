@@ -176,6 +176,7 @@ pub fn refusals() -> Vec<(&'static str, Refusal)> {
             Refusal::Invalid { message: message() },
         ),
         ("response.refusal.stopping", Refusal::Stopping),
+        ("response.refusal.draining", Refusal::Draining),
     ]
 }
 

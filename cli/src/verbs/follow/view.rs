@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use p2pnode_protocol::api::{Event, JobInfo, JobState, TaskState};
 use p2pnode_protocol::message::Phase;
-use p2pnode_protocol::task::{Failure, Stream};
+use p2pnode_protocol::task::{Decider, Failure, Stream};
 
 use super::bars::{Bars, phase_word};
 use super::{Follow, counted, short};
@@ -152,10 +152,12 @@ impl View {
                 failure: Some(failure),
                 ..
             } => self.fail(task, peer, *state, failure),
-            Event::PeerLost { peer, tasks, .. } => {
+            Event::PeerLost {
+                peer, tasks, why, ..
+            } => {
                 let go = if *tasks == 1 { "goes" } else { "go" };
                 self.say(&format!(
-                    "peer …{} is lost; {} {go} elsewhere",
+                    "peer …{} is lost; {} {go} elsewhere: {why}",
                     short(peer),
                     counted((*tasks).into(), "task")
                 ));
@@ -189,7 +191,12 @@ impl View {
         if again && !failure.kind.is_tasks_fault() {
             // The peer's fault: what is true of one of its tasks is true of all.
             if self.is_news(short(peer), &failure.message) {
-                self.say(&format!("…{} failed: {}", short(peer), failure.message));
+                // What somebody decided is no failure.
+                let failed = match failure.kind.decider() {
+                    Decider::Owner | Decider::Submitter => "",
+                    Decider::Task | Decider::Host | Decider::Network => " failed",
+                };
+                self.say(&format!("…{}{failed}: {}", short(peer), failure.message));
             }
             return;
         }

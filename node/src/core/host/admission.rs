@@ -96,6 +96,10 @@ impl Host {
                 message: why.to_owned(),
             });
         }
+        // Of a job that is here some tasks may be taken already, see `take_in`.
+        if self.draining && !self.jobs.contains_key(&hosted) {
+            return Err(Refusal::Draining);
+        }
         if offer.tasks.is_empty() || offer.tasks.len() > MAX_BATCH {
             let count = offer.tasks.len();
             return Err(invalid(format!(
@@ -263,7 +267,8 @@ impl Host {
                 }
             } else {
                 let size = sizes::assignment(&assignment);
-                let full = fresh >= left
+                let full = self.draining
+                    || fresh >= left
                     || queued >= config.max_queued_by_submitter
                     || self.queued >= config.max_queued
                     || attempts >= config.max_attempts_by_submitter
@@ -304,7 +309,7 @@ impl Host {
             Phase::Orphaned { .. } | Phase::Leaving => 0,
         });
         let room = self.max_running(cx).saturating_sub(self.ledger.runs());
-        running + self.ledger.free().slots(&template.resources, room)
+        running + self.free().slots(&template.resources, room)
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod access;
 mod admission;
+mod charge;
 mod gate;
 mod job;
 mod lease;
@@ -27,7 +28,7 @@ use p2pnode_protocol::message::{
     MAX_BATCH, Offer, OfferReply, Refusal, TaskRef, TaskRequest, TaskResponse,
 };
 use p2pnode_protocol::task::RuntimeKind;
-use p2pnode_protocol::{JobId, PeerId};
+use p2pnode_protocol::{Capacity, JobId, PeerId};
 
 use super::desk::{Cx, Timer};
 use super::io::{Breach, HostedJob, OfferTerms, Record, RuntimeState};
@@ -53,6 +54,10 @@ pub(super) struct Host {
     to_report: BTreeSet<HostedJob>,
     epoch: u64,
     stopping: bool,
+    /// What is here is finished, and nothing new is taken.
+    draining: bool,
+    /// What is free while nothing may be taken.
+    nothing: Capacity,
 }
 
 impl Host {
@@ -141,7 +146,10 @@ impl Host {
         }
         self.prepare(cx, hosted);
         self.wake_job(hosted);
-        let refusal = (taken < offered).then_some(Refusal::Full);
+        let refusal = (taken < offered).then_some(match self.draining {
+            true => Refusal::Draining,
+            false => Refusal::Full,
+        });
         let reply = self.reply(cx, hosted, step, taken, refusal);
         self.schedule(cx);
         reply

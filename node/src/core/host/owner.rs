@@ -11,6 +11,7 @@ use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
 use p2pnode_protocol::{Capacity, PeerId};
 
 use super::Host;
+use super::charge::owner;
 use super::job::Killed;
 use crate::core::desk::Cx;
 use crate::core::io::{Conditions, Effect, HostedJob, OfferTerms, Record, Requested, RuntimeState};
@@ -31,6 +32,8 @@ impl Host {
         self.ledger.set_total(terms.total.clone());
         self.terms = Some(terms);
         self.judge(cx);
+        // Who offers anew wants it used.
+        self.set_draining(cx, false);
         self.evict(cx);
         self.schedule(cx);
         cx.out.push(Effect::Advertise);
@@ -134,12 +137,13 @@ impl Host {
                 .collect();
             let dropped = job.drop_queued(|task| allowed && fits.contains(&task.step));
             self.queued -= dropped.len() as u32;
+            let who = owner(cx);
             let message = if allowed {
-                "the owner offers less than the task needs"
+                format!("{who} offers less now than the task needs")
             } else {
                 let to_kill = job.kill_all(Killed::No);
-                let why = "the owner does not allow this submitter any more";
-                Self::kill(cx, hosted, to_kill, FailureKind::KilledByOwner, why);
+                let why = format!("{who} does not allow this submitter any more");
+                Self::kill(cx, hosted, to_kill, FailureKind::KilledByOwner, &why);
                 why
             };
             let failure = Failure::new(FailureKind::KilledByOwner, message);
@@ -157,8 +161,8 @@ impl Host {
             if let Some(job) = self.jobs.get_mut(&hosted) {
                 job.epoch = epoch;
                 let to_kill = job.kill_all(Killed::Abandoned);
-                let why = "the node that ran it stops";
-                Self::kill(cx, hosted, to_kill, FailureKind::ProviderStopping, why);
+                let why = format!("{} stops the node that ran it", owner(cx));
+                Self::kill(cx, hosted, to_kill, FailureKind::ProviderStopping, &why);
             }
         }
     }
@@ -171,8 +175,11 @@ impl Host {
         self.ledger.total().clone()
     }
 
-    /// What is free of it.
+    /// What is free of it; nothing while the node drains.
     pub(in crate::core) fn free(&self) -> &Capacity {
+        if self.draining {
+            return &self.nothing;
+        }
         self.ledger.free()
     }
 

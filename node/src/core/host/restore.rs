@@ -18,7 +18,7 @@ impl Host {
     pub(in crate::core) fn restore(
         &mut self,
         cx: &mut Cx,
-        terms: Option<OfferTerms>,
+        (terms, draining): (Option<OfferTerms>, bool),
         allowed: Vec<(PeerId, Grant)>,
         requests: Vec<(PeerId, Requested)>,
         stored: Vec<StoredHosted>,
@@ -30,6 +30,7 @@ impl Host {
         self.terms = terms;
         self.gate
             .judge(self.terms.as_ref().map(|terms| &terms.rules));
+        self.draining = draining;
         for stored in stored {
             self.restore_job(cx, stored);
         }

@@ -80,6 +80,7 @@ impl Host {
         tasks: Vec<TaskRef>,
         failure: &Failure,
     ) {
+        self.note_unrun(cx, hosted, &tasks, failure);
         for task in tasks {
             let end = RunEnd {
                 outcome: Outcome::Failed(failure.clone()),

@@ -72,8 +72,10 @@ impl Job {
             }
             Err(CollectFailure::Lost(message)) => {
                 let message = format!("its outputs could not be fetched: {message}");
-                self.on_setback(cx, peer, &Failure::new(FailureKind::Host, message));
+                let failure = Failure::new(FailureKind::Host, message);
+                self.on_setback(cx, peer, &failure);
                 if self.make(cx, at, Move::Again) {
+                    self.remember_failure(cx, at, failure);
                     self.cancel_at(cx, &peer, task);
                     self.count_move(cx, &peer, at);
                 }

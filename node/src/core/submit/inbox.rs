@@ -8,7 +8,7 @@ use p2pnode_protocol::message::{MAX_BATCH, Refusal, Renewal, Report, TaskRespons
 use p2pnode_protocol::{AttemptKey, JobId, PeerId};
 
 use super::Submit;
-use super::loss::Keep;
+use super::loss::{Keep, Lost};
 use crate::core::desk::{CallKind, Cx};
 use crate::core::io::{Breach, CallFailure, CallId, CollectFailure, RequestToken};
 use crate::core::peers::Peers;
@@ -95,7 +95,7 @@ impl Submit {
         self.watch.on_goodbye(&peer);
         for id in self.watch.jobs_of(&peer) {
             if let Some(job) = self.jobs.get_mut(&id) {
-                job.lose(cx, peer, Keep::Nothing, false);
+                job.lose(cx, peer, Keep::Nothing, Lost::Stopped);
                 let (config, now) = (&cx.config.submit, cx.now);
                 let why = Refusal::Stopping.to_string();
                 job.link(peer).rest(config, now, why);
@@ -154,7 +154,7 @@ impl Submit {
                 .get(&peer)
                 .is_some_and(|link| link.epoch == *epoch)
             {
-                job.lose(cx, peer, Keep::Offer, false);
+                job.lose(cx, peer, Keep::Offer, Lost::Forgot);
                 self.look_at(*id);
             }
         }
@@ -200,7 +200,7 @@ impl Submit {
             tracing::warn!(%peer, "provider is lost");
             for id in self.watch.jobs_of(&peer) {
                 if let Some(job) = self.jobs.get_mut(&id) {
-                    job.lose(cx, peer, Keep::Nothing, true);
+                    job.lose(cx, peer, Keep::Nothing, Lost::Away);
                     self.look_at(id);
                 }
             }

@@ -194,6 +194,22 @@ impl Link {
         self.stand = Stand::Resting { until, why };
     }
 
+    /// Lets the provider rest because its owner killed tasks of the job: longer, and once for all
+    /// that were killed together.
+    pub(super) fn rest_for_owner(&mut self, config: &SubmitConfig, now: Millis, why: String) {
+        let least = now + config.killed_rest_ms.min(config.max_rest_ms);
+        match self.stand {
+            Stand::Refused { .. } => return,
+            Stand::Resting { until, .. } if until >= least => return,
+            Stand::Resting { .. } | Stand::Open => {}
+        }
+        let first = config.killed_rest_ms.min(config.max_rest_ms);
+        let until = now + doubled(first, self.rests, config.max_rest_ms);
+        self.rests += 1;
+        self.probing = true;
+        self.stand = Stand::Resting { until, why };
+    }
+
     /// Lets the provider have a moment, because it is full.
     pub(super) fn pause(&mut self, config: &SubmitConfig, now: Millis, why: String) {
         let until = now + doubled(config.retry_ms, self.rests, config.max_retry_ms);

@@ -23,10 +23,41 @@ pub(super) enum Keep<'a> {
     Offered(&'a [TaskRef]),
 }
 
+/// How a provider was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Nothing is heard of it; its tasks may turn out to be still there.
+    Away,
+    /// It says that it has not got the job's tasks.
+    Forgot,
+    /// It said goodbye.
+    Stopped,
+}
+
+impl Lost {
+    /// Whose doing it was, and why, for those who have to know why a task moved.
+    fn failure(self) -> Failure {
+        let (kind, why) = match self {
+            Self::Away => (
+                FailureKind::ProviderLost,
+                "the provider was lost: its connection closed, or it answered nothing",
+            ),
+            Self::Forgot => (
+                FailureKind::ProviderLost,
+                "the provider was restarted, or gave up the job when it heard nothing of this node",
+            ),
+            Self::Stopped => (
+                FailureKind::ProviderStopping,
+                "the provider's owner stopped it",
+            ),
+        };
+        Failure::new(kind, why)
+    }
+}
+
 impl Job {
     /// What `peer` has of this job is gone; its tasks wait to be handed out again.
-    /// `may_return` tells that the tasks may turn out to be still there.
-    pub(super) fn lose(&mut self, cx: &mut Cx, peer: PeerId, keep: Keep, may_return: bool) {
+    pub(super) fn lose(&mut self, cx: &mut Cx, peer: PeerId, keep: Keep, lost: Lost) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
@@ -43,15 +74,16 @@ impl Job {
         link.taught.clear();
         link.epoch = 0;
         self.all_slots -= u64::from(link.slots.take().unwrap_or(0));
+        let failure = lost.failure();
         let mut moved = 0;
         for at in gone {
             let task = self.last_attempt(at);
             let unfinished = self
                 .cell(at)
                 .is_some_and(|cell| matches!(cell.stage, Stage::Queued | Stage::Running));
-            moved += u32::from(self.move_away(cx, &peer, at));
+            moved += u32::from(self.move_away(cx, &peer, at, &failure));
             let link = self.link(peer);
-            if may_return && unfinished && link.stale.len() < 2 * MAX_BATCH {
+            if lost == Lost::Away && unfinished && link.stale.len() < 2 * MAX_BATCH {
                 link.stale.push(task);
             }
         }
@@ -67,13 +99,14 @@ impl Job {
                 job: self.text.clone(),
                 peer: self.peer_text(position).to_owned(),
                 tasks: moved,
+                why: failure.message,
             });
         }
     }
 
-    /// Takes one task out of a provider's hands. When it moved too often it fails instead.
-    /// Returns whether it moved.
-    pub(super) fn move_away(&mut self, cx: &mut Cx, peer: &PeerId, at: At) -> bool {
+    /// Takes one task out of a provider's hands, and remembers why. When it moved too often it fails
+    /// instead. Returns whether it moved.
+    pub(super) fn move_away(&mut self, cx: &mut Cx, peer: &PeerId, at: At, why: &Failure) -> bool {
         let was_collecting = self
             .cell(at)
             .is_some_and(|cell| cell.stage == Stage::Collecting);
@@ -84,6 +117,7 @@ impl Job {
         if was_collecting && let Some(link) = self.links.get_mut(peer) {
             link.collecting -= 1;
         }
+        self.remember_failure(cx, at, why.clone());
         self.count_move(cx, peer, at);
         true
     }
@@ -104,7 +138,11 @@ impl Job {
         });
         if moves > most {
             let kind = FailureKind::ProviderLost;
-            let message = format!("it left {moves} providers without an end; given up");
+            let step = self.steps.get(usize::from(at.step));
+            let last = step.and_then(|step| step.failures.get(&at.index));
+            let last = last.map_or("", |failure| failure.message.as_str());
+            let message =
+                format!("it left {moves} providers without an end; given up. At the last: {last}");
             let ending = Ending {
                 attempt: self.last_attempt(at).attempt,
                 outcome: Outcome::Failed(Failure::new(kind, message)),

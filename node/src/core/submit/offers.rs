@@ -3,10 +3,11 @@
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{Event, JobState};
 use p2pnode_protocol::message::{OfferReply, Refusal, TaskRef, TaskResponse};
+use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::job::Job;
 use super::link::{At, SentOffer};
-use super::loss::Keep;
+use super::loss::{Keep, Lost};
 use super::task::{Move, Stage};
 use crate::core::config::doubled;
 use crate::core::desk::Cx;
@@ -62,9 +63,13 @@ impl Job {
 
     /// The offer's tasks go elsewhere; should they be there, they are cancelled.
     fn give_up_offer(&mut self, cx: &mut Cx, peer: PeerId, offer: &SentOffer) {
+        let why = Failure::new(
+            FailureKind::ProviderLost,
+            "the provider did not answer whether it takes the task",
+        );
         for task in &offer.tasks {
             if self.holds(&peer, *task) {
-                self.move_away(cx, &peer, At::from(*task));
+                self.move_away(cx, &peer, At::from(*task), &why);
                 self.cancel_at(cx, &peer, *task);
             }
         }
@@ -117,7 +122,7 @@ impl Job {
         } else {
             Keep::Nothing
         };
-        self.lose(cx, peer, keep, false);
+        self.lose(cx, peer, keep, Lost::Forgot);
         self.link(peer).epoch = epoch;
         newer
     }
@@ -149,6 +154,11 @@ impl Job {
             Some(Refusal::TemplateNeeded) => {
                 let why = "it asks for the job's template again and again".to_owned();
                 link.refuse(config, now, why, false);
+            }
+            // Asked again at its next advert, however long the owner has drained it by then.
+            Some(refusal @ Refusal::Draining) => {
+                link.rests = 0;
+                link.refuse(config, now, said(&refusal), false);
             }
             Some(refusal @ Refusal::Stopping) => link.rest(config, now, refusal.to_string()),
             Some(refusal) => link.refuse(config, now, said(&refusal), false),
@@ -207,7 +217,11 @@ fn cut(mut refusal: Refusal) -> Refusal {
             shorten(runtime);
             shorten(message);
         }
-        Refusal::NotOffering | Refusal::Full | Refusal::TemplateNeeded | Refusal::Stopping => {}
+        Refusal::NotOffering
+        | Refusal::Full
+        | Refusal::TemplateNeeded
+        | Refusal::Stopping
+        | Refusal::Draining => {}
     }
     refusal
 }

@@ -146,16 +146,18 @@ impl Job {
         state: TaskState,
     ) {
         let position = self.known(peer);
+        let failure = match &ending.outcome {
+            Outcome::Succeeded => None,
+            Outcome::Failed(failure) => Some(failure.clone()),
+        };
         cx.emit(Event::TaskFinished {
             job: self.text.clone(),
             task: self.task_key(at).to_string(),
             attempt: ending.attempt,
             peer: self.peer_text(position).to_owned(),
             state,
-            failure: match &ending.outcome {
-                Outcome::Succeeded => None,
-                Outcome::Failed(failure) => Some(failure.clone()),
-            },
+            decided_by: failure.as_ref().map(|failure| failure.kind.decider()),
+            failure,
             usage: ending.usage,
         });
     }
@@ -168,18 +170,20 @@ impl Job {
         };
         link.setbacks += 1;
         let no_image = failure.kind == FailureKind::ImageUnavailable;
+        let why: String = failure.message.chars().take(400).collect();
+        if failure.kind == FailureKind::KilledByOwner {
+            // What the owner says weighs more than that the provider is full or failed.
+            return link.rest_for_owner(config, now, why);
+        }
         match link.stand {
             Stand::Refused { .. } => return,
             // That it has not got the image weighs more than that it is full.
             Stand::Resting { .. } if !no_image => return,
             Stand::Resting { .. } | Stand::Open => {}
         }
-        let why: String = failure.message.chars().take(400).collect();
         match failure.kind {
             FailureKind::ImageUnavailable => link.refuse(config, now, why, true),
-            FailureKind::ProviderStopping | FailureKind::KilledByOwner => {
-                link.rest(config, now, why)
-            }
+            FailureKind::ProviderStopping => link.rest(config, now, why),
             _ if link.setbacks >= config.setbacks => link.rest(config, now, why),
             _ => {}
         }

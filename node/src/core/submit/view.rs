@@ -126,13 +126,15 @@ impl Job {
         let keys = plan.array.keys.iter().map(|key| key.name.clone());
         let values: BTreeMap<String, String> =
             keys.zip(values.iter().map(|list| shown(list))).collect();
+        let failure = step.failures.get(&at.index);
         Some(TaskInfo {
             task: self.task_key(at).to_string(),
             state: cell.stage.shown(),
             attempt: cell.attempt,
             peer: (cell.attempt > 0).then(|| self.peer_text(cell.peer).to_owned()),
             values,
-            failure: step.failures.get(&at.index).cloned(),
+            decided_by: failure.map(|failure| failure.kind.decider()),
+            failure: failure.cloned(),
             usage: step.usage.get(&at.index).copied(),
         })
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod charge;
 #[path = "../../../tests/sim/fixture.rs"]
 pub(super) mod fixture;
 mod hosting;

@@ -33,9 +33,20 @@ impl Rig {
         Self::wake(Snapshot::default()).0
     }
 
+    /// A node that calls itself so.
+    pub fn named(name: &str) -> Self {
+        let mut config = CoreConfig::new(fixture::peer(0));
+        config.name = name.to_owned();
+        Self::start(config, Snapshot::default()).0
+    }
+
     pub fn wake(snapshot: Snapshot) -> (Self, Vec<Effect>) {
+        Self::start(CoreConfig::new(fixture::peer(0)), snapshot)
+    }
+
+    fn start(config: CoreConfig, snapshot: Snapshot) -> (Self, Vec<Effect>) {
         let now = 1_000_000;
-        let (core, effects) = Core::new(CoreConfig::new(fixture::peer(0)), snapshot, now);
+        let (core, effects) = Core::new(config, snapshot, now);
         let rig = Self {
             core,
             now,

@@ -154,7 +154,12 @@ async fn a_run_that_waits_for_its_inputs_can_be_killed() {
     let rig = Rig::new().await;
     let mut runs = crate::exec::Runs::default();
     let key = rig.key();
-    let control = runs.add(key);
+    let about = crate::exec::RunAbout {
+        template: Arc::new(template(0)),
+        gpus: Vec::new(),
+        since_ms: 0,
+    };
+    let control = runs.add(key, about);
     let why = Failure::new(FailureKind::Cancelled, "not wanted");
     let killing = async {
         tokio::time::sleep(Duration::from_millis(200)).await;

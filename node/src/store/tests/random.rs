@@ -92,6 +92,7 @@ fn owners_record() -> impl Strategy<Value = Record> {
                 ..OfferRules::default()
             },
         })),
+        any::<bool>().prop_map(Record::Draining),
         (0u64..4, option::of(grant())).prop_map(|(number, grant)| Record::Allowed {
             peer: peer(number),
             grant,
