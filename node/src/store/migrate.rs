@@ -14,7 +14,7 @@ use super::error::{StoreError, is_damage};
 /// All migrations; the first makes format 1 from an empty file.
 const MIGRATIONS: [&str; 2] = [
     include_str!("migrations/0001_first.sql"),
-    include_str!("migrations/0002_owner.sql"),
+    include_str!("migrations/0003_owner.sql"),
 ];
 
 /// The format that this program reads and writes.
