@@ -182,6 +182,7 @@ fn a_job_whose_only_provider_kills_it_says_why_it_waits() {
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
     let none = lab.run("provider", &["kill", "0000"]);
     assert_eq!(none.status.code(), Some(2), "{}", text(&none.stderr));
+    assert!(text(&none.stderr).contains("p2pnode ps"));
     let paused = lab.run("provider", &["pause", id]);
     assert_eq!(paused.status.code(), Some(1));
     let said = text(&paused.stderr);

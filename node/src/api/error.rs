@@ -19,6 +19,11 @@ impl Refused {
         })
     }
 
+    /// Whether what was named is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.0.code == ErrorCode::NotFound
+    }
+
     pub(super) fn with_details(mut self, details: Vec<String>) -> Self {
         self.0.details = details;
         self

@@ -53,8 +53,22 @@ pub(super) async fn meant(
         )),
         Ok(peer) if jobs.is_empty() => Ok(Meant::Peer(peer)),
         Ok(peer) => Err(ambiguous(text, &jobs, Some(peer))),
-        Err(not_peer) => one_job(text, &here, || not_peer).map(Meant::Job),
+        Err(not_peer) => one_job(text, &here, || not_here(text, not_peer)).map(Meant::Job),
     }
+}
+
+/// What is said of a name that is neither a job's here nor a peer's.
+fn not_here(text: &str, not_peer: Refused) -> Refused {
+    if !not_peer.is_not_found() {
+        return not_peer;
+    }
+    let shown: String = text.chars().take(80).collect();
+    Refused::new(
+        ErrorCode::NotFound,
+        format!(
+            "`{shown}` names no job that is here and no peer that is known; `p2pnode ps` lists what runs"
+        ),
+    )
 }
 
 /// `INDEX`, or `STEP.INDEX` in later steps.

@@ -128,7 +128,13 @@ impl Driver {
         let (meant, peer) = match meant {
             Meant::Task(..) => ("task", None),
             Meant::Job(_) => ("job", None),
-            Meant::Peer(peer) => ("peer", Some(peer.to_string())),
+            // This node itself is always allowed.
+            Meant::Peer(peer) => (
+                "peer",
+                Some(*peer)
+                    .filter(|peer| *peer != self.me)
+                    .map(|peer| peer.to_string()),
+            ),
             Meant::All => ("all", None),
         };
         HostedDone {

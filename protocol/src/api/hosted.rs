@@ -134,7 +134,7 @@ pub struct HostedRequest {
 pub struct HostedDone {
     /// What was meant: `task`, `job`, `peer` or `all`.
     pub meant: String,
-    /// The peer, when a peer was meant.
+    /// The peer, when another peer was meant.
     pub peer: Option<String>,
     /// Running tasks that it was done to.
     pub tasks: Vec<HostedName>,
