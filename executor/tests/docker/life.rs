@@ -24,10 +24,10 @@ const REAPED_WITHIN: Duration = Duration::from_secs(30);
 #[ignore = "a process that other tests start"]
 fn reaper_process() {
     let args: Vec<OsString> = std::env::args_os().collect();
-    if let [.., flag, address, label] = &args[..]
+    if let [.., flag, address, label, dir] = &args[..]
         && flag == "--include-ignored"
     {
-        let _status = reaper::run([address.clone(), label.clone()]);
+        let _status = reaper::run([address.clone(), label.clone(), dir.clone()]);
     }
 }
 
@@ -133,7 +133,7 @@ async fn the_reaper_outlives_the_signals_that_end_its_node() {
     running.until_stdout("started\n").await;
     let mut process = Command::new(&command.program)
         .args(&command.args)
-        .args(["/var/run/docker.sock", &label])
+        .args(["/var/run/docker.sock", &label, "/no/such/folder"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()

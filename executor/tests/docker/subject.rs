@@ -52,6 +52,8 @@ impl DockerSubject {
             reaper: reaper_command(),
             dir: std::env::temp_dir().join("p2pnode-test-docker"),
             socket: None,
+            sandbox: None,
+            hard_disk: false,
         });
         Self {
             runtime,
