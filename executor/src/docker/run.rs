@@ -272,7 +272,7 @@ impl Run {
         drop(input);
         let freezer = Freezer::new(docker, &id);
         let mut pump = Box::pin(output::pump(output, log, &self.pulse, &freezer));
-        let mut holding = pin!(freezer.follow(&self.task.hold, &self.pulse));
+        let mut holding = Box::pin(freezer.follow(&self.task.hold, &self.pulse));
         let mut ended = pin!(exit::wait(docker, &id));
         let mut watch = pin!(watch::watch(limits, meter, &self.pulse, &self.task.hold));
         let mut pumped = None;
@@ -285,6 +285,8 @@ impl Run {
                 failure = self.stops.stopped() => break Err(failure),
             }
         };
+        // It may be in the midst of freezing, for which the output, or the end, would wait.
+        drop(holding);
         self.pulse.ends();
         let code = match exited {
             Ok(code) => code,

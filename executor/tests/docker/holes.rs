@@ -249,9 +249,15 @@ fn rights() -> Vec<Line> {
         line("user", false, "test $(id -u) = 0", |body, _| {
             body.user = Some("0:0".into());
         }),
-        line("privileges", true, "mount -t tmpfs none /tmp", |_, host| {
-            host.privileged = Some(true)
-        }),
+        line(
+            "capabilities of the host's",
+            true,
+            "mount -t tmpfs none /tmp",
+            |_, host| {
+                host.cap_drop = None;
+                host.cap_add = Some(vec!["SYS_ADMIN".into()]);
+            },
+        ),
     ]
 }
 

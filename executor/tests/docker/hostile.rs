@@ -85,18 +85,11 @@ async fn a_full_scratch_is_full_and_no_more() {
     // Both at once are more than the task's memory.
     let mut trial = trial(
         &subject,
-        "dd if=/dev/zero of=/tmp/x bs=1M; dd if=/dev/zero of=/dev/shm/x bs=1M; true",
+        "for x in /tmp/x /dev/shm/x; do head -c 16777216 /dev/zero > $x || exit 4; done; echo fit",
     );
     trial.task.resources.memory = Bytes::mib(32);
     let ended = trial.run().await;
-    assert!(
-        matches!(
-            ended.failure(),
-            FailureKind::OutOfMemory | FailureKind::Exit(_)
-        ),
-        "{:?}",
-        ended.end
-    );
+    assert_eq!(ended.failure(), FailureKind::OutOfMemory);
     clean(&subject).await;
 }
 
@@ -114,8 +107,8 @@ async fn what_it_makes_in_its_work_directory_has_no_power() {
          mkfifo fifo && echo made fifo; ln -s {canary_text} soft && echo made link; \
          ln -s ../../../../../../etc/passwd up && echo made up; \
          ln {canary_text} hard 2>/dev/null && echo made hard; cat soft 2>/dev/null; \
-         echo x > ../../../../../../tmp/x; cp /bin/busybox suid && chmod 6755 suid && ./suid id -u; \
-         chown 0 suid 2>/dev/null && echo given away; true"
+         echo x > ../../../../../../tmp/x; cp /bin/busybox busybox && chmod 6755 busybox && ./busybox id -u; \
+         chown 0 busybox 2>/dev/null && echo given away; true"
     );
     for root in [false, true] {
         let mut trial = trial(&subject, &script);
@@ -130,7 +123,7 @@ async fn what_it_makes_in_its_work_directory_has_no_power() {
         let given = if root { "given away\n" } else { "" };
         let expected = format!("made fifo\nmade link\nmade up\n{uid}\n{given}");
         assert_eq!(seen, expected, "root: {root}");
-        let suid = std::fs::metadata(trial.work_dir().join("suid")).unwrap();
+        let suid = std::fs::metadata(trial.work_dir().join("busybox")).unwrap();
         assert_eq!(suid.uid(), uid);
         second_task_in(&subject, &trial).await;
         assert_eq!(std::fs::read(&canary).unwrap(), b"the host's");
@@ -173,8 +166,7 @@ async fn names_may_be_any_bytes() {
 #[ignore = "needs docker"]
 async fn a_hundred_thousand_small_files() {
     let subject = DockerSubject::new().await;
-    // `split` makes them without a process each.
-    let script = "yes | head -n 100000 | split -a 4 -l 1 && ls | wc -l";
+    let script = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); : > $i; done; ls | wc -l";
     let mut trial = trial(&subject, script);
     trial.task.resources.disk = Bytes::mib(512);
     let before = process_memory().0;
@@ -206,19 +198,21 @@ async fn closed_folders_hide_nothing() {
     clean(&subject).await;
 }
 
-/// 10 GB on stdout: nobody keeps them, and whoever reads them gets them all.
+/// 300 MB on stdout, or as many bytes as `P2PNODE_FLOOD` says: nobody keeps them, and whoever reads them
+/// gets them all. 10 GB took four minutes on a busy machine.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
-async fn ten_gigabytes_of_output_take_no_memory() {
-    const BYTES: u64 = 10_000_000_000;
+async fn endless_output_takes_no_memory() {
+    let flood = std::env::var("P2PNODE_FLOOD").ok();
+    let bytes: u64 = flood.map_or(300_000_000, |text| text.parse().unwrap());
     let subject = DockerSubject::new().await;
-    let trial = trial(&subject, &format!("exec head -c {BYTES} /dev/zero"));
+    let trial = trial(&subject, &format!("exec head -c {bytes} /dev/zero"));
     let before = process_memory().0;
     let began = Instant::now();
     let (count, end) = trial.start().await.count_zeros().await;
-    assert_eq!((count, end.result), (BYTES, Ok(())));
+    assert_eq!((count, end.result), (bytes, Ok(())));
     let grown = process_memory().0.saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes were kept");
-    eprintln!("10 GB in {:?}", began.elapsed());
+    eprintln!("{bytes} bytes in {:?}", began.elapsed());
     clean(&subject).await;
 }
