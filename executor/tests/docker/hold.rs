@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use p2pnode_executor::{Hold, LiveUsage, Runtime};
 use p2pnode_protocol::Bytes;
-use p2pnode_protocol::task::FailureKind;
+use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::sync::watch;
 
 use crate::contract::{Act, FLOOD_BYTES, PATIENCE, Trial, clean, within};
@@ -101,6 +101,30 @@ async fn a_held_task_is_ended_like_any_other() {
         running.finish().await.failure(),
         FailureKind::ProviderStopping
     );
+    clean(&subject).await;
+}
+
+/// Freezing takes the engine some time, in which the task may be ended or end by itself.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker"]
+async fn an_end_in_the_midst_of_freezing_is_an_end() {
+    let subject = DockerSubject::new().await;
+    for (ends_itself, delay_ms) in (0..32).map(|n| (n % 2 == 0, n)) {
+        let mut trial = Trial::new(&subject, Act::Converse);
+        let owner = Owner::of(&mut trial);
+        let mut running = trial.start().await;
+        running.until_stdout("early\n").await;
+        if ends_itself {
+            std::fs::write(trial.work_dir().join("go"), b"").unwrap();
+            tokio::time::sleep(Duration::from_millis(delay_ms * 3)).await;
+        }
+        let _ended_already = owner.pause.send(true);
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        trial.cancel.cancel();
+        let end = running.finish().await.end.result;
+        let cancelled = |failure: Failure| failure.kind == FailureKind::Cancelled;
+        assert!(end.map_or_else(cancelled, |()| ends_itself));
+    }
     clean(&subject).await;
 }
 
