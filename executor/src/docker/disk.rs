@@ -15,6 +15,7 @@ mod mounts;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -76,7 +77,9 @@ impl Disks {
     async fn try_out(&self) -> bool {
         let dir = self.dir.clone();
         let tried = tokio::task::spawn_blocking(move || {
-            fs::create_dir_all(&dir)?;
+            // Root's own: what tasks that run as root make is nobody else's to use.
+            let mut folders = fs::DirBuilder::new();
+            folders.recursive(true).mode(0o700).create(&dir)?;
             let work_dir = tempfile::tempdir_in(&dir)?;
             Disk::make(&dir, "trial", work_dir.path(), LEAST).map(Disk::close)
         });
@@ -164,7 +167,7 @@ impl Disk {
     fn make(dir: &Path, name: &str, work_dir: &Path, bytes: u64) -> io::Result<Self> {
         let bytes = bytes.clamp(LEAST, MOST);
         let root = dir.join(name);
-        fs::create_dir_all(&root)?;
+        fs::create_dir(&root)?;
         let mut disk = Self {
             image: dir.join(format!("{name}.ext4")),
             root,

@@ -69,6 +69,7 @@ async fn no_task_takes_the_hosts_last_space() {
     let script = "i=0; while :; do i=$((i+1)); head -c 262144 /dev/zero > f$i; sleep 0.02; done";
     let mut greedy = trial(&subject, script);
     greedy.task.resources.disk = Bytes::mib(1_024);
+    greedy.task.timeout = Duration::from_secs(40);
     greedy.task.work_dir = disk.work_dir("greedy");
     let mut quiet = Trial::new(&subject, Act::Idle);
     quiet.task.work_dir = disk.work_dir("quiet");

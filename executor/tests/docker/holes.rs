@@ -106,22 +106,24 @@ impl Bench {
         let engine = &self.subject.engine;
         let created = engine.create_container(None::<CreateContainerOptions>, body);
         let id = created.await.unwrap().id;
-        engine
-            .start_container(&id, None::<StartContainerOptions>)
-            .await
-            .unwrap();
-        let mut waiting = engine.wait_container(&id, None::<WaitContainerOptions>);
-        let code = match within(waiting.next()).await.unwrap() {
-            Ok(ended) => ended.status_code,
-            Err(bollard::errors::Error::DockerContainerWaitError { code, .. }) => code,
-            Err(error) => panic!("{error}"),
+        let started = engine.start_container(&id, None::<StartContainerOptions>);
+        let ended = match started.await {
+            Ok(()) => {
+                let mut waiting = engine.wait_container(&id, None::<WaitContainerOptions>);
+                within(waiting.next()).await.unwrap()
+            }
+            Err(error) => Err(error),
         };
         let options = RemoveContainerOptionsBuilder::new().force(true).build();
         engine.remove_container(&id, Some(options)).await.unwrap();
         for file in std::fs::read_dir(self.at("work")).unwrap().flatten() {
             std::fs::remove_file(file.path()).unwrap();
         }
-        code
+        match ended {
+            Ok(ended) => ended.status_code,
+            Err(bollard::errors::Error::DockerContainerWaitError { code, .. }) => code,
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

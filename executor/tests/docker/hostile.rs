@@ -15,6 +15,9 @@ use crate::subject::DockerSubject;
 /// How long a task may live on after it was to end: killing and removing took 0.3 s when idle.
 const END_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long a flood is left unread. Not a synchronisation: a longer watch only catches more.
+const UNREAD: Duration = Duration::from_secs(5);
+
 #[tokio::test]
 #[ignore = "needs docker"]
 async fn a_task_that_ignores_signals_ends_in_time() {
@@ -32,17 +35,22 @@ async fn a_task_that_ignores_signals_ends_in_time() {
     clean(&subject).await;
 }
 
-/// Three hundred orphans under a limit of thirty processes: only reaped ones make room.
+/// Three hundred orphans under a limit of thirty processes, of a task that never waits for any: only
+/// reaped ones make room.
 #[tokio::test]
 #[ignore = "needs docker"]
 async fn zombies_do_not_pile_up() {
     let subject = DockerSubject::new().await;
-    let script = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); (true &) || exit 3; done; sleep 0.3; \
-                  grep -l '^State:.Z' /proc/[0-9]*/status | wc -l";
+    let script = "(sleep 0.3; i=0; while [ $i -lt 300 ]; do i=$((i+1)); (true &) || exit 3; done; \
+                  sleep 0.3; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l > zombies) & \
+                  exec sh -c 'while [ ! -s zombies ]; do i=0; while [ $i -lt 9999 ]; do \
+                  i=$((i+1)); done; done'";
     let mut trial = trial(&subject, script);
     trial.task.resources.pids = 30;
-    let ended = trial.run().await;
-    assert_eq!(ended.expect_success().stdout, b"0\n");
+    trial.task.timeout = Duration::from_secs(30);
+    trial.run().await.expect_success();
+    let zombies = std::fs::read_to_string(trial.work_dir().join("zombies")).unwrap();
+    assert_eq!(zombies, "0\n");
     clean(&subject).await;
 }
 
@@ -208,11 +216,15 @@ async fn endless_output_takes_no_memory() {
     let subject = DockerSubject::new().await;
     let trial = trial(&subject, &format!("exec head -c {bytes} /dev/zero"));
     let before = process_memory().0;
+    let grown = || process_memory().0.saturating_sub(before);
     let began = Instant::now();
-    let (count, end) = trial.start().await.count_zeros().await;
+    let running = trial.start().await;
+    // Nobody reads for longer than it would take to fill the memory: it is frozen meanwhile.
+    tokio::time::sleep(UNREAD).await;
+    assert!(grown() < 32 << 20, "{} bytes were kept, unread", grown());
+    let (count, end) = running.count_zeros().await;
     assert_eq!((count, end.result), (bytes, Ok(())));
-    let grown = process_memory().0.saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes were kept");
+    assert!(grown() < 64 << 20, "{} bytes were kept", grown());
     eprintln!("{bytes} bytes in {:?}", began.elapsed());
     clean(&subject).await;
 }
