@@ -1,6 +1,6 @@
 //! The wall between the node and what executes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,4 +222,8 @@ pub trait Environment: Send + Sync {
     /// Runs one task to its end. Output goes to `log` as it comes; `cancel` kills the task at once.
     /// Never fails as a call: whatever goes wrong is the task's [`TaskEnd`].
     async fn run(&self, task: TaskRun, log: LogSink, cancel: CancellationToken) -> TaskEnd;
+
+    /// What a task that succeeded wrote has been read: frees what still holds it. To be called for its
+    /// work directory after every run, before the directory is removed.
+    async fn release(&self, _work_dir: &Path) {}
 }

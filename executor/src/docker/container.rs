@@ -100,6 +100,8 @@ pub struct Sandbox<'a> {
     pub user: (u32, u32),
     /// The largest file that the task may write, in bytes.
     pub file_size: u64,
+    /// The OCI runtime; absent: the engine's default.
+    pub runtime: Option<&'a str>,
 }
 
 /// The body of the request that creates the task's container.
@@ -143,6 +145,7 @@ fn host_config(task: &TaskRun, sandbox: &Sandbox<'_>) -> Result<HostConfig, Fail
     let memory = task.resources.memory.0.max(LEAST_MEMORY);
     let scratch = signed(memory / 2);
     Ok(HostConfig {
+        runtime: sandbox.runtime.map(str::to_owned),
         // --- what it can reach
         network_mode: Some(
             match task.network {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Mutex;
 
+use super::sandboxes::Sandboxes;
 use super::{fitness, words};
 
 /// Longest wait for the head of an answer. Starting a container on a machine with a busy disk has
@@ -71,6 +72,10 @@ pub struct Connected {
     pub version: String,
     /// Whether the engine runs as an ordinary user, so that root in a container is that user.
     pub rootless: bool,
+    /// The OCI runtimes that it has.
+    pub(super) sandboxes: Sandboxes,
+    /// Whether it can freeze containers.
+    pub can_pause: bool,
 }
 
 /// The engine of this machine.
@@ -213,6 +218,8 @@ async fn hello(address: &str) -> Result<Connected, EngineError> {
         address: address.to_owned(),
         version: info.server_version.clone().unwrap_or_default(),
         rootless: fitness::has_option(&info, "rootless"),
+        sandboxes: Sandboxes::of(&info),
+        can_pause: fitness::can_pause(&info),
     })
 }
 

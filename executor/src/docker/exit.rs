@@ -16,7 +16,8 @@ use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::time::timeout;
 
 use super::ending::{self, Exit, KILLED};
-use super::watch::{self, Limits};
+use super::space;
+use super::watch::Limits;
 use crate::TaskRun;
 
 /// How long the engine's word of a kill for memory is waited for when it comes after the exit. It was
@@ -63,13 +64,13 @@ pub(super) async fn judge(
     let ended = ending::of_exit(&Exit {
         code,
         oom_killed: was_oom_killed(docker, id, code).await,
-        disk_full: watch::was_disk_full(limits).await,
+        disk_full: space::was_disk_full(limits).await,
         stderr_head,
         memory: task.resources.memory,
         command: task.command.first().map(String::as_str),
     });
     ended.map_err(|failure| match failure.kind {
-        FailureKind::DiskFull => watch::disk_full(limits),
+        FailureKind::DiskFull => space::disk_full(limits),
         _ => failure,
     })
 }

@@ -3,7 +3,7 @@
 //! A limit that an engine does not have it ignores in silence, and the task would run without it. So
 //! every engine is asked once, when it is found, and one that lacks something is refused with the mend.
 
-use bollard::models::SystemInfo;
+use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
 
 /// Whether the engine reports a security option, such as `name=seccomp,profile=default`.
 pub(super) fn has_option(info: &SystemInfo, name: &str) -> bool {
@@ -18,6 +18,13 @@ fn option<'a>(info: &'a SystemInfo, name: &str) -> Option<&'a str> {
                 .split(',')
                 .any(|part| part.strip_prefix("name=") == Some(name))
     })
+}
+
+/// Whether it can freeze containers. Version 1 of control groups cannot be delegated to a user's
+/// engine, so one has no freezer there.
+pub(super) fn can_pause(info: &SystemInfo) -> bool {
+    let v2 = info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_2);
+    v2 || !has_option(info, "rootless")
 }
 
 /// What a sandbox of ours needs of an engine. Limits that an engine does not have it ignores in
@@ -119,5 +126,11 @@ mod tests {
         let rootless = seccomp(&["name=seccomp,profile=builtin", "name=rootless"]);
         assert_eq!(check(&rootless), Ok(()));
         assert!(has_option(&rootless, "rootless") && !has_option(&fit(), "rootless"));
+        assert!(can_pause(&fit()) && !can_pause(&rootless));
+        let delegated = SystemInfo {
+            cgroup_version: Some(SystemInfoCgroupVersionEnum::_2),
+            ..rootless
+        };
+        assert!(can_pause(&delegated));
     }
 }

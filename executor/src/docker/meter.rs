@@ -1,6 +1,6 @@
 //! What a running container uses.
 //!
-//! Where the engine's cgroups are visible they are read directly: two small files, a few
+//! Where the engine's cgroups are visible they are read directly: a few small files, a few
 //! microseconds, so that even a task of a tenth of a second is metered. Elsewhere (a rootless engine,
 //! a node inside a container) the engine's stats stream is asked, which costs the engine work and
 //! tells something only once a second, so only for tasks that run longer than that.
@@ -37,16 +37,25 @@ pub(super) struct Sample {
     pub at: Instant,
     /// CPU time since the start, in microseconds.
     pub cpu_us: u64,
+    /// Memory use, in bytes; 0 when not known.
+    pub memory: u64,
     /// Highest memory use so far, in bytes; 0 when not known.
     pub memory_peak: u64,
+    /// Processes and threads, without the init process; 0 when not known.
+    pub processes: u32,
 }
+
+/// The engine's init process stands beside the task's own.
+const INIT_PIDS: u64 = 1;
 
 /// The files of one container's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Files {
+    /// The folders of each controller.
     V1 {
         cpu: PathBuf,
         memory: Option<PathBuf>,
+        pids: Option<PathBuf>,
     },
     V2 {
         folder: PathBuf,
@@ -63,11 +72,9 @@ impl Files {
         };
         if let Some(cpu) = mounts.v1("cpuacct").and_then(below) {
             return Some(Self::V1 {
-                cpu: cpu.join("cpuacct.usage"),
-                memory: mounts
-                    .v1("memory")
-                    .and_then(below)
-                    .map(|folder| folder.join("memory.max_usage_in_bytes")),
+                cpu,
+                memory: mounts.v1("memory").and_then(below),
+                pids: mounts.v1("pids").and_then(below),
             });
         }
         let folder = mounts.v2().and_then(below)?;
@@ -80,32 +87,49 @@ impl Files {
     /// `None` once the container has ended: its cgroup goes with it.
     fn read(&self) -> Option<Sample> {
         let at = Instant::now();
-        let (cpu_us, memory_peak) = match self {
-            Self::V1 { cpu, memory } => (
-                read_number(cpu)? / 1_000,
-                memory.as_deref().and_then(read_number),
-            ),
+        let number = |folder: Option<&Path>, name: &str| {
+            folder
+                .and_then(|folder| read_number(&folder.join(name)))
+                .unwrap_or(0)
+        };
+        let (cpu_us, memory, memory_peak, pids) = match self {
+            Self::V1 { cpu, memory, pids } => {
+                let memory = memory.as_deref();
+                (
+                    read_number(&cpu.join("cpuacct.usage"))? / 1_000,
+                    number(memory, "memory.usage_in_bytes"),
+                    number(memory, "memory.max_usage_in_bytes"),
+                    number(pids.as_deref(), "pids.current"),
+                )
+            }
             Self::V2 { folder } => {
                 let stat = std::fs::read_to_string(folder.join("cpu.stat")).ok()?;
                 let cpu_us = stat
                     .lines()
                     .find_map(|line| line.strip_prefix("usage_usec "))?;
-                // `memory.peak` is there since Linux 5.19.
-                let memory = ["memory.peak", "memory.current"];
+                let memory = number(Some(folder), "memory.current");
                 (
                     cpu_us.trim().parse().ok()?,
-                    memory
-                        .iter()
-                        .find_map(|name| read_number(&folder.join(name))),
+                    memory,
+                    // `memory.peak` is there since Linux 5.19.
+                    read_number(&folder.join("memory.peak")).unwrap_or(memory),
+                    number(Some(folder), "pids.current"),
                 )
             }
         };
         Some(Sample {
             at,
             cpu_us,
-            memory_peak: memory_peak.unwrap_or(0),
+            memory,
+            memory_peak,
+            processes: processes(pids),
         })
     }
+}
+
+/// A count of the kernel's without the init process.
+fn processes(pids: u64) -> u32 {
+    u32::try_from(pids.saturating_sub(INIT_PIDS)).unwrap_or(u32::MAX)
 }
 
 /// Reads one container.
@@ -191,21 +215,26 @@ fn sample(reading: &ContainerStatsResponse, peak: &mut u64) -> Option<Sample> {
     if total_ns == 0 {
         return None;
     }
+    let mut now = 0;
     if let Some(memory) = &reading.memory_stats {
-        *peak = (*peak)
-            .max(memory.max_usage.unwrap_or(0))
-            .max(memory.usage.unwrap_or(0));
+        now = memory.usage.unwrap_or(0);
+        *peak = (*peak).max(memory.max_usage.unwrap_or(0)).max(now);
     }
+    let pids = reading.pids_stats.as_ref().and_then(|pids| pids.current);
     Some(Sample {
         at: Instant::now(),
         cpu_us: total_ns / 1_000,
+        memory: now,
         memory_peak: *peak,
+        processes: processes(pids.unwrap_or(0)),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{ContainerCpuStats, ContainerCpuUsage, ContainerMemoryStats};
+    use bollard::models::{
+        ContainerCpuStats, ContainerCpuUsage, ContainerMemoryStats, ContainerPidsStats,
+    };
 
     use super::*;
 
@@ -222,6 +251,10 @@ mod tests {
                 usage: Some(memory),
                 ..ContainerMemoryStats::default()
             }),
+            pids_stats: Some(ContainerPidsStats {
+                current: Some(4),
+                ..ContainerPidsStats::default()
+            }),
             ..ContainerStatsResponse::default()
         }
     }
@@ -231,7 +264,11 @@ mod tests {
         let mut peak = 0;
         assert_eq!(sample(&reading(5_000, 100), &mut peak).unwrap().cpu_us, 5);
         let later = sample(&reading(9_000, 40), &mut peak).unwrap();
-        assert_eq!((later.cpu_us, later.memory_peak), (9, 100));
+        assert_eq!(
+            (later.cpu_us, later.memory, later.memory_peak),
+            (9, 40, 100)
+        );
+        assert_eq!(later.processes, 3, "without the init process");
         assert_eq!(sample(&reading(0, 0), &mut peak), None);
         assert_eq!(sample(&ContainerStatsResponse::default(), &mut peak), None);
     }
@@ -247,12 +284,16 @@ mod tests {
         let at = dir.path().display();
         write("acct/docker/c1/cpuacct.usage", "7000\n");
         write("mem/docker/c1/memory.max_usage_in_bytes", "4096\n");
+        write("mem/docker/c1/memory.usage_in_bytes", "2048\n");
+        write("pids/docker/c1/pids.current", "3\n");
         let v1 = Mounts::parse(&format!(
             "1 0 0:1 / {at}/acct rw - cgroup cgroup rw,cpuacct\n\
-             2 0 0:2 / {at}/mem rw - cgroup cgroup rw,memory\n"
+             2 0 0:2 / {at}/mem rw - cgroup cgroup rw,memory\n\
+             3 0 0:3 / {at}/pids rw - cgroup cgroup rw,pids\n"
         ));
         let sample = Files::find(&v1, "c1").unwrap().read().unwrap();
         assert_eq!((sample.cpu_us, sample.memory_peak), (7, 4_096));
+        assert_eq!((sample.memory, sample.processes), (2_048, 2));
         assert_eq!(Files::find(&v1, "c2"), None);
 
         write(
@@ -260,8 +301,11 @@ mod tests {
             "usage_usec 12\nuser_usec 3\n",
         );
         write("two/system.slice/docker-c1.scope/memory.peak", "8192\n");
+        write("two/system.slice/docker-c1.scope/memory.current", "64\n");
+        write("two/system.slice/docker-c1.scope/pids.current", "9\n");
         let v2 = Mounts::parse(&format!("1 0 0:1 / {at}/two rw - cgroup2 cgroup2 rw\n"));
         let sample = Files::find(&v2, "c1").unwrap().read().unwrap();
         assert_eq!((sample.cpu_us, sample.memory_peak), (12, 8_192));
+        assert_eq!((sample.memory, sample.processes), (64, 8));
     }
 }

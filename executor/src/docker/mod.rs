@@ -2,32 +2,37 @@
 //!
 //! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
-//! one task from creation to removal (`stage` before it, `output`, `watch` and `meter` beside it,
-//! `exit` after it), and [`reaper`] is the process that cleans up after a node that was killed.
+//! one task from creation to removal (`stage` and `disk` before it, `output`, `hold`, `watch`, `space`
+//! and `meter` beside it, `exit` after it), and [`reaper`] is the process that cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
 
 pub mod container;
+mod disk;
 mod ending;
 pub mod engine;
 mod exit;
 mod fitness;
+mod hold;
 mod hosts;
 mod image;
 pub mod labels;
+mod leftovers;
 mod list;
 mod meter;
 mod output;
 pub mod reaper;
 mod remove;
 mod run;
+mod sandboxes;
+mod space;
 mod stage;
 mod watch;
 mod workdir;
 
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -38,6 +43,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::disk::Disks;
 use self::engine::{Connected, Engine};
 use self::image::Image;
 use self::labels::Owner;
@@ -71,6 +77,12 @@ pub struct DockerConfig {
     /// The engine: a socket's path, `unix://...` or `tcp://...`. Without one, what `DOCKER_HOST`
     /// names, or the first default socket of Docker or Podman that answers.
     pub socket: Option<String>,
+    /// The OCI runtime that tasks run under, such as `runsc`; absent: the engine's default. A job may
+    /// insist on a stronger one, never on a weaker.
+    pub sandbox: Option<String>,
+    /// Whether every task's work directory is a filesystem of its own that ends at its limit. It
+    /// takes root and loop devices, and costs some 60 ms a task; without them disk is watched.
+    pub hard_disk: bool,
 }
 
 /// The runtime for container images.
@@ -94,7 +106,9 @@ impl DockerRuntime {
         let shared = Shared {
             name_prefix: name_prefix(&owner),
             engine: Engine::new(config.socket),
-            reaper: Reaper::new(config.reaper, label.clone()),
+            reaper: Reaper::new(config.reaper, label.clone(), config.dir.clone()),
+            sandbox: config.sandbox,
+            disks: Disks::new(config.hard_disk, &config.dir, &label),
             label,
             dir: config.dir,
             mounts: Mounts::of_this_process(),
@@ -107,6 +121,16 @@ impl DockerRuntime {
         Self {
             owner,
             shared: Arc::new(shared),
+        }
+    }
+
+    /// What this machine and this engine can do beyond the least.
+    async fn features(&self, engine: &Connected) -> Features {
+        Features {
+            sandboxes: engine.sandboxes.others().to_vec(),
+            hard_disk: !engine.rootless && self.shared.disks.are_on().await,
+            pause: engine.can_pause,
+            ..Features::default()
         }
     }
 
@@ -164,7 +188,7 @@ impl Runtime for DockerRuntime {
             Ok((engine, images)) => RuntimeReport {
                 version: Ok(engine.version.clone()),
                 images,
-                features: Features::default(),
+                features: self.features(&engine).await,
             },
             Err(why) => RuntimeReport {
                 version: Err(why),
@@ -200,15 +224,17 @@ impl Runtime for DockerRuntime {
     }
 
     async fn remove_leftovers(&self) {
-        // Without an engine there is nothing that runs.
-        let Ok(engine) = self.shared.engine.connect().await else {
-            return;
-        };
         let pick = |label: &str| self.owner.is_earlier_life(label);
-        match remove::sweep(&engine.docker, &engine.address, pick).await {
+        let dir = &self.shared.dir;
+        // Without an engine there is nothing that runs.
+        let swept = match self.shared.engine.connect().await {
+            Ok(engine) => remove::sweep(&engine.docker, &engine.address, dir, pick).await,
+            Err(_) => Ok(disk::sweep(dir, pick)),
+        };
+        match swept {
             Ok(0) => {}
             Ok(count) => {
-                tracing::info!(count, "removed containers of an earlier life of this node")
+                tracing::info!(count, "removed what an earlier life of this node left")
             }
             Err(error) => {
                 tracing::warn!(
@@ -223,6 +249,7 @@ impl Runtime for DockerRuntime {
         self.shared.stopping.cancel();
         self.shared.tracker.close();
         self.shared.tracker.wait().await;
+        self.shared.disks.close();
         self.shared
             .reaper
             .dismiss(self.shared.lost.is_empty())
@@ -248,6 +275,17 @@ impl Environment for DockerEnvironment {
             cancel,
         )
         .await
+    }
+
+    async fn release(&self, work_dir: &Path) {
+        if !self.shared.disks.holds(work_dir) {
+            return;
+        }
+        let (shared, work_dir) = (Arc::clone(&self.shared), work_dir.to_path_buf());
+        let released = tokio::task::spawn_blocking(move || shared.disks.release(&work_dir));
+        if released.await.is_err() {
+            tracing::warn!("releasing a task's disk was interrupted");
+        }
     }
 }
 
@@ -280,6 +318,8 @@ mod tests {
             },
             dir: "/no/such/folder".into(),
             socket: Some(socket.into()),
+            sandbox: None,
+            hard_disk: false,
         }
     }
 

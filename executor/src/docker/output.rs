@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use futures::future::{Either, Fuse, FusedFuture, FutureExt};
@@ -19,7 +18,6 @@ use p2pnode_protocol::task::Stream as Channel;
 use tokio::time::interval;
 
 use super::watch::Pulse;
-use super::words;
 use crate::{LogChunk, LogSink};
 
 /// What [`LogChunk`] promises.
@@ -52,35 +50,6 @@ pub(super) trait Valve: Send + Sync {
     fn freeze(&self) -> impl Future<Output = bool> + Send;
     /// Lets it go on.
     fn thaw(&self) -> impl Future<Output = ()> + Send;
-}
-
-/// A container, frozen and thawed by its engine.
-#[derive(Debug)]
-pub(super) struct Freezer<'a> {
-    pub docker: &'a Docker,
-    pub id: &'a str,
-}
-
-impl Valve for Freezer<'_> {
-    async fn freeze(&self) -> bool {
-        match self.docker.pause_container(self.id).await {
-            Ok(()) => true,
-            // 409: it has ended, so nothing new comes of it either.
-            Err(Error::DockerResponseServerError {
-                status_code: 404 | 409,
-                ..
-            }) => true,
-            Err(error) => {
-                tracing::debug!(error = words(&error), "the engine cannot pause containers");
-                false
-            }
-        }
-    }
-
-    async fn thaw(&self) {
-        // An error means that it has ended, or is about to be ended.
-        let _ = self.docker.unpause_container(self.id).await;
-    }
 }
 
 /// Where the task's output stands between flowing and frozen.

@@ -1,4 +1,5 @@
-//! The reaper: a process of its own that removes the node's containers when the node dies.
+//! The reaper: a process of its own that removes the node's containers, and what else it has in the
+//! engine, when the node dies.
 //!
 //! The node holds the writing end of a pipe, the reaper the reading end. However the node ends, the
 //! kernel closes its end, and the reaper wakes: [`Reaper`] is the node's side, [`run`] the process.
@@ -8,7 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ impl ReaperCommand {
 pub(super) struct Reaper {
     command: ReaperCommand,
     label: String,
+    /// The runtime's folder.
+    dir: PathBuf,
     /// One for every engine that has had containers of ours: nearly always one.
     processes: Mutex<Vec<Process>>,
 }
@@ -76,11 +79,13 @@ struct Process {
 }
 
 impl Reaper {
-    /// `label`: the value of `p2pnode.node` of the containers to remove.
-    pub(super) fn new(command: ReaperCommand, label: String) -> Self {
+    /// `label`: the value of `p2pnode.node` of the containers to remove; `dir`: the runtime's folder,
+    /// in which tasks' disks are.
+    pub(super) fn new(command: ReaperCommand, label: String, dir: PathBuf) -> Self {
         Self {
             command,
             label,
+            dir,
             processes: Mutex::default(),
         }
     }
@@ -110,6 +115,7 @@ impl Reaper {
             .args(&self.command.args)
             .arg(engine_address)
             .arg(&self.label)
+            .arg(&self.dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -149,17 +155,16 @@ impl Reaper {
     }
 }
 
-/// The process itself: the hidden verb `reaper` of the binary. `args` are the engine's address and
-/// the value of `p2pnode.node`, as [`DockerRuntime`](super::DockerRuntime) passes them; the pipe to
+/// The process itself: the hidden verb `reaper` of the binary. `args` are the engine's address,
+/// the value of `p2pnode.node` and the runtime's folder, as [`DockerRuntime`](super::DockerRuntime) passes them; the pipe to
 /// the node is its standard input. Returns when no container of the node's is left.
 #[must_use]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut args = args
-        .into_iter()
-        .map(|arg| arg.to_string_lossy().into_owned());
-    let (Some(address), Some(label), None) = (args.next(), args.next(), args.next()) else {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let [address, label, dir] = &args[..] else {
         return ExitCode::from(2);
     };
+    let (address, label) = (address.to_string_lossy(), label.to_string_lossy());
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -178,7 +183,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .map(signal)
     };
     let farewell = wait_for_the_node(io::stdin().lock());
-    let gone = runtime.block_on(remove_all(&address, &label, farewell == ALL_REMOVED));
+    let gone = runtime.block_on(remove_all(
+        &address,
+        &label,
+        Path::new(dir),
+        farewell == ALL_REMOVED,
+    ));
     drop(handlers);
     if gone {
         ExitCode::SUCCESS
@@ -207,12 +217,14 @@ fn wait_for_the_node(mut pipe: impl Read) -> Vec<u8> {
 
 /// Removes what carries `label` until nothing has been there for [`QUIET`], or, when the node says
 /// that it has done so itself, once. False when the engine could not be asked.
-async fn remove_all(address: &str, label: &str, once: bool) -> bool {
+async fn remove_all(address: &str, label: &str, dir: &Path, once: bool) -> bool {
     let started = Instant::now();
     let mut quiet_since = None;
     loop {
         let found = match engine::dial(address).await {
-            Ok(docker) => remove::sweep(&docker, address, |of| of == label).await.ok(),
+            Ok(docker) => remove::sweep(&docker, address, dir, |of| of == label)
+                .await
+                .ok(),
             Err(_) => None,
         };
         match found {
@@ -248,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn it_wants_its_two_arguments() {
+    fn it_wants_its_three_arguments() {
         let code = |args: &[&str]| format!("{:?}", run(args.iter().map(OsString::from)));
         let usage = format!("{:?}", ExitCode::from(2));
         assert_eq!(code(&[]), usage);
-        assert_eq!(code(&["a"]), usage);
-        assert_eq!(code(&["a", "b", "c"]), usage);
+        assert_eq!(code(&["a", "b"]), usage);
+        assert_eq!(code(&["a", "b", "c", "d"]), usage);
     }
 
     #[tokio::test]
@@ -262,7 +274,7 @@ mod tests {
             program: "/no/such/program".into(),
             args: Vec::new(),
         };
-        let reaper = Reaper::new(command, "label".into());
+        let reaper = Reaper::new(command, "label".into(), "/no/such/folder".into());
         let error = reaper.ensure("/no/such.sock").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
@@ -274,7 +286,7 @@ mod tests {
             program: "/bin/sh".into(),
             args: ["-c", "exit 0"].map(OsString::from).into(),
         };
-        let mut reaper = Reaper::new(command.clone(), "label".into());
+        let mut reaper = Reaper::new(command.clone(), "label".into(), "/no/such/folder".into());
         reaper.ensure("address").await.unwrap();
         let first = {
             let mut processes = reaper.processes.lock().await;

@@ -4,6 +4,7 @@
 //! of them may meet: a container that somebody else is removing, or has removed, is not an error.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use bollard::query_parameters::{KillContainerOptionsBuilder, RemoveContainerOpti
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
-use super::{list, words};
+use super::{disk, leftovers, list, words};
 
 /// How long one container's removal is tried while the engine fails or does not answer: a restart of
 /// an engine takes a few seconds. What is left then goes to [`Lost`].
@@ -95,23 +96,27 @@ impl Lost {
     }
 }
 
-/// Removes all containers of p2pnode whose label [`labels::NODE`](super::labels::NODE) is picked, and
-/// returns how many there were.
+/// Removes all containers of p2pnode whose label [`labels::NODE`](super::labels::NODE) is picked, then
+/// its networks and volumes and, in the runtime's folder `dir`, tasks' disks. Returns how many there
+/// were.
 ///
 /// # Errors
 /// When the engine cannot list its containers.
 pub(super) async fn sweep(
     docker: &Docker,
     address: &str,
+    dir: &Path,
     pick: impl Fn(&str) -> bool,
 ) -> io::Result<usize> {
     let mut found = list::ours(address).await?;
     found.retain(|container| pick(&container.owner));
-    let count = found.len();
+    let containers = found.len();
     stream::iter(found)
         .for_each_concurrent(PARALLEL, |container| async move {
             remove(docker, &container.id).await;
         })
         .await;
-    Ok(count)
+    let others = leftovers::remove(docker, &pick).await;
+    // A few system calls for each, and there are seldom any.
+    Ok(containers + others + disk::sweep(dir, &pick))
 }

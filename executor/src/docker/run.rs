@@ -23,10 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::container::{Sandbox, create_body};
+use super::disk::Disk;
+use super::disk::Disks;
 use super::engine::Engine;
+use super::hold::Freezer;
 use super::image::Image;
 use super::meter::Meter;
-use super::output::{self, Freezer};
+use super::output;
 use super::reaper::Reaper;
 use super::remove::{self, Lost};
 use super::stage::Stage;
@@ -50,6 +53,10 @@ pub(super) struct Shared {
     /// The runtime's own folder.
     pub dir: PathBuf,
     pub reaper: Reaper,
+    /// The owner's choice of an OCI runtime.
+    pub sandbox: Option<String>,
+    /// Tasks' own filesystems.
+    pub disks: Disks,
     pub mounts: Mounts,
     /// Bounds how many containers are being started at once.
     pub starts: Semaphore,
@@ -166,7 +173,9 @@ impl Run {
             permit = self.shared.starts.acquire() => permit,
             failure = self.stops.stopped() => return Err(failure),
         };
-        let stage = Stage::set(&self.task, &self.shared.dir, engine.rootless).await?;
+        let (owners, tasks) = (self.shared.sandbox.as_deref(), self.task.sandbox.as_deref());
+        let runtime = engine.sandboxes.choose(owners, tasks)?;
+        let mut stage = Stage::set(&self.task, &self.name, &self.shared, engine.rootless).await?;
         let sandbox = Sandbox {
             image: &self.image.id,
             volumes: &self.image.volumes,
@@ -174,8 +183,16 @@ impl Run {
             hosts: &stage.hosts,
             user: stage.user,
             file_size: stage.limits.disk,
+            runtime: runtime.as_deref(),
         };
-        let body = create_body(&self.task, &sandbox)?;
+        let body = match &stage.disk {
+            None => create_body(&self.task, &sandbox)?,
+            Some(disk) => {
+                let work_dir = disk.merged();
+                let task = self.task.clone();
+                create_body(&TaskRun { work_dir, ..task }, &sandbox)?
+            }
+        };
         let name = CreateContainerOptionsBuilder::new()
             .name(&self.name)
             .build();
@@ -196,11 +213,30 @@ impl Run {
         };
         // Also after a failed creation: the engine may have made it before its answer was lost.
         self.shared.lost.remove(docker, &self.name).await;
+        if let Some(disk) = stage.disk.take() {
+            self.put_away(disk, result.is_ok()).await;
+        }
         if matches!(&result, Err(failure) if failure.kind == FailureKind::Host) {
             // It may have been restarted with another version or other limits.
             self.shared.engine.forget().await;
         }
         result
+    }
+
+    /// What a task that has failed wrote is looked at by nobody.
+    async fn put_away(&self, disk: Disk, wanted: bool) {
+        let (shared, work_dir) = (Arc::clone(&self.shared), self.task.work_dir.clone());
+        let wanted = wanted && self.stops.check().is_ok();
+        let done = tokio::task::spawn_blocking(move || match wanted {
+            true => shared.disks.keep(&work_dir, disk),
+            false => disk.close(),
+        });
+        if done.await.is_err() {
+            tracing::warn!(
+                container = self.name,
+                "putting away a task's disk was interrupted"
+            );
+        }
     }
 
     async fn start(&self, docker: &Docker, id: &str) -> Result<AttachContainerResults, Failure> {
@@ -234,19 +270,23 @@ impl Run {
         let meter = Meter::new(docker.clone(), self.shared.mounts.clone(), id.clone());
         let AttachContainerResults { output, input } = attached;
         drop(input);
-        let valve = Freezer { docker, id: &id };
-        let mut pump = Box::pin(output::pump(output, log, &self.pulse, &valve));
+        let freezer = Freezer::new(docker, &id);
+        let mut pump = Box::pin(output::pump(output, log, &self.pulse, &freezer));
+        let mut holding = Box::pin(freezer.follow(&self.task.hold, &self.pulse));
         let mut ended = pin!(exit::wait(docker, &id));
-        let mut watch = pin!(watch::watch(limits, meter, &self.pulse));
+        let mut watch = pin!(watch::watch(limits, meter, &self.pulse, &self.task.hold));
         let mut pumped = None;
         let exited = loop {
             tokio::select! {
                 code = &mut ended => break code.map_err(|error| ending::of_loss("the task was lost", &error)),
                 result = &mut pump, if pumped.is_none() => pumped = Some(result),
                 failure = &mut watch => break Err(failure),
+                never = &mut holding => match never {},
                 failure = self.stops.stopped() => break Err(failure),
             }
         };
+        // It may be in the midst of freezing, for which the output, or the end, would wait.
+        drop(holding);
         self.pulse.ends();
         let code = match exited {
             Ok(code) => code,
@@ -260,7 +300,11 @@ impl Run {
                     drop(pump);
                     failure
                 };
-                let (_killed, failure) = tokio::join!(remove::kill(docker, &id), last_words);
+                let kill = async {
+                    remove::kill(docker, &id).await;
+                    freezer.give_up().await;
+                };
+                let ((), failure) = tokio::join!(kill, last_words);
                 return Err(failure);
             }
         };

@@ -1,20 +1,23 @@
 //! What must stand ready on the host before a task's container is made.
 //!
-//! Everything here touches the disk, so it runs off the async threads, in one go.
+//! Everything here touches the disk, so it runs off the async threads.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::container::TaskUser;
-use super::hosts;
+use super::disk::Disk;
+use super::run::Shared;
 use super::watch::Limits;
 use super::workdir::{self, Measure};
+use super::{hosts, space};
 use crate::TaskRun;
 
 /// The host's side of one run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Stage {
     /// uid and gid inside the container.
     pub user: (u32, u32),
@@ -22,36 +25,42 @@ pub(super) struct Stage {
     pub limits: Limits,
     /// The table of names for `/etc/hosts`.
     pub hosts: String,
+    /// The work directory's own filesystem, where tasks get one.
+    pub disk: Option<Disk>,
+}
+
+/// What the blocking part brings.
+struct Ground {
+    measured: Measure,
+    hosts: String,
 }
 
 impl Stage {
-    /// Gives the work directory to the task's user and measures it. `dir` is the runtime's folder.
+    /// Gives the work directory to the task's user, measures it and, where tasks get one, puts a
+    /// filesystem of its own in its place. `name` is the container's.
     ///
     /// # Errors
     /// When the host can't provide for the task, or the task's inputs are too many to be watched.
-    pub(super) async fn set(task: &TaskRun, dir: &Path, rootless: bool) -> Result<Self, Failure> {
+    pub(super) async fn set(
+        task: &TaskRun,
+        name: &str,
+        shared: &Arc<Shared>,
+        rootless: bool,
+    ) -> Result<Self, Failure> {
         let node = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
         let user = TaskUser::choose(node, rootless, task.root)?;
-        let (work_dir, dir) = (task.work_dir.clone(), dir.to_path_buf());
-        let prepared = tokio::task::spawn_blocking(move || -> io::Result<(Measure, String)> {
-            Ok((
-                workdir::hand_over(&work_dir, user.hand_over)?,
-                hosts::ensure(&dir)?,
-            ))
+        let hard = !rootless && shared.disks.are_on().await;
+        let (work_dir, dir) = (task.work_dir.clone(), shared.dir.clone());
+        let prepared = blocking(&task.work_dir, move || {
+            Ok(Ground {
+                measured: workdir::hand_over(&work_dir, user.hand_over)?,
+                hosts: hosts::ensure(&dir)?,
+            })
         });
-        let prepared = prepared.await.unwrap_or_else(|error| Err(error.into()));
-        let (measured, hosts) = prepared.map_err(|error| {
-            Failure::new(
-                FailureKind::Host,
-                format!(
-                    "the work directory {} cannot be prepared: {error}",
-                    task.work_dir.display()
-                ),
-            )
-        })?;
+        let Ground { measured, hosts } = prepared.await?;
         let Measure::Bytes(inputs) = measured else {
             return Err(Failure::new(
                 FailureKind::BadProgram,
@@ -60,16 +69,44 @@ impl Stage {
             ));
         };
         let asked = task.resources.disk;
+        let limits = Limits {
+            timeout: task.timeout,
+            stall: task.stall,
+            work_dir: task.work_dir.clone(),
+            disk: inputs.saturating_add(asked.0),
+            asked,
+            host: (if hard { &shared.dir } else { &task.work_dir }).clone(),
+            hard,
+        };
+        let (kept, name, shared) = (limits.clone(), name.to_owned(), Arc::clone(shared));
+        let made = blocking(&task.work_dir, move || {
+            if space::is_low(&kept.host) {
+                return Ok(Err(space::reserve_broken()));
+            }
+            let disk = hard.then(|| shared.disks.make(&name, &kept.work_dir, kept.disk));
+            Ok(Ok(disk.transpose()?))
+        });
         Ok(Self {
             user: user.inside,
-            limits: Limits {
-                timeout: task.timeout,
-                stall: task.stall,
-                work_dir: task.work_dir.clone(),
-                disk: inputs.saturating_add(asked.0),
-                asked,
-            },
+            limits,
             hosts,
+            disk: made.await??,
         })
     }
+}
+
+/// Does what touches the disk off the async threads.
+async fn blocking<T: Send + 'static>(
+    work_dir: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(error.into()))
+        .map_err(|error| {
+            let dir = work_dir.display();
+            Failure::new(
+                FailureKind::Host,
+                format!("the work directory {dir} cannot be prepared: {error}"),
+            )
+        })
 }

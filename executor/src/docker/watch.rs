@@ -1,19 +1,21 @@
-//! Watches a running task: its time, whether it still does anything, its disk.
+//! Watches a running task: its time and whether it still does anything; `space` watches its disk.
 //!
 //! [`watch`] returns only when a limit is broken, with the failure; killing is the caller's. Of time
-//! and output it knows through [`Pulse`], which the output pump feeds.
+//! and output it knows through [`Pulse`], which the output pump feeds. What it reads it also tells
+//! whoever holds the task.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use p2pnode_protocol::Bytes;
 use p2pnode_protocol::task::{Failure, FailureKind, Usage};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::meter::{Meter, Sample};
-use super::workdir;
+use super::space;
+use crate::{Hold, LiveUsage};
 
 /// First reading of the meter after the start; each pause doubles, so that short tasks are metered
 /// and long ones cost next to nothing.
@@ -26,24 +28,27 @@ const LAST_READING: Duration = Duration::from_millis(500);
 /// A program that polls ten times a second stays under 1 %; one that computes is far above.
 const BUSY_PART: u32 = 100;
 
-/// Shortest pause between two measurements of the work directory. A task may write past its limit
-/// for that long; one file alone is stopped by its size limit at once.
-const DISK_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest such pause, for directories that take long to measure.
-const DISK_PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// A measurement is followed by a pause this many times its own length: at most 5 % of one CPU.
-const DISK_REST: u32 = 20;
-
 /// Signs of life of one run, and its last known use.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     wrote: AtomicBool,
     waiting: AtomicBool,
     sample: Mutex<Option<Sample>>,
+    disk: AtomicU64,
+    held: Mutex<Held>,
     began: OnceLock<Instant>,
     ended: OnceLock<Instant>,
+}
+
+/// How long the owner has held the task.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    since: Option<Instant>,
+    before: Duration,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pulse {
@@ -70,24 +75,70 @@ impl Pulse {
         }
     }
 
-    /// Whether there was output, or a wait for its reader, since this was last asked.
+    /// Whether there was output, a wait for its reader, or a hold of its owner's, since this was last
+    /// asked.
     pub(super) fn stirred(&self) -> bool {
-        self.wrote.swap(false, Ordering::Relaxed) | self.waiting.load(Ordering::Relaxed)
+        self.wrote.swap(false, Ordering::Relaxed)
+            | self.waiting.load(Ordering::Relaxed)
+            | self.is_held()
     }
 
     fn metered(&self, sample: Sample) {
-        *self
-            .sample
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sample);
+        *lock(&self.sample) = Some(sample);
+    }
+
+    /// The task has written this much to its work directory, in bytes.
+    pub(super) fn set_disk(&self, bytes: u64) {
+        self.disk.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether its owner holds the task, which is frozen then.
+    pub(super) fn is_held(&self) -> bool {
+        lock(&self.held).since.is_some()
+    }
+
+    /// The owner holds the task from now on, or lets it go on.
+    pub(super) fn set_held(&self, held: bool) {
+        let mut time = lock(&self.held);
+        match (time.since, held) {
+            (None, true) => time.since = Some(Instant::now()),
+            (Some(since), false) => {
+                time.before += since.elapsed();
+                time.since = None;
+                // It could not do anything until now.
+                self.wrote();
+            }
+            _ => {}
+        }
+    }
+
+    /// How long its owner has held the task, in all.
+    fn held_for(&self) -> Duration {
+        let held = *lock(&self.held);
+        held.before + held.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Tells whoever holds the task what it uses.
+    fn tell(&self, hold: &Hold) {
+        let sample = *lock(&self.sample);
+        hold.usage.send_modify(|usage| {
+            *usage = LiveUsage {
+                disk: self.disk.load(Ordering::Relaxed),
+                paused: self.is_held(),
+                ..*usage
+            };
+            if let Some(sample) = sample {
+                usage.cpu_us = sample.cpu_us;
+                usage.memory = sample.memory;
+                usage.memory_peak = usage.memory_peak.max(sample.memory_peak);
+                usage.processes = sample.processes;
+            }
+        });
     }
 
     /// What the task used, as far as it was seen.
     pub(super) fn usage(&self) -> Usage {
-        let sample = *self
-            .sample
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sample = *lock(&self.sample);
         let ended = self.ended.get().copied().unwrap_or_else(Instant::now);
         let wall = self
             .began
@@ -116,17 +167,29 @@ pub(super) struct Limits {
     pub disk: u64,
     /// The part of `disk` that the task asked for, for the message.
     pub asked: Bytes,
+    /// A folder on the host's own filesystem that the task's files end up on: its free space is what
+    /// no task may use up.
+    pub host: PathBuf,
+    /// Whether the work directory is a filesystem of its own that ends where the limit is.
+    pub hard: bool,
 }
 
-/// Returns when a limit is broken.
-pub(super) async fn watch(limits: &Limits, meter: Meter, pulse: &Pulse) -> Failure {
-    tokio::select! {
-        failure = clock(limits, meter, pulse) => failure,
-        failure = disk(limits) => failure,
+impl Limits {
+    /// What stood in the work directory before the task began, in bytes.
+    pub(super) fn inputs(&self) -> u64 {
+        self.disk.saturating_sub(self.asked.0)
     }
 }
 
-async fn clock(limits: &Limits, mut meter: Meter, pulse: &Pulse) -> Failure {
+/// Returns when a limit is broken.
+pub(super) async fn watch(limits: &Limits, meter: Meter, pulse: &Pulse, hold: &Hold) -> Failure {
+    tokio::select! {
+        failure = clock(limits, meter, pulse, hold) => failure,
+        failure = space::watch(limits, pulse) => failure,
+    }
+}
+
+async fn clock(limits: &Limits, mut meter: Meter, pulse: &Pulse, hold: &Hold) -> Failure {
     let started = Instant::now();
     // A year stands for never.
     let deadline = |limit: Duration| {
@@ -141,14 +204,16 @@ async fn clock(limits: &Limits, mut meter: Meter, pulse: &Pulse) -> Failure {
     let mut pause = FIRST_READING.min(longest_pause);
     let mut stillness = Stillness::new(started);
     loop {
-        sleep_until(end.min(Instant::now() + pause)).await;
+        let held = pulse.held_for();
+        sleep_until((end + held).min(Instant::now() + pause)).await;
         pause = (pause * 2).min(longest_pause);
         let sample = meter.read();
         if let Some(sample) = sample {
             pulse.metered(sample);
         }
+        pulse.tell(hold);
         let now = Instant::now();
-        if now >= end {
+        if now >= end + pulse.held_for() {
             return Failure::new(
                 FailureKind::Timeout,
                 format!(
@@ -204,50 +269,10 @@ impl Stillness {
     }
 }
 
-async fn disk(limits: &Limits) -> Failure {
-    let mut pause = DISK_PAUSE;
-    loop {
-        sleep(pause).await;
-        let began = Instant::now();
-        if is_over(limits, limits.disk).await {
-            return disk_full(limits);
-        }
-        pause = (began.elapsed() * DISK_REST).clamp(DISK_PAUSE, DISK_PAUSE_MAX);
-    }
-}
-
-/// Whether the work directory holds more than `limit` bytes.
-async fn is_over(limits: &Limits, limit: u64) -> bool {
-    let dir = limits.work_dir.clone();
-    let measured = tokio::task::spawn_blocking(move || workdir::measure(&dir)).await;
-    match measured {
-        Ok(Ok(measure)) => measure.is_over(limit),
-        // Gone, or the node is shutting down: others notice that.
-        Ok(Err(_)) | Err(_) => false,
-    }
-}
-
-/// Whether a task that failed had run out of its disk: so full that one more block was too many.
-pub(super) async fn was_disk_full(limits: &Limits) -> bool {
-    is_over(limits, limits.disk.saturating_sub(workdir::ENTRY_BYTES)).await
-}
-
-/// The failure of a task that wrote too much.
-pub(super) fn disk_full(limits: &Limits) -> Failure {
-    Failure::new(
-        FailureKind::DiskFull,
-        format!(
-            "wrote more than its {} of disk (every file and folder counts at least {}), or folders \
-             more than {} deep; raise `disk` in [resources] if it needs more",
-            limits.asked,
-            Bytes(workdir::ENTRY_BYTES),
-            workdir::MAX_DEPTH
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     #[tokio::test]
@@ -258,7 +283,9 @@ mod tests {
             Some(Sample {
                 at: at(s),
                 cpu_us: cpu_ms * 1_000,
+                memory: 0,
                 memory_peak: 0,
+                processes: 1,
             })
         };
         let seconds = Duration::from_secs;
@@ -316,5 +343,55 @@ mod tests {
         pulse.set_waiting(false);
         assert!(pulse.stirred());
         assert!(!pulse.stirred());
+    }
+
+    #[tokio::test]
+    async fn a_held_task_is_not_still_and_its_time_stands() {
+        let pulse = Pulse::default();
+        let moment = Duration::from_millis(20);
+        pulse.set_held(true);
+        pulse.set_held(true);
+        assert!(pulse.stirred() && pulse.stirred());
+        sleep(moment).await;
+        pulse.set_held(false);
+        pulse.set_held(false);
+        let held = pulse.held_for();
+        assert!(held >= moment, "{held:?}");
+        assert!(pulse.stirred(), "nobody could stir until now");
+        assert!(!pulse.stirred());
+        sleep(moment).await;
+        assert_eq!(pulse.held_for(), held);
+        pulse.set_held(true);
+        sleep(moment).await;
+        assert!(pulse.held_for() >= held + moment);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_leaves_what_others_tell() {
+        let hold = Hold::default();
+        hold.usage.send_modify(|usage| {
+            usage.network_bytes = 9;
+            usage.memory_peak = 700;
+        });
+        let pulse = Pulse::default();
+        pulse.set_disk(5);
+        pulse.metered(Sample {
+            at: Instant::now(),
+            cpu_us: 1,
+            memory: 2,
+            memory_peak: 3,
+            processes: 4,
+        });
+        pulse.tell(&hold);
+        let expected = LiveUsage {
+            cpu_us: 1,
+            memory: 2,
+            memory_peak: 700,
+            disk: 5,
+            network_bytes: 9,
+            processes: 4,
+            paused: false,
+        };
+        assert_eq!(*hold.usage.borrow(), expected);
     }
 }

@@ -127,6 +127,8 @@ async fn it_may_come_late_die_and_come_back() {
         reaper: reaper_command(),
         dir: engine.dir.path().join("runtime"),
         socket: Some(engine.socket()),
+        sandbox: None,
+        hard_disk: false,
     });
     assert!(runtime.probe().await.version.is_err());
 
@@ -163,4 +165,67 @@ async fn it_may_come_late_die_and_come_back() {
     within(runtime.shutdown()).await;
     assert_eq!(engine.containers(), 0);
     assert!(subject.leftovers().await.is_empty());
+}
+
+/// Three times in a row, with tasks at every point of their lives.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker"]
+async fn an_engine_lost_again_and_again_keeps_no_container() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let subject = DockerSubject::new().await;
+    let mut engine = OwnEngine {
+        dir: tempfile::tempdir().unwrap(),
+        process: None,
+    };
+    engine.start().await;
+    engine.load(IMAGE);
+    let runtime = DockerRuntime::new(DockerConfig {
+        node: PeerId::random(),
+        incarnation: fresh_incarnation(),
+        reaper: reaper_command(),
+        dir: engine.dir.path().join("runtime"),
+        socket: Some(engine.socket()),
+        sandbox: None,
+        hard_disk: false,
+    });
+    for round in 0..3 {
+        let program = ProgramFile::Image {
+            reference: IMAGE.to_owned(),
+            credentials: None,
+        };
+        let (progress, _) = mpsc::channel(1);
+        let environment = within(runtime.prepare(program, progress)).await.unwrap();
+        let acts = [Act::Exit(0), Act::Spin, Act::Idle, Act::Flood];
+        let trials: Vec<_> = (0..12)
+            .map(|n| Trial::new(&subject, acts[n % acts.len()]))
+            .collect();
+        let runs = trials.iter().map(|trial| {
+            let environment = std::sync::Arc::clone(&environment);
+            let (task, cancel) = (trial.task.clone(), trial.cancel.clone());
+            let (sink, mut log) = mpsc::channel(16);
+            tokio::spawn(async move { while log.recv().await.is_some() {} });
+            tokio::spawn(async move { environment.run(task, sink, cancel).await })
+        });
+        let runs: Vec<_> = runs.collect();
+        // Some have ended by then, some run, some wait for their start.
+        until(PATIENCE, async || engine.containers() >= 3).await;
+        engine.kill();
+        for (run, trial) in runs.into_iter().zip(&trials) {
+            let end = within(run).await.unwrap();
+            let short = trial.task.command[2].starts_with("exit");
+            match end.result {
+                Ok(()) => assert!(short, "round {round}: {:?}", trial.task.command),
+                Err(failure) => assert_eq!(failure.kind, FailureKind::Host, "{failure:?}"),
+            }
+        }
+        engine.start().await;
+        until(PATIENCE, async || {
+            runtime.probe().await.version.is_ok() && engine.containers() == 0
+        })
+        .await;
+    }
+    within(runtime.shutdown()).await;
+    assert_eq!(engine.containers(), 0);
 }

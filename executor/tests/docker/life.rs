@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum};
 use bollard::query_parameters::CreateContainerOptions;
 use p2pnode_executor::Runtime;
-use p2pnode_executor::docker::{labels, reaper};
+use p2pnode_executor::docker::{DockerConfig, labels, reaper};
 use p2pnode_protocol::PeerId;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::contract::{Act, PATIENCE, Subject, Trial, clean};
-use crate::subject::{DockerSubject, IMAGE, containers, fresh_incarnation, reaper_command};
+use crate::subject::{
+    DockerSubject, IMAGE, containers, disks, fresh_incarnation, labelled, reaper_command,
+};
 
 /// What issue and design promise for a node that was killed.
 const REAPED_WITHIN: Duration = Duration::from_secs(30);
@@ -24,14 +26,16 @@ const REAPED_WITHIN: Duration = Duration::from_secs(30);
 #[ignore = "a process that other tests start"]
 fn reaper_process() {
     let args: Vec<OsString> = std::env::args_os().collect();
-    if let [.., flag, address, label] = &args[..]
+    if let [.., flag, address, label, dir] = &args[..]
         && flag == "--include-ignored"
     {
-        let _status = reaper::run([address.clone(), label.clone()]);
+        let _status = reaper::run([address.clone(), label.clone(), dir.clone()]);
     }
 }
 
 const OWNER: &str = "P2PNODE_TEST_OWNER";
+const HARD: &str = "P2PNODE_TEST_HARD";
+const NO_REAPER: &str = "P2PNODE_TEST_NO_REAPER";
 
 /// Not a test: a node's process, to be killed. It starts containers without end.
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +45,16 @@ async fn owner_process() {
         return;
     };
     let (node, incarnation) = owner.split_once(':').unwrap();
-    let subject = DockerSubject::named(node.parse().unwrap(), incarnation).await;
+    let hard = std::env::var_os(HARD).is_some();
+    let subject = DockerSubject::with(node.parse().unwrap(), incarnation, |config| {
+        config.hard_disk = hard;
+        if std::env::var_os(NO_REAPER).is_some() {
+            // One that waits like a reaper and does nothing then.
+            config.reaper.program = "/bin/sh".into();
+            config.reaper.args = ["-c", "cat"].map(OsString::from).into();
+        }
+    })
+    .await;
     let trials: Vec<_> = (0..4).map(|_| Trial::new(&subject, Act::Spin)).collect();
     let mut running = Vec::new();
     for trial in &trials {
@@ -54,14 +67,28 @@ async fn owner_process() {
 
 /// `dir` is for its temporary files, which it will not remove.
 fn start_owner(node: PeerId, incarnation: &str, dir: &TempDir) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    owner_command(node, incarnation, dir).spawn().unwrap()
+}
+
+/// One whose tasks have disks of their own.
+fn start_hard_owner(node: PeerId, incarnation: &str, dir: &TempDir, reaped: bool) -> Child {
+    let mut command = owner_command(node, incarnation, dir);
+    command.env(HARD, "1");
+    if !reaped {
+        command.env(NO_REAPER, "1");
+    }
+    command.spawn().unwrap()
+}
+
+fn owner_command(node: PeerId, incarnation: &str, dir: &TempDir) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["life::owner_process", "--exact", "--include-ignored"])
         .env(OWNER, format!("{node}:{incarnation}"))
         .env("TMPDIR", dir.path())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+        .stderr(Stdio::null());
+    command
 }
 
 /// Waits until `done`, asked every 50 ms; returns how long it took.
@@ -133,7 +160,7 @@ async fn the_reaper_outlives_the_signals_that_end_its_node() {
     running.until_stdout("started\n").await;
     let mut process = Command::new(&command.program)
         .args(&command.args)
-        .args(["/var/run/docker.sock", &label])
+        .args(["/var/run/docker.sock", &label, "/no/such/folder"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -198,6 +225,92 @@ async fn only_an_earlier_lifes_containers_are_leftovers() {
         }
     }
     assert_eq!(left, [0, 1, 1]);
+}
+
+/// Networks and volumes that carry the label are found without any container of theirs.
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn only_an_earlier_lifes_networks_and_volumes_are_leftovers() {
+    let subject = DockerSubject::new().await;
+    let other = PeerId::random();
+    let lives = [
+        (subject.node, "earlier"),
+        (subject.node, subject.incarnation.as_str()),
+        (other, "earlier"),
+    ];
+    let docker = |args: &[&str]| {
+        let output = Command::new("docker").args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    };
+    let name = |at: usize| format!("p2pnode-test-{}-{at}", subject.incarnation);
+    for (at, (node, incarnation)) in lives.into_iter().enumerate() {
+        let (name, label) = (name(at), format!("{}={node}:{incarnation}", labels::NODE));
+        docker(&["network", "create", "--internal", "--label", &label, &name]);
+        docker(&["volume", "create", "--label", &label, &name]);
+    }
+    // And one of each that says nothing of whose it is.
+    docker(&["volume", "create", &name(3)]);
+    subject.runtime.remove_leftovers().await;
+    let mut left = Vec::new();
+    for (at, (node, incarnation)) in lives.into_iter().enumerate() {
+        let found = labelled(&subject.engine, node, incarnation).await;
+        left.push(found.len());
+        if !found.is_empty() {
+            docker(&["network", "rm", &name(at)]);
+            docker(&["volume", "rm", &name(at)]);
+        }
+    }
+    docker(&["volume", "rm", &name(3)]);
+    assert_eq!(left, [0, 2, 2]);
+}
+
+/// A killed node's tasks had disks of their own: the reaper takes them away, and a restarted node
+/// does the same when nobody reaped.
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn a_killed_nodes_disks_are_unmounted() {
+    let Some(subject) = DockerSubject::with_hard_disks().await else {
+        return;
+    };
+    for reaped in [true, false] {
+        let incarnation = fresh_incarnation();
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = start_hard_owner(subject.node, &incarnation, &dir, reaped);
+        // The owner's temporary folder is its own.
+        let folder = dir.path().join("p2pnode-test-docker");
+        until(PATIENCE, async || {
+            let running = Some(ContainerSummaryStateEnum::RUNNING);
+            let found = containers(&subject.engine, subject.node, &incarnation).await;
+            found.iter().filter(|one| one.state == running).count() == 4
+        })
+        .await;
+        assert!(disks(&folder, subject.node, &incarnation).len() >= 4 * 4);
+        let shown = || {
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let below = dir.path().display().to_string();
+            mounts.lines().filter(|line| line.contains(&below)).count()
+        };
+        assert_eq!(
+            shown(),
+            4 * 3,
+            "the filesystem, the overlay, the work directory"
+        );
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        if !reaped {
+            let life = fresh_incarnation();
+            let change = |config: &mut DockerConfig| config.dir.clone_from(&folder);
+            let next = DockerSubject::with(subject.node, &life, change).await;
+            next.runtime.remove_leftovers().await;
+        }
+        until(REAPED_WITHIN, async || {
+            let found = containers(&subject.engine, subject.node, &incarnation).await;
+            let files = disks(&folder, subject.node, &incarnation);
+            found.is_empty() && shown() == 0 && files.is_empty()
+        })
+        .await;
+    }
+    clean(&subject).await;
 }
 
 /// The node's process ends cleanly: nothing of it is left, the reaper included.

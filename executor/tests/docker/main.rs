@@ -4,17 +4,25 @@
 //! Everything here is ignored unless asked for:
 //! `.ci/engine && docker/test-image.sh && cargo test -p p2pnode-executor --test docker -- --ignored`
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stderr, reason = "figures, and what could not be tested")]
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod disks;
 mod engine;
+mod hold;
+mod holes;
+mod hostile;
 mod images;
 mod life;
 mod limits;
 mod output;
 mod registry;
 mod sandbox;
+mod sandboxes;
+mod storm;
 mod subject;
+mod together;
 
 use subject::DockerSubject;
 

@@ -1,12 +1,15 @@
 //! The Docker runtime as a subject of the contract: shell commands in a small image.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::ContainerSummary;
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+};
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime, ReaperCommand, labels};
 use p2pnode_executor::{ProgramFile, Runtime};
 use p2pnode_protocol::PeerId;
@@ -25,6 +28,13 @@ pub struct DockerSubject {
     pub engine: Docker,
     pub node: PeerId,
     pub incarnation: String,
+    /// The runtime's folder.
+    pub dir: PathBuf,
+}
+
+/// The folder that the runtimes of all tests share.
+pub fn shared_dir() -> PathBuf {
+    std::env::temp_dir().join("p2pnode-test-docker")
 }
 
 impl DockerSubject {
@@ -34,6 +44,28 @@ impl DockerSubject {
     }
 
     pub async fn named(node: PeerId, incarnation: &str) -> Self {
+        Self::with(node, incarnation, |_| {}).await
+    }
+
+    /// A fresh one whose tasks have disks of their own. `None` where the machine can't, which is said.
+    pub async fn with_hard_disks() -> Option<Self> {
+        let hard = |config: &mut DockerConfig| config.hard_disk = true;
+        let subject = Self::with(PeerId::random(), &fresh_incarnation(), hard).await;
+        if subject.runtime.probe().await.features.hard_disk {
+            return Some(subject);
+        }
+        let root = rustix::process::getuid().is_root();
+        let loops = Path::new("/dev/loop-control").exists();
+        assert!(!root || !loops, "root with loop devices must be able to");
+        eprintln!("not tested: tasks cannot have disks of their own here");
+        None
+    }
+
+    pub async fn with(
+        node: PeerId,
+        incarnation: &str,
+        change: impl FnOnce(&mut DockerConfig),
+    ) -> Self {
         let engine = Docker::connect_with_unix_defaults().expect("no engine: run .ci/engine");
         let engine = engine
             .negotiate_version()
@@ -46,15 +78,19 @@ impl DockerSubject {
                 "the image {image} is missing: run docker/test-image.sh"
             );
         }
-        let runtime = DockerRuntime::new(DockerConfig {
+        let mut config = DockerConfig {
             node,
             incarnation: incarnation.to_owned(),
             reaper: reaper_command(),
-            dir: std::env::temp_dir().join("p2pnode-test-docker"),
+            dir: shared_dir(),
             socket: None,
-        });
+            sandbox: None,
+            hard_disk: false,
+        };
+        change(&mut config);
         Self {
-            runtime,
+            dir: config.dir.clone(),
+            runtime: DockerRuntime::new(config),
             engine,
             node,
             incarnation: incarnation.to_owned(),
@@ -96,6 +132,35 @@ pub async fn containers(engine: &Docker, node: PeerId, incarnation: &str) -> Vec
     engine.list_containers(Some(options)).await.unwrap()
 }
 
+/// Networks and volumes of a node's life.
+pub async fn labelled(engine: &Docker, node: PeerId, incarnation: &str) -> Vec<String> {
+    let label = format!("{}={node}:{incarnation}", labels::NODE);
+    let filters = HashMap::from([("label", vec![label.as_str()])]);
+    let networks = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    let networks = engine.list_networks(Some(networks)).await.unwrap();
+    let volumes = ListVolumesOptionsBuilder::new().filters(&filters).build();
+    let volumes = engine.list_volumes(Some(volumes)).await.unwrap();
+    let networks = networks.into_iter().filter_map(|network| network.name);
+    let volumes = volumes.volumes.unwrap_or_default().into_iter();
+    networks
+        .map(|name| format!("network {name}"))
+        .chain(volumes.map(|volume| format!("volume {}", volume.name)))
+        .collect()
+}
+
+/// Mounts and files of tasks' disks of a node's life.
+pub fn disks(dir: &Path, node: PeerId, incarnation: &str) -> Vec<String> {
+    let own = dir.join("disks").join(format!("{node}:{incarnation}"));
+    let text = own.display().to_string();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mounts.lines().filter(|line| line.contains(&text));
+    let files = std::fs::read_dir(&own).into_iter().flatten().flatten();
+    mounts
+        .map(|line| format!("mount {line}"))
+        .chain(files.map(|file| format!("file {}", file.path().display())))
+        .collect()
+}
+
 #[async_trait]
 impl Subject for DockerSubject {
     fn runtime(&self) -> &dyn Runtime {
@@ -132,10 +197,13 @@ impl Subject for DockerSubject {
     }
 
     async fn leftovers(&self) -> Vec<String> {
-        containers(&self.engine, self.node, &self.incarnation)
-            .await
+        let found = containers(&self.engine, self.node, &self.incarnation).await;
+        let mut left: Vec<String> = found
             .into_iter()
             .map(|container| format!("container {:?} {:?}", container.names, container.status))
-            .collect()
+            .collect();
+        left.extend(labelled(&self.engine, self.node, &self.incarnation).await);
+        left.extend(disks(&self.dir, self.node, &self.incarnation));
+        left
     }
 }

@@ -255,6 +255,8 @@ fn runtimes(me: PeerId, home: &Home, config: &Config, helpers: Helpers) -> Vec<A
         incarnation: format!("{:016x}", rand::random::<u64>()),
         reaper: helpers.reaper,
         socket: config.docker_socket.clone(),
+        sandbox: None,
+        hard_disk: false,
         dir: home.dir().path().join("engine"),
     });
     vec![Arc::new(wasm), Arc::new(docker)]

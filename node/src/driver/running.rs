@@ -79,7 +79,11 @@ async fn attempt(
             let output = Output::new(run.key.attempt, run.log.as_ref(), cancel);
             let end = output.of_run(environment.as_ref(), task, log_bytes).await;
             let result = match end.result {
-                Ok(()) => collect(context, &run, &rendered, work_dir).await,
+                Ok(()) => {
+                    let collected = collect(context, &run, &rendered, work_dir).await;
+                    environment.release(work_dir).await;
+                    collected
+                }
                 Err(failure) => Err(run.control.why().unwrap_or_else(|| blamed(&run, failure))),
             };
             (result, end.usage)

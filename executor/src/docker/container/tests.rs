@@ -49,6 +49,7 @@ const SANDBOX: Sandbox<'_> = Sandbox {
     hosts: "/data/docker/hosts",
     user: NOBODY,
     file_size: 1 << 30,
+    runtime: None,
 };
 
 fn body(task: &TaskRun) -> (ContainerCreateBody, HostConfig) {
@@ -243,6 +244,17 @@ fn an_images_volumes_stay_in_memory() {
     assert_eq!(mounts[2].target.as_deref(), Some("/data"));
     assert_eq!(mounts[2].typ, Some(MountType::TMPFS));
     assert_eq!(mounts[2].source, None);
+}
+
+#[test]
+fn it_runs_under_the_runtime_that_was_chosen() {
+    assert_eq!(body(&task()).1.runtime, None, "the engine's default");
+    let sandbox = Sandbox {
+        runtime: Some("runsc"),
+        ..SANDBOX
+    };
+    let body = create_body(&task(), &sandbox).unwrap();
+    assert_eq!(body.host_config.unwrap().runtime.as_deref(), Some("runsc"));
 }
 
 #[test]

@@ -1,0 +1,172 @@
+//! Freezes a container, for whoever has a reason to.
+//!
+//! There are two: output that nobody reads (`output`), and the owner's hold on the task. They come
+//! and go by themselves, so neither asks the engine directly: the container is frozen while at least
+//! one reason stands. Owned by `run`; it must never end a task, nor thaw one that the other holds.
+
+use std::convert::Infallible;
+
+use bollard::Docker;
+use bollard::errors::Error;
+use tokio::sync::Mutex;
+
+use super::output::Valve;
+use super::watch::Pulse;
+use super::words;
+use crate::Hold;
+
+/// Why a container is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Its output waits for a reader.
+    Output,
+    /// Its owner said so.
+    Owner,
+}
+
+/// Which reasons stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Reasons {
+    output: bool,
+    owner: bool,
+}
+
+impl Reasons {
+    fn set(&mut self, reason: Reason, stands: bool) {
+        match reason {
+            Reason::Output => self.output = stands,
+            Reason::Owner => self.owner = stands,
+        }
+    }
+
+    const fn any(self) -> bool {
+        self.output || self.owner
+    }
+}
+
+/// A container, frozen and thawed by its engine.
+#[derive(Debug)]
+pub(super) struct Freezer<'a> {
+    docker: &'a Docker,
+    id: &'a str,
+    reasons: Mutex<Reasons>,
+}
+
+impl<'a> Freezer<'a> {
+    pub(super) fn new(docker: &'a Docker, id: &'a str) -> Self {
+        Self {
+            docker,
+            id,
+            reasons: Mutex::default(),
+        }
+    }
+
+    /// Does what the owner's hold says, for as long as it is polled. The task's time does not run
+    /// while it is held; whoever drops the other end of a hold lets the task go on.
+    pub(super) async fn follow(&self, hold: &Hold, pulse: &Pulse) -> Infallible {
+        let mut wanted = hold.pause.clone();
+        let mut heard = true;
+        while heard {
+            let held = *wanted.borrow_and_update();
+            self.hold(held, hold, pulse).await;
+            heard = wanted.changed().await.is_ok();
+        }
+        self.hold(false, hold, pulse).await;
+        std::future::pending().await
+    }
+
+    async fn hold(&self, held: bool, hold: &Hold, pulse: &Pulse) {
+        if held == pulse.is_held() {
+            return;
+        }
+        if !self.set(Reason::Owner, held).await {
+            tracing::warn!(
+                container = self.id,
+                "the task goes on: its engine cannot pause it"
+            );
+            return;
+        }
+        pulse.set_held(held);
+        hold.usage.send_modify(|usage| usage.paused = held);
+    }
+
+    /// Lets it go on whatever the reasons are: it has been killed, and a frozen process can't die.
+    pub(super) async fn give_up(&self) {
+        if std::mem::take(&mut *self.reasons.lock().await).any() {
+            self.unpause().await;
+        }
+    }
+
+    /// False when the engine can't.
+    async fn set(&self, reason: Reason, stands: bool) -> bool {
+        let mut reasons = self.reasons.lock().await;
+        let before = reasons.any();
+        reasons.set(reason, stands);
+        match (before, reasons.any()) {
+            (false, true) => {
+                let frozen = self.pause().await;
+                if !frozen {
+                    reasons.set(reason, false);
+                }
+                frozen
+            }
+            (true, false) => {
+                self.unpause().await;
+                true
+            }
+            _ => true,
+        }
+    }
+
+    async fn pause(&self) -> bool {
+        match self.docker.pause_container(self.id).await {
+            Ok(()) => true,
+            // 409: it has ended, so nothing new comes of it either.
+            Err(Error::DockerResponseServerError {
+                status_code: 404 | 409,
+                ..
+            }) => true,
+            Err(error) => {
+                tracing::debug!(error = words(&error), "the engine cannot pause containers");
+                false
+            }
+        }
+    }
+
+    async fn unpause(&self) {
+        // An error means that it has ended, or is about to be ended.
+        let _ = self.docker.unpause_container(self.id).await;
+    }
+}
+
+impl Valve for Freezer<'_> {
+    async fn freeze(&self) -> bool {
+        self.set(Reason::Output, true).await
+    }
+
+    async fn thaw(&self) {
+        self.set(Reason::Output, false).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_reason_is_enough_and_neither_lifts_the_other() {
+        let mut reasons = Reasons::default();
+        assert!(!reasons.any());
+        for (reason, stands, any) in [
+            (Reason::Owner, true, true),
+            (Reason::Output, true, true),
+            (Reason::Owner, false, true),
+            (Reason::Owner, true, true),
+            (Reason::Output, false, true),
+            (Reason::Owner, false, false),
+        ] {
+            reasons.set(reason, stands);
+            assert_eq!(reasons.any(), any, "{reason:?} {stands}");
+        }
+    }
+}
