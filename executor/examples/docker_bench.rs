@@ -49,6 +49,7 @@ async fn bench(runs: usize) -> Result<(), Error> {
         reaper: ReaperCommand::this_program("reaper")?,
         dir: std::env::temp_dir().join("p2pnode-docker-bench"),
         socket: None,
+        image_cache: None,
     });
     let (progress, _) = mpsc::channel(1);
     let reference = IMAGE.to_owned();

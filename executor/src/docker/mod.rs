@@ -32,14 +32,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
-use p2pnode_protocol::PeerId;
 use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
+use p2pnode_protocol::{Bytes, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::engine::{Connected, Engine};
-use self::image::Image;
+use self::image::{Image, Images, Wanted};
 use self::labels::Owner;
 use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
@@ -71,6 +71,9 @@ pub struct DockerConfig {
     /// The engine: a socket's path, `unix://...` or `tcp://...`. Without one, what `DOCKER_HOST`
     /// names, or the first default socket of Docker or Podman that answers.
     pub socket: Option<String>,
+    /// The most that images brought by this node (pulled, loaded, built) may take together while no
+    /// environment uses them; none: no limit. The owner's own images are never counted or removed.
+    pub image_cache: Option<Bytes>,
 }
 
 /// The runtime for container images.
@@ -96,6 +99,7 @@ impl DockerRuntime {
             engine: Engine::new(config.socket),
             reaper: Reaper::new(config.reaper, label.clone()),
             label,
+            images: Images::new(&config.dir, config.image_cache),
             dir: config.dir,
             mounts: Mounts::of_this_process(),
             starts: Semaphore::new(cpus * STARTS_PER_CPU),
@@ -118,8 +122,13 @@ impl DockerRuntime {
             .connect()
             .await
             .map_err(|error| error.to_string())?;
-        match image::list(&engine.docker).await {
+        match self.shared.images.list(&engine.docker).await {
             Ok(images) => {
+                if self.shared.images.is_due() {
+                    let (shared, docker) = (Arc::clone(&self.shared), engine.docker.clone());
+                    let trim = async move { shared.images.trim(&docker).await };
+                    self.shared.tracker.spawn(trim);
+                }
                 if !self.shared.lost.is_empty() {
                     let shared = Arc::clone(&self.shared);
                     let docker = engine.docker.clone();
@@ -179,20 +188,32 @@ impl Runtime for DockerRuntime {
         program: ProgramFile,
         progress: mpsc::Sender<PrepareProgress>,
     ) -> Result<Arc<dyn Environment>, Failure> {
-        let reference = match program {
-            ProgramFile::Image { reference, .. } => reference,
-            ProgramFile::Archive { .. } | ProgramFile::Build { .. } => {
-                let why = "this node cannot make images yet";
-                return Err(Failure::new(FailureKind::ImageUnavailable, why));
-            }
+        let wanted = match program {
+            ProgramFile::Image {
+                reference,
+                credentials,
+            } => Wanted::Reference {
+                reference,
+                credentials,
+            },
+            ProgramFile::Archive { path, digest } => Wanted::Archive { path, digest },
+            ProgramFile::Build {
+                context,
+                dockerfile,
+                digest,
+                resources,
+            } => Wanted::Build {
+                context,
+                dockerfile,
+                digest,
+                resources,
+            },
             ProgramFile::Wasm { .. } => {
                 let why = "a WASM module cannot run in a container";
                 return Err(Failure::new(FailureKind::BadProgram, why));
             }
         };
-        let engine = self.shared.engine.connect().await;
-        let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
-        let image = image::prepare(&engine.docker, &reference, &progress).await?;
+        let image = image::prepare(&self.shared, wanted, &progress).await?;
         Ok(Arc::new(DockerEnvironment {
             shared: Arc::clone(&self.shared),
             image,
@@ -205,6 +226,7 @@ impl Runtime for DockerRuntime {
             return;
         };
         let pick = |label: &str| self.owner.is_earlier_life(label);
+        image::remove_leftovers(&engine.docker, pick).await;
         match remove::sweep(&engine.docker, &engine.address, pick).await {
             Ok(0) => {}
             Ok(count) => {
@@ -280,6 +302,7 @@ mod tests {
             },
             dir: "/no/such/folder".into(),
             socket: Some(socket.into()),
+            image_cache: None,
         }
     }
 

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::container::{Sandbox, create_body};
 use super::engine::Engine;
-use super::image::Image;
+use super::image::{Image, Images};
 use super::meter::Meter;
 use super::output::{self, Freezer};
 use super::reaper::Reaper;
@@ -47,6 +47,7 @@ pub(super) struct Shared {
     /// What containers' names begin with.
     pub name_prefix: String,
     pub engine: Engine,
+    pub images: Images,
     /// The runtime's own folder.
     pub dir: PathBuf,
     pub reaper: Reaper,

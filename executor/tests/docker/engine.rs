@@ -127,6 +127,7 @@ async fn it_may_come_late_die_and_come_back() {
         reaper: reaper_command(),
         dir: engine.dir.path().join("runtime"),
         socket: Some(engine.socket()),
+        image_cache: None,
     });
     assert!(runtime.probe().await.version.is_err());
 

@@ -52,6 +52,7 @@ impl DockerSubject {
             reaper: reaper_command(),
             dir: std::env::temp_dir().join("p2pnode-test-docker"),
             socket: None,
+            image_cache: None,
         });
         Self {
             runtime,

@@ -239,6 +239,7 @@ fn runtimes(me: PeerId, home: &Home, config: &Config, helpers: Helpers) -> Vec<A
         incarnation: format!("{:016x}", rand::random::<u64>()),
         reaper: helpers.reaper,
         socket: config.docker_socket.clone(),
+        image_cache: None,
         dir: home.dir().path().join("engine"),
     });
     vec![Arc::new(wasm), Arc::new(docker)]
