@@ -5,6 +5,10 @@
 //! `.ci/engine && docker/test-image.sh && cargo test -p p2pnode-executor --test docker -- --ignored`
 #![allow(clippy::unwrap_used)]
 
+mod archives;
+mod bench;
+mod builds;
+mod cache;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod engine;
@@ -12,6 +16,7 @@ mod images;
 mod life;
 mod limits;
 mod output;
+mod private;
 mod registry;
 mod sandbox;
 mod subject;

@@ -70,6 +70,9 @@ pub(super) fn header(size: u64, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_size(size);
     header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header
 }
 

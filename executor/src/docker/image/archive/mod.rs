@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bollard::errors::Error;
 use bollard::models::ImageInspect;
 use bollard::query_parameters::ImportImageOptionsBuilder;
 use futures::StreamExt;
@@ -211,10 +212,7 @@ async fn send(work: &Work, room: &Room, checked: Checked, name: &str) -> Result<
     let mut answers = std::pin::pin!(docker.import_image_stream(options, body, None));
     let mut loading = std::pin::pin!(async {
         while let Some(answer) = answers.next().await {
-            answer.map_err(|error| {
-                let why = format!("the engine does not load the image: {}", words(&error));
-                Failure::new(FailureKind::Host, why)
-            })?;
+            answer.map_err(|error| refused(&error))?;
         }
         Ok(())
     });
@@ -229,6 +227,20 @@ async fn send(work: &Work, room: &Room, checked: Checked, name: &str) -> Result<
         Err(_) if work.stop.is_cancelled() => Err(work.stopped()),
         other => other,
     }
+}
+
+/// Why the engine does not take it. What it says while it unpacks is about the layers: everything else
+/// was checked before.
+fn refused(error: &Error) -> Failure {
+    let why = words(error);
+    let kind = match error {
+        Error::DockerStreamError { .. } if why.contains("no space left") => {
+            FailureKind::ImageUnavailable
+        }
+        Error::DockerStreamError { .. } => FailureKind::BadProgram,
+        _ => FailureKind::Host,
+    };
+    Failure::new(kind, format!("the engine does not load the image: {why}"))
 }
 
 /// Whether the engine has what the archive said. An engine that names images by another digest than

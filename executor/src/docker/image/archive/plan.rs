@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 
 use serde::Deserialize;
@@ -127,6 +127,8 @@ impl<'a> Archive<'a> {
         }
         let len = file.metadata()?.len();
         let mut members = HashMap::new();
+        let mut from_start = file;
+        from_start.rewind()?;
         let mut walk = Walk::new(file);
         while let Some(entry) = walk.next()? {
             if entry.kind == Kind::Folder {

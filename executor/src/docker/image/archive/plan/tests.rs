@@ -90,7 +90,7 @@ fn for_platform(mut of: serde_json::Value, architecture: &str) -> serde_json::Va
 fn layout(stored: Vec<u8>) -> Members {
     let mut members = Members::new();
     let stored = blob(&mut members, stored);
-    let mut manifest = |members: &mut Members, architecture: &str| {
+    let manifest = |members: &mut Members, architecture: &str| {
         let config = blob(members, config(&[&layer()], architecture));
         let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [&stored] });
         let listed = blob(members, manifest.to_string().into_bytes());
