@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use bollard::query_parameters::{ListContainersOptionsBuilder, TagImageOptionsBuilder};
+use bollard::models::{ContainerConfig, ContainerCreateBody};
+use bollard::query_parameters::{
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, TagImageOptionsBuilder,
+};
 use p2pnode_executor::{ProgramFile, Runtime};
 use p2pnode_protocol::task::FailureKind;
 use tokio::sync::mpsc;
@@ -124,7 +128,7 @@ async fn a_step_runs_in_the_tasks_sandbox() {
         ),
         (
             "dd if=/dev/zero of=/big bs=1048576 count=100",
-            "File too large",
+            "a file larger than its disk limit of 64 MiB",
         ),
         (
             "for i in 1 2 3; do dd if=/dev/zero of=/big$i bs=1048576 count=60; done; sleep 30",
@@ -316,4 +320,61 @@ async fn nothing_is_learnt_of_what_others_had_made() {
         !all.iter()
             .any(|one| one.image_id.as_deref() == Some(id.as_str()))
     );
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn a_build_as_a_whole_keeps_to_its_disk_limit() {
+    let bench = Bench::new(None).await;
+    let step = "RUN dd if=/dev/zero of=/$RANDOM bs=1048576 count=40\n";
+    let dockerfile = format!("FROM {IMAGE}\n{step}{step}CMD [\"/bin/true\"]\n");
+    let failure = bench.prepare(bench.context(&dockerfile, &[])).await;
+    let failure = failure.err().unwrap();
+    assert_eq!(failure.kind, FailureKind::BadProgram, "{failure:?}");
+    assert!(failure.message.contains("grew by 80"), "{failure:?}");
+    clean(&bench.subject).await;
+    assert_eq!(left_of(&bench).await, [""; 0]);
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn what_a_killed_node_left_of_a_build_is_removed_when_it_starts_again() {
+    let mut bench = Bench::new(None).await;
+    let engine = bench.engine().clone();
+    let container = format!("p2pnode-test-{}", unique());
+    let options = CreateContainerOptionsBuilder::new()
+        .name(&container)
+        .build();
+    let body = ContainerCreateBody {
+        image: Some(IMAGE.into()),
+        ..ContainerCreateBody::default()
+    };
+    engine.create_container(Some(options), body).await.unwrap();
+    let leave = async |owner: String| {
+        let mark = [(BUILD.to_owned(), format!("{owner}/7"))];
+        let config = ContainerConfig {
+            labels: Some(mark.into()),
+            ..ContainerConfig::default()
+        };
+        let options = CommitContainerOptionsBuilder::new()
+            .container(&container)
+            .build();
+        engine.commit_container(options, config).await.unwrap().id
+    };
+    let earlier = leave(format!(
+        "{}:{}",
+        bench.subject.node, bench.subject.incarnation
+    ))
+    .await;
+    let strangers = leave(format!("{}:1", p2pnode_protocol::PeerId::random())).await;
+    bench.restart(None);
+    bench.subject.runtime.remove_leftovers().await;
+    assert_eq!(id_of(&engine, &earlier).await, None);
+    assert!(id_of(&engine, &strangers).await.is_some());
+    let options = RemoveContainerOptionsBuilder::new().force(true).build();
+    engine
+        .remove_container(&container, Some(options))
+        .await
+        .unwrap();
+    remove(&engine, &strangers).await;
 }

@@ -46,12 +46,12 @@ async fn a_private_image_is_for_those_whom_the_registry_lets() {
             refused(&bench, image(&at_hand[7..17], Some(PASSWORD))).await;
             let from = bench.context(&format!("FROM {reference}\nLABEL a=b\n"), &[]);
             refused(&bench, from).await;
-            let blobs = registry.blobs();
+            let layers = registry.layers();
             bench
                 .prepare(image(reference, Some(PASSWORD)))
                 .await
                 .unwrap();
-            assert_eq!(registry.blobs(), blobs, "it was at hand");
+            assert_eq!(registry.layers(), layers, "it was at hand");
             let names = bench.subject.runtime.probe().await.images;
             assert!(
                 !names.iter().any(|name| name.contains(reference.as_str())),
@@ -91,6 +91,6 @@ async fn two_who_want_the_same_share_one_pull() {
     let wanted = || bench.prepare(image(&registry.reference, None));
     let (one, two, three) = tokio::join!(wanted(), wanted(), wanted());
     assert!(one.is_ok() && two.is_ok() && three.is_ok());
-    assert_eq!(registry.blobs(), 2, "the configuration and one layer");
+    assert_eq!(registry.layers(), 1);
     remove(bench.engine(), &format!("{}:latest", registry.reference)).await;
 }

@@ -35,7 +35,7 @@ struct Files {
     gate: Gate,
     address: String,
     by_path: HashMap<String, (&'static str, Vec<u8>)>,
-    blobs: AtomicUsize,
+    layers: AtomicUsize,
 }
 
 /// Serves until dropped.
@@ -61,9 +61,9 @@ impl Registry {
         Self::behind(Gate::Open).await
     }
 
-    /// How many blobs were given away.
-    pub fn blobs(&self) -> usize {
-        self.files.blobs.load(Ordering::SeqCst)
+    /// How often the layer was given away.
+    pub fn layers(&self) -> usize {
+        self.files.layers.load(Ordering::SeqCst)
     }
 
     pub async fn behind(gate: Gate) -> Self {
@@ -127,7 +127,7 @@ impl Registry {
             gate,
             address,
             by_path,
-            blobs: AtomicUsize::new(0),
+            layers: AtomicUsize::new(0),
         });
         let served = Arc::clone(&files);
         let server = tokio::spawn(async move {
@@ -204,13 +204,13 @@ async fn answer(stream: TcpStream, files: Arc<Files>) -> std::io::Result<()> {
     } else {
         files.by_path.get(path)
     };
-    if path.contains("/blobs/") && method == "GET" {
-        files.blobs.fetch_add(1, Ordering::SeqCst);
-    }
     let Some((kind, body)) = found else {
         let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         return stream.write_all(missing).await;
     };
+    if method == "GET" && body.len() > 1 << 20 {
+        files.layers.fetch_add(1, Ordering::SeqCst);
+    }
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
          Docker-Content-Digest: {}\r\nConnection: close\r\n\r\n",

@@ -4,6 +4,7 @@
 //! upon. Images are handed on by id: no name of the Dockerfile's ever reaches the engine.
 
 use bollard::models::ImageConfig;
+use p2pnode_protocol::Bytes;
 use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::dockerfile::{Instruction, Stage, Verb};
@@ -62,6 +63,7 @@ pub(super) async fn run(build: &Build<'_>) -> Result<String, Failure> {
             build,
             earlier,
             globals: &globals,
+            base_bytes: size_of(build, base.as_deref()).await?,
             at: base,
             args: Vec::new(),
             pending: vec![format!("LABEL {BUILD}=\"{}\"", build.mark)],
@@ -77,6 +79,14 @@ pub(super) async fn run(build: &Build<'_>) -> Result<String, Failure> {
         built.push(course.flush().await?);
     }
     built.pop().ok_or_else(|| bad("it has no FROM"))
+}
+
+/// Bytes of an image, its base included.
+async fn size_of(build: &Build<'_>, id: Option<&str>) -> Result<u64, Failure> {
+    let Some(id) = id else { return Ok(0) };
+    let found = pull::inspect(build.work.docker(), id).await?;
+    let size = found.and_then(|found| found.size);
+    Ok(size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0))
 }
 
 /// `ARG`s with their values.
@@ -170,6 +180,8 @@ struct Course<'a> {
     build: &'a Build<'a>,
     earlier: Earlier<'a>,
     globals: &'a [(String, Option<String>)],
+    /// The size of what the stage builds upon.
+    base_bytes: u64,
     /// The image so far; none for `scratch`.
     at: Option<String>,
     /// `ARG`s so far.
@@ -265,7 +277,23 @@ impl<'a> Course<'a> {
         let id = segment::run(self.build, lines.join("\n") + "\n", needs_context).await?;
         self.build.went_on(std::mem::take(&mut self.waiting));
         self.at = Some(id.clone());
+        self.check_size(&id).await?;
         Ok(id)
+    }
+
+    /// All steps of a stage together keep to the disk limit, not just each by itself.
+    async fn check_size(&self, id: &str) -> Result<(), Failure> {
+        let limit = self.build.resources.disk;
+        let grown = size_of(self.build, Some(id))
+            .await?
+            .saturating_sub(self.base_bytes);
+        if grown > limit.0 {
+            return Err(bad(format!(
+                "the image grew by {} in this build, beyond the disk limit of {limit}",
+                Bytes(grown)
+            )));
+        }
+        Ok(())
     }
 
     async fn step(&mut self, instruction: &Instruction) -> Result<(), Failure> {
@@ -281,9 +309,10 @@ impl<'a> Course<'a> {
             env,
             shown: &shown,
         };
-        self.at = Some(step::run(self.build, &step).await?);
+        let id = step::run(self.build, &step).await?;
         self.build.went_on(1);
-        Ok(())
+        self.at = Some(id.clone());
+        self.check_size(&id).await
     }
 
     /// The whole command of a `RUN`, and the variables that go beside it.

@@ -56,6 +56,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The exit code of a process that was killed.
 const KILLED: i64 = 137;
 
+/// The exit code of a process that wrote beyond the size that a file may have (SIGXFSZ).
+const FILE_TOO_LARGE: i64 = 153;
+
 /// What one step is given.
 #[derive(Debug)]
 pub(super) struct Step<'a> {
@@ -281,6 +284,9 @@ async fn failed(build: &Build<'_>, step: &Step<'_>, name: &str, code: i64, tail:
     let for_memory = state.and_then(|state| state.oom_killed) == Some(true);
     let why = if for_memory || code == KILLED {
         format!(" (killed; its memory limit is {})", build.resources.memory)
+    } else if code == FILE_TOO_LARGE {
+        let limit = build.resources.disk;
+        format!(" (it wrote a file larger than its disk limit of {limit})")
     } else {
         String::new()
     };
