@@ -244,3 +244,28 @@ pub async fn remove(engine: &Docker, name: &str) {
     let options = RemoveImageOptionsBuilder::new().build();
     let _ = engine.remove_image(name, Some(options), None).await;
 }
+
+/// What builds put on everything on their way.
+pub const BUILD: &str = "p2pnode.build";
+
+/// What the builds of this life have left.
+pub async fn left_of(bench: &Bench) -> Vec<String> {
+    let mark = format!(
+        "{BUILD}={}:{}",
+        bench.subject.node, bench.subject.incarnation
+    );
+    let all = nameless(bench.engine(), BUILD).await;
+    let mut ours = Vec::new();
+    for id in all {
+        let found = bench.engine().inspect_image(&id).await.unwrap();
+        let labels = found
+            .config
+            .and_then(|config| config.labels)
+            .unwrap_or_default();
+        let value = labels.get(BUILD).cloned().unwrap_or_default();
+        if format!("{BUILD}={value}").starts_with(&mark) {
+            ours.push(id);
+        }
+    }
+    ours
+}

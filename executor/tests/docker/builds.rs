@@ -1,43 +1,13 @@
 //! Images that are built.
 
-use std::time::Duration;
-
-use bollard::models::{ContainerConfig, ContainerCreateBody};
-use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, TagImageOptionsBuilder,
-};
+use bollard::query_parameters::{ListContainersOptionsBuilder, TagImageOptionsBuilder};
 use p2pnode_executor::{ProgramFile, Runtime};
 use p2pnode_protocol::task::FailureKind;
 use tokio::sync::mpsc;
 
-use crate::bench::{Bench, build_name, id_of, nameless, remove, unique};
+use crate::bench::{Bench, build_name, id_of, left_of, remove, unique};
 use crate::contract::{clean, within};
-use crate::subject::{IMAGE, containers};
-
-/// What builds put on everything on their way.
-const BUILD: &str = "p2pnode.build";
-
-async fn left_of(bench: &Bench) -> Vec<String> {
-    let mark = format!(
-        "{BUILD}={}:{}",
-        bench.subject.node, bench.subject.incarnation
-    );
-    let all = nameless(bench.engine(), BUILD).await;
-    let mut ours = Vec::new();
-    for id in all {
-        let found = bench.engine().inspect_image(&id).await.unwrap();
-        let labels = found
-            .config
-            .and_then(|config| config.labels)
-            .unwrap_or_default();
-        let value = labels.get(BUILD).cloned().unwrap_or_default();
-        if format!("{BUILD}={value}").starts_with(&mark) {
-            ours.push(id);
-        }
-    }
-    ours
-}
+use crate::subject::IMAGE;
 
 #[tokio::test]
 #[ignore = "needs docker"]
@@ -222,55 +192,6 @@ async fn what_cannot_be_built_is_told_and_leaves_nothing() {
 
 #[tokio::test]
 #[ignore = "needs docker"]
-async fn a_build_that_is_given_up_leaves_nothing() {
-    let bench = Bench::new(None).await;
-    let dockerfile = format!("FROM {IMAGE}\nRUN echo 1 > /a\nCOPY . /b\nRUN sleep 1000\n");
-    let program = bench.context(&dockerfile, &[("file", &"x".repeat(1 << 20))]);
-    let name = build_name(&program);
-    let runs = async || {
-        let containers = containers(
-            bench.engine(),
-            bench.subject.node,
-            &bench.subject.incarnation,
-        );
-        let containers = containers.await;
-        containers.iter().any(|one| {
-            one.command
-                .as_deref()
-                .is_some_and(|command| command.contains("sleep 1000"))
-        })
-    };
-    // While its last step runs, and at some moment before.
-    for wait in [
-        None,
-        Some(Duration::from_millis(300)),
-        Some(Duration::from_millis(700)),
-    ] {
-        let (progress, _steps) = mpsc::channel(1);
-        let until = async {
-            match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => {
-                    while !runs().await {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                }
-            }
-        };
-        let prepare = bench.subject.runtime.prepare(program.clone(), progress);
-        tokio::select! {
-            prepared = prepare => panic!("{:?}", prepared.err()),
-            () = within(until) => {}
-        }
-    }
-    within(bench.subject.runtime.shutdown()).await;
-    clean(&bench.subject).await;
-    assert_eq!(id_of(bench.engine(), &name).await, None);
-    assert_eq!(left_of(&bench).await, [""; 0]);
-}
-
-#[tokio::test]
-#[ignore = "needs docker"]
 async fn nothing_is_learnt_of_what_others_had_made() {
     let bench = Bench::new(None).await;
     let secret = bench.context(&format!("FROM {IMAGE}\nRUN echo secret > /secret\n"), &[]);
@@ -334,47 +255,4 @@ async fn a_build_as_a_whole_keeps_to_its_disk_limit() {
     assert!(failure.message.contains("grew by 80"), "{failure:?}");
     clean(&bench.subject).await;
     assert_eq!(left_of(&bench).await, [""; 0]);
-}
-
-#[tokio::test]
-#[ignore = "needs docker"]
-async fn what_a_killed_node_left_of_a_build_is_removed_when_it_starts_again() {
-    let mut bench = Bench::new(None).await;
-    let engine = bench.engine().clone();
-    let container = format!("p2pnode-test-{}", unique());
-    let options = CreateContainerOptionsBuilder::new()
-        .name(&container)
-        .build();
-    let body = ContainerCreateBody {
-        image: Some(IMAGE.into()),
-        ..ContainerCreateBody::default()
-    };
-    engine.create_container(Some(options), body).await.unwrap();
-    let leave = async |owner: String| {
-        let mark = [(BUILD.to_owned(), format!("{owner}/7"))];
-        let config = ContainerConfig {
-            labels: Some(mark.into()),
-            ..ContainerConfig::default()
-        };
-        let options = CommitContainerOptionsBuilder::new()
-            .container(&container)
-            .build();
-        engine.commit_container(options, config).await.unwrap().id
-    };
-    let earlier = leave(format!(
-        "{}:{}",
-        bench.subject.node, bench.subject.incarnation
-    ))
-    .await;
-    let strangers = leave(format!("{}:1", p2pnode_protocol::PeerId::random())).await;
-    bench.restart(None);
-    bench.subject.runtime.remove_leftovers().await;
-    assert_eq!(id_of(&engine, &earlier).await, None);
-    assert!(id_of(&engine, &strangers).await.is_some());
-    let options = RemoveContainerOptionsBuilder::new().force(true).build();
-    engine
-        .remove_container(&container, Some(options))
-        .await
-        .unwrap();
-    remove(&engine, &strangers).await;
 }

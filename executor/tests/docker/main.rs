@@ -13,6 +13,7 @@ mod cache;
 mod contract;
 mod engine;
 mod images;
+mod interrupted;
 mod life;
 mod limits;
 mod output;

@@ -63,10 +63,23 @@ async fn a_private_image_is_for_those_whom_the_registry_lets() {
         // Nothing of the credentials is kept.
         let ledger = std::fs::read_to_string(bench.dir.path().join("engine/images.json")).unwrap();
         assert!(ledger.contains("private") && !ledger.contains(PASSWORD) && !ledger.contains(USER));
+        // It is marked on the engine: another node on it, or one that lost its list, holds to it.
+        let other = Bench::new(None).await;
+        refused(&other, image(reference, None)).await;
+        refused(&other, image(&at_hand, None)).await;
+        other
+            .prepare(image(reference, Some(PASSWORD)))
+            .await
+            .unwrap();
+        let names = other.subject.runtime.probe().await.images;
+        assert!(!names.iter().any(|name| name.contains(reference.as_str())));
         let name = format!("{reference}:latest");
         drop(registry);
         refused(&bench, image(&name, Some(PASSWORD))).await;
         remove(bench.engine(), &name).await;
+        let mark = format!("p2pnode.invalid/private:{}", &at_hand[7..]);
+        remove(bench.engine(), &mark).await;
+        assert_eq!(id_of(bench.engine(), &at_hand).await, None);
     }
 }
 

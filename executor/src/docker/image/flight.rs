@@ -1,9 +1,10 @@
 //! Work that several callers share: who asks for what is under way joins it.
 //!
 //! Owns who waits for what. The work is a task of its own, so that no caller's end is another's: the
-//! first may leave and the rest go on waiting. When nobody is left the work is told to stop, and
-//! whoever asks for the same again meanwhile waits until it has cleaned up behind it. Nothing is
-//! remembered when the work has ended: that is the cache's business.
+//! first may leave and the rest go on waiting, or, when the work lives on what the first has brought,
+//! one of the rest takes over. When nobody is left the work is told to stop, and whoever asks for the
+//! same again meanwhile waits until it has cleaned up behind it. Nothing is remembered when the work
+//! has ended: that is the cache's business.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,6 +65,9 @@ impl<K, T> Flights<K, T> {
 struct Seat<'a, K, T> {
     flights: &'a Flights<K, T>,
     serial: u64,
+    /// Whether the work ends with this caller.
+    vital: bool,
+    stop: CancellationToken,
     steps: watch::Receiver<PrepareProgress>,
     outcome: watch::Receiver<Option<T>>,
 }
@@ -74,7 +78,8 @@ impl<K, T> Drop for Seat<'_, K, T> {
         let flight = list.iter_mut().find(|flight| flight.serial == self.serial);
         if let Some(flight) = flight {
             flight.waiting -= 1;
-            if flight.waiting == 0 {
+            let left_early = self.vital && self.outcome.borrow().is_none();
+            if flight.waiting == 0 || left_early {
                 flight.stop.cancel();
             }
         }
@@ -83,43 +88,51 @@ impl<K, T> Drop for Seat<'_, K, T> {
 
 impl<K, T> Flights<K, T>
 where
-    K: PartialEq + Send + 'static,
+    K: Clone + PartialEq + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
     /// The outcome of `work` for `key`: of the one that is under way, or of this one, which then runs
-    /// in `tracker`. `parent` stops it, too. `None` when the work broke off by a fault of ours.
+    /// in `tracker`. `parent` stops it, too. `own`: the work needs what this caller has brought, and
+    /// can't go on without him. `None` when the work broke off by a fault of ours.
     pub(super) async fn share<F>(
         &self,
-        key: K,
+        (key, own): (K, bool),
         (tracker, parent): (&TaskTracker, &CancellationToken),
         progress: &mpsc::Sender<PrepareProgress>,
-        work: impl FnOnce(Steps, CancellationToken) -> F,
+        work: impl Fn(Steps, CancellationToken) -> F,
     ) -> Option<T>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut seat = self.seat(key, tracker, parent, work);
         loop {
-            tokio::select! {
-                biased;
-                outcome = seat.outcome.wait_for(Option::is_some) => {
-                    return outcome.ok().and_then(|outcome| outcome.clone());
+            let mut seat = self.seat((key.clone(), own), tracker, parent, &work);
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    outcome = seat.outcome.wait_for(Option::is_some) => {
+                        break outcome.ok().and_then(|outcome| outcome.clone());
+                    }
+                    Ok(()) = seat.steps.changed() => {
+                        let at = *seat.steps.borrow_and_update();
+                        // A full channel is not waited for: the next step tells more.
+                        let _ = progress.try_send(at);
+                    }
                 }
-                Ok(()) = seat.steps.changed() => {
-                    let at = *seat.steps.borrow_and_update();
-                    // A full channel is not waited for: the next step tells more.
-                    let _ = progress.try_send(at);
-                }
+            };
+            // It was stopped while this caller waited: whose it was has left.
+            if seat.stop.is_cancelled() && !parent.is_cancelled() {
+                continue;
             }
+            return outcome;
         }
     }
 
     fn seat<F>(
         &self,
-        key: K,
+        (key, own): (K, bool),
         tracker: &TaskTracker,
         parent: &CancellationToken,
-        work: impl FnOnce(Steps, CancellationToken) -> F,
+        work: &impl Fn(Steps, CancellationToken) -> F,
     ) -> Seat<'_, K, T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -133,6 +146,8 @@ where
                 return Seat {
                     flights: self,
                     serial: flight.serial,
+                    vital: false,
+                    stop: flight.stop.clone(),
                     steps: flight.steps.clone(),
                     outcome: flight.outcome.clone(),
                 };
@@ -157,13 +172,15 @@ where
             key,
             serial,
             waiting: 1,
-            stop,
+            stop: stop.clone(),
             steps: steps.clone(),
             outcome: outcome.clone(),
         });
         Seat {
             flights: self,
             serial,
+            vital: own,
+            stop,
             steps,
             outcome,
         }
@@ -215,17 +232,20 @@ mod tests {
         ) -> tokio::task::JoinHandle<Option<usize>> {
             let rig = Arc::clone(self);
             tokio::spawn(async move {
-                let (begun, gate) = (Arc::clone(&rig.begun), Arc::clone(&rig.gate));
-                let work = |steps: Steps, stop: CancellationToken| async move {
-                    let serial = begun.fetch_add(1, Ordering::SeqCst) + 1;
-                    steps.at(1, 2);
-                    tokio::select! {
-                        permit = gate.acquire() => { permit.unwrap().forget(); serial }
-                        () = stop.cancelled() => 0,
+                let work = |steps: Steps, stop: CancellationToken| {
+                    let (begun, gate) = (Arc::clone(&rig.begun), Arc::clone(&rig.gate));
+                    async move {
+                        let serial = begun.fetch_add(1, Ordering::SeqCst) + 1;
+                        steps.at(1, 2);
+                        tokio::select! {
+                            permit = gate.acquire() => { permit.unwrap().forget(); serial }
+                            () = stop.cancelled() => 0,
+                        }
                     }
                 };
                 let place = (&rig.tracker, &rig.parent);
-                rig.flights.share(key, place, &progress, work).await
+                let own = key == "own";
+                rig.flights.share((key, own), place, &progress, work).await
             })
         }
 
@@ -279,6 +299,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn work_on_what_one_has_brought_is_taken_over_when_he_leaves() {
+        let rig = Rig::new();
+        let (progress, _steps) = mpsc::channel(4);
+        let first = rig.ask("own", progress.clone());
+        rig.settle(1).await;
+        let second = rig.ask("own", progress.clone());
+        let third = rig.ask("own", progress);
+        rig.settle(1).await;
+        assert_eq!(rig.begun.load(Ordering::SeqCst), 1);
+        first.abort();
+        rig.settle(2).await;
+        rig.gate.add_permits(1);
+        assert_eq!(second.await.unwrap(), Some(2));
+        assert_eq!(third.await.unwrap(), Some(2));
+    }
+
+    #[tokio::test]
     async fn the_parent_stops_all() {
         let rig = Rig::new();
         let (progress, _steps) = mpsc::channel(4);
@@ -294,7 +331,8 @@ mod tests {
         let (progress, _steps) = mpsc::channel(4);
         let work = |_, _| async { panic!("a fault") };
         let place = (&rig.tracker, &rig.parent);
-        let outcome = rig.flights.share("a", place, &progress, work).await;
+        let asked = rig.flights.share(("a", false), place, &progress, work);
+        let outcome = asked.await;
         assert_eq!(outcome, None);
     }
 }

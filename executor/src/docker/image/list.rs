@@ -9,7 +9,7 @@ use bollard::query_parameters::ListImagesOptions;
 
 use super::cache::Cache;
 use super::ledger::Origin;
-use super::reference::{OWN_PREFIX, canonical, repository, short};
+use super::reference::{OWN_PREFIX, PRIVATE_PREFIX, canonical, repository, short};
 
 /// Images told in an advert, newest first: what [`crate::RuntimeReport`] promises.
 const MAX_LISTED: usize = 64;
@@ -26,12 +26,16 @@ pub(super) async fn list(docker: &Docker, cache: &Cache) -> Result<Vec<String>, 
         let private = cache
             .standing(&image.id)
             .filter(|(origin, _)| *origin == Origin::Private);
+        let marked = |name: &String| name.starts_with(PRIVATE_PREFIX);
+        // Marked by another node on this engine, or before this one lost its list.
+        let unknown = cache.standing(&image.id).is_none() && image.repo_tags.iter().any(marked);
         for name in &image.repo_tags {
-            let secret = private.as_ref().is_some_and(|(_, ours)| {
-                let name = canonical(name);
-                ours.iter()
-                    .any(|ours| repository(ours) == repository(&name))
-            });
+            let secret = unknown
+                || private.as_ref().is_some_and(|(_, ours)| {
+                    let name = canonical(name);
+                    ours.iter()
+                        .any(|ours| repository(ours) == repository(&name))
+                });
             if listed.len() == MAX_LISTED {
                 return Ok(listed);
             }

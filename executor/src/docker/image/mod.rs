@@ -171,8 +171,10 @@ pub(super) async fn prepare(
             work.make(wanted).await
         }
     };
-    let shared = flights.share(wanted.key(), place, progress, start).await;
-    shared.unwrap_or_else(|| {
+    // The archive and the context are the caller's, and go with him.
+    let own = !matches!(wanted, Wanted::Reference { .. });
+    let shared = flights.share((wanted.key(), own), place, progress, start);
+    shared.await.unwrap_or_else(|| {
         Err(Failure::new(
             FailureKind::Host,
             "the preparation of this image broke off by a fault of the provider's",

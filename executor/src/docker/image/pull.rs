@@ -12,14 +12,18 @@ use bollard::Docker;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::models::{CreateImageInfo, ImageInspect};
-use bollard::query_parameters::{CreateImageOptionsBuilder, ListImagesOptions};
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, ListImagesOptions, TagImageOptionsBuilder,
+};
 use futures::StreamExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::Work;
 use super::cache::is_missing;
 use super::ledger::Origin;
-use super::reference::{canonical, check, registry, repository, with_tag};
+use super::reference::{
+    OWN_PREFIX, PRIVATE_PREFIX, canonical, check, registry, repository, with_tag,
+};
 use super::room::Room;
 use crate::docker::words;
 use crate::{Credentials, PrepareProgress};
@@ -79,8 +83,30 @@ pub(super) async fn resolve(
         Origin::Public
     };
     let brought = found.id.as_ref().is_some_and(|id| !before.contains(id));
+    if private {
+        let mark = mark(docker, found.id.as_deref().unwrap_or("")).await?;
+        work.cache().note(&found, &mark, origin, brought).await;
+    }
     work.cache().note(&found, reference, origin, brought).await;
     Ok(found)
+}
+
+/// Marks an image as one for which the registry is to be asked, and returns the mark.
+async fn mark(docker: &Docker, id: &str) -> Result<String, Failure> {
+    let tag = id.trim_start_matches("sha256:");
+    let mark = format!("{PRIVATE_PREFIX}{tag}");
+    let repository = repository(&mark).to_owned();
+    let options = TagImageOptionsBuilder::new()
+        .repo(&repository)
+        .tag(tag)
+        .build();
+    match docker.tag_image(id, Some(options)).await {
+        Ok(()) => Ok(mark),
+        Err(error) => Err(Failure::new(
+            FailureKind::Host,
+            format!("a private image cannot be marked as one: {}", words(&error)),
+        )),
+    }
 }
 
 /// Who may have an image that is at hand.
@@ -96,8 +122,16 @@ fn who_may(
     reference: &str,
     found: &ImageInspect,
 ) -> May {
-    let Some((origin, ours)) = standing else {
-        return May::Everybody;
+    let marked = |prefix: &str| {
+        let mut tags = found.repo_tags.iter().flatten();
+        tags.any(|tag| tag.starts_with(prefix))
+    };
+    let (origin, ours) = match standing {
+        Some(standing) => standing,
+        // Another node on this engine brought it, or this one before it lost its list.
+        None if marked(PRIVATE_PREFIX) => (Origin::Private, BTreeSet::new()),
+        None if marked(OWN_PREFIX) => (Origin::Made, BTreeSet::new()),
+        None => return May::Everybody,
     };
     if origin == Origin::Public {
         return May::Everybody;
@@ -108,7 +142,8 @@ fn who_may(
     }
     let wanted = canonical(reference);
     let pulled_from_there = |name: &String| repository(name) == repository(&wanted);
-    if ours.iter().any(pulled_from_there) {
+    let unknown = origin == Origin::Private && ours.is_empty();
+    if unknown || ours.iter().any(pulled_from_there) {
         May::AskTheRegistry
     } else {
         // The owner has named it.
@@ -332,6 +367,21 @@ mod tests {
                 "{reference}"
             );
         }
+    }
+
+    #[test]
+    fn marks_hold_without_the_list() {
+        let found = |mark: &str| ImageInspect {
+            id: Some("sha256:00ff".into()),
+            repo_tags: Some(vec!["a:1".into(), format!("{mark}00ff")]),
+            ..ImageInspect::default()
+        };
+        let private = found(PRIVATE_PREFIX);
+        assert_eq!(who_may(None, "a:1", &private), May::AskTheRegistry);
+        assert_eq!(who_may(None, "00ff", &private), May::Nobody);
+        let made = found("p2pnode.invalid/build:");
+        assert_eq!(who_may(None, "a:1", &made), May::Everybody);
+        assert_eq!(who_may(None, "00ff", &made), May::Nobody);
     }
 
     #[test]

@@ -10,6 +10,10 @@ const MAX_REFERENCE_BYTES: usize = 512;
 /// that nobody can own (RFC 2606), so no registry ever has such an image.
 pub(super) const OWN_PREFIX: &str = "p2pnode.invalid/";
 
+/// What the names begin with that mark an image as pulled with credentials. The mark is on the engine,
+/// so it holds for every node on it, and when this node has lost its list.
+pub(super) const PRIVATE_PREFIX: &str = "p2pnode.invalid/private:";
+
 /// The address under which Docker's own registry takes credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 

@@ -14,6 +14,7 @@ mod write;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::models::ImageInspect;
@@ -36,6 +37,10 @@ use crate::docker::words;
 
 /// What the failures call it.
 const WHAT: &str = "the image in the archive";
+
+/// How long a load that was stopped is waited for, so that what an engine goes on with is removed again.
+/// One that takes longer may leave an image under a name of ours; the next who wants it finds it.
+const LAST_WAIT: Duration = Duration::from_secs(30);
 
 /// How bytes are compressed, by how they begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +221,14 @@ async fn send(work: &Work, room: &Room, checked: Checked, name: &str) -> Result<
         }
         Ok(())
     });
-    let watched = room.watched(WHAT, &mut loading).await;
+    let patience = async {
+        work.stop.cancelled().await;
+        tokio::time::sleep(LAST_WAIT).await;
+    };
+    let watched = tokio::select! {
+        watched = room.watched(WHAT, &mut loading) => watched,
+        () = patience => return Err(work.stopped()),
+    };
     if let Err(failure) = &watched
         && failure.kind == FailureKind::ImageUnavailable
     {
