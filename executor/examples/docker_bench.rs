@@ -51,6 +51,7 @@ async fn bench(runs: usize) -> Result<(), Error> {
         socket: None,
         sandbox: None,
         hard_disk: false,
+        image_cache: None,
     });
     let (progress, _) = mpsc::channel(1);
     let reference = IMAGE.to_owned();

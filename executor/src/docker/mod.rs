@@ -37,15 +37,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
-use p2pnode_protocol::PeerId;
 use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
+use p2pnode_protocol::{Bytes, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::disk::Disks;
 use self::engine::{Connected, Engine};
-use self::image::Image;
+use self::image::{Image, Images, Wanted};
 use self::labels::Owner;
 use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
@@ -83,6 +83,9 @@ pub struct DockerConfig {
     /// Whether every task's work directory is a filesystem of its own that ends at its limit. It
     /// takes root and loop devices, and costs some 60 ms a task; without them disk is watched.
     pub hard_disk: bool,
+    /// The most that images brought by this node (pulled, loaded, built) may take together while no
+    /// environment uses them; none: no limit. The owner's own images are never counted or removed.
+    pub image_cache: Option<Bytes>,
 }
 
 /// The runtime for container images.
@@ -110,6 +113,7 @@ impl DockerRuntime {
             sandbox: config.sandbox,
             disks: Disks::new(config.hard_disk, &config.dir, &label),
             label,
+            images: Images::new(&config.dir, config.image_cache),
             dir: config.dir,
             mounts: Mounts::of_this_process(),
             starts: Semaphore::new(cpus * STARTS_PER_CPU),
@@ -142,8 +146,13 @@ impl DockerRuntime {
             .connect()
             .await
             .map_err(|error| error.to_string())?;
-        match image::list(&engine.docker).await {
+        match self.shared.images.list(&engine.docker).await {
             Ok(images) => {
+                if self.shared.images.is_due() {
+                    let (shared, docker) = (Arc::clone(&self.shared), engine.docker.clone());
+                    let trim = async move { shared.images.trim(&docker).await };
+                    self.shared.tracker.spawn(trim);
+                }
                 if !self.shared.lost.is_empty() {
                     let shared = Arc::clone(&self.shared);
                     let docker = engine.docker.clone();
@@ -203,20 +212,32 @@ impl Runtime for DockerRuntime {
         program: ProgramFile,
         progress: mpsc::Sender<PrepareProgress>,
     ) -> Result<Arc<dyn Environment>, Failure> {
-        let reference = match program {
-            ProgramFile::Image { reference, .. } => reference,
-            ProgramFile::Archive { .. } | ProgramFile::Build { .. } => {
-                let why = "this node cannot make images yet";
-                return Err(Failure::new(FailureKind::ImageUnavailable, why));
-            }
+        let wanted = match program {
+            ProgramFile::Image {
+                reference,
+                credentials,
+            } => Wanted::Reference {
+                reference,
+                credentials,
+            },
+            ProgramFile::Archive { path, digest } => Wanted::Archive { path, digest },
+            ProgramFile::Build {
+                context,
+                dockerfile,
+                digest,
+                resources,
+            } => Wanted::Build {
+                context,
+                dockerfile,
+                digest,
+                resources,
+            },
             ProgramFile::Wasm { .. } => {
                 let why = "a WASM module cannot run in a container";
                 return Err(Failure::new(FailureKind::BadProgram, why));
             }
         };
-        let engine = self.shared.engine.connect().await;
-        let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
-        let image = image::prepare(&engine.docker, &reference, &progress).await?;
+        let image = image::prepare(&self.shared, wanted, &progress).await?;
         Ok(Arc::new(DockerEnvironment {
             shared: Arc::clone(&self.shared),
             image,
@@ -228,7 +249,10 @@ impl Runtime for DockerRuntime {
         let dir = &self.shared.dir;
         // Without an engine there is nothing that runs.
         let swept = match self.shared.engine.connect().await {
-            Ok(engine) => remove::sweep(&engine.docker, &engine.address, dir, pick).await,
+            Ok(engine) => {
+                image::remove_leftovers(&engine.docker, pick).await;
+                remove::sweep(&engine.docker, &engine.address, dir, pick).await
+            }
             Err(_) => Ok(disk::sweep(dir, pick)),
         };
         match swept {
@@ -320,6 +344,7 @@ mod tests {
             socket: Some(socket.into()),
             sandbox: None,
             hard_disk: false,
+            image_cache: None,
         }
     }
 

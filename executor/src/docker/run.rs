@@ -27,7 +27,7 @@ use super::disk::Disk;
 use super::disk::Disks;
 use super::engine::Engine;
 use super::hold::Freezer;
-use super::image::Image;
+use super::image::{Image, Images};
 use super::meter::Meter;
 use super::output;
 use super::reaper::Reaper;
@@ -50,6 +50,7 @@ pub(super) struct Shared {
     /// What containers' names begin with.
     pub name_prefix: String,
     pub engine: Engine,
+    pub images: Images,
     /// The runtime's own folder.
     pub dir: PathBuf,
     pub reaper: Reaper,

@@ -129,6 +129,8 @@ async fn it_may_come_late_die_and_come_back() {
         socket: Some(engine.socket()),
         sandbox: None,
         hard_disk: false,
+        image_cache: None,
+        image_cache: None,
     });
     assert!(runtime.probe().await.version.is_err());
 

@@ -6,6 +6,10 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stderr, reason = "figures, and what could not be tested")]
 
+mod archives;
+mod bench;
+mod builds;
+mod cache;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod disks;
@@ -14,9 +18,11 @@ mod hold;
 mod holes;
 mod hostile;
 mod images;
+mod interrupted;
 mod life;
 mod limits;
 mod output;
+mod private;
 mod registry;
 mod sandbox;
 mod sandboxes;

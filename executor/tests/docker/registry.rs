@@ -1,9 +1,11 @@
-//! A registry of one image on loopback, to pull from. Engines take plain HTTP from loopback.
+//! A registry of one image on loopback, to pull from. Engines take plain HTTP from loopback. It can
+//! want credentials, in the two ways that registries do.
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -12,8 +14,29 @@ use tokio::net::{TcpListener, TcpStream};
 const NAME: &str = "p2pnode-test/pulled";
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
+/// Whom the registry serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    /// Who sends [`USER`] and [`PASSWORD`] with every request.
+    Basic,
+    /// Who has fetched a token with them.
+    Token,
+}
+
+pub const USER: &str = "somebody";
+pub const PASSWORD: &str = "p4ssw0rd-of-somebody";
+/// The two as a header has them.
+const BASIC: &str = "Basic c29tZWJvZHk6cDRzc3cwcmQtb2Ytc29tZWJvZHk=";
+const TOKEN: &str = "token-of-the-test";
+
 /// What stands under each path: content type and bytes.
-type Files = HashMap<String, (&'static str, Vec<u8>)>;
+struct Files {
+    gate: Gate,
+    address: String,
+    by_path: HashMap<String, (&'static str, Vec<u8>)>,
+    layers: AtomicUsize,
+}
 
 /// Serves until dropped.
 pub struct Registry {
@@ -21,6 +44,9 @@ pub struct Registry {
     pub reference: String,
     /// Bytes of its one layer.
     pub layer_bytes: u64,
+    /// The image's id.
+    pub id: String,
+    files: Arc<Files>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -32,8 +58,20 @@ impl Drop for Registry {
 
 impl Registry {
     pub async fn start() -> Self {
-        // Random enough not to be compressed on the way, so that progress counts its bytes.
-        let mut state = 1_u64;
+        Self::behind(Gate::Open).await
+    }
+
+    /// How often the layer was given away.
+    pub fn layers(&self) -> usize {
+        self.files.layers.load(Ordering::SeqCst)
+    }
+
+    pub async fn behind(gate: Gate) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        // Random enough not to be compressed on the way, so that progress counts its bytes; and
+        // another image each time.
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let mut state = (u64::from(std::process::id()) << 20) + serial;
         let content: Vec<u8> = std::iter::repeat_with(|| {
             state ^= state << 13;
             state ^= state >> 7;
@@ -71,7 +109,8 @@ impl Registry {
         let manifest = manifest.to_string().into_bytes();
         let layer_bytes = layer.len() as u64;
         let blob = |bytes: &[u8]| format!("/v2/{NAME}/blobs/{}", digest(bytes));
-        let files: Files = HashMap::from([
+        let id = digest(&config);
+        let by_path = HashMap::from([
             ("/v2/".to_owned(), ("application/json", b"{}".to_vec())),
             (blob(&config), ("application/octet-stream", config)),
             (blob(&layer), ("application/octet-stream", layer)),
@@ -82,16 +121,25 @@ impl Registry {
             (format!("/v2/{NAME}/manifests/latest"), (MANIFEST, manifest)),
         ]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let reference = format!("{}/{NAME}", listener.local_addr().unwrap());
-        let files = Arc::new(files);
+        let address = listener.local_addr().unwrap().to_string();
+        let reference = format!("{address}/{NAME}");
+        let files = Arc::new(Files {
+            gate,
+            address,
+            by_path,
+            layers: AtomicUsize::new(0),
+        });
+        let served = Arc::clone(&files);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, Arc::clone(&files)));
+                tokio::spawn(answer(stream, Arc::clone(&served)));
             }
         });
         Self {
             reference,
             layer_bytes,
+            id,
+            files,
             server,
         }
     }
@@ -113,8 +161,13 @@ async fn answer(stream: TcpStream, files: Arc<Files>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut request = String::new();
     stream.read_line(&mut request).await?;
-    let mut line = String::new();
+    let (mut line, mut shown) = (String::new(), String::new());
     while stream.read_line(&mut line).await? > 2 {
+        if let Some((name, value)) = line.trim().split_once(": ")
+            && name.eq_ignore_ascii_case("authorization")
+        {
+            value.clone_into(&mut shown);
+        }
         line.clear();
     }
     let mut words = request.split(' ');
@@ -122,10 +175,42 @@ async fn answer(stream: TcpStream, files: Arc<Files>) -> std::io::Result<()> {
         words.next().unwrap_or_default(),
         words.next().unwrap_or_default(),
     );
-    let Some((kind, body)) = files.get(path) else {
+    let for_token = path.starts_with("/token");
+    let wanted = match files.gate {
+        Gate::Open => None,
+        Gate::Token if !for_token => Some(format!("Bearer {TOKEN}")),
+        Gate::Basic | Gate::Token => Some(BASIC.to_owned()),
+    };
+    if wanted.is_some_and(|wanted| wanted != shown) {
+        let how = match files.gate {
+            Gate::Token => format!(
+                "Bearer realm=\"http://{}/token\",service=\"test\"",
+                files.address
+            ),
+            _ => "Basic realm=\"test\"".to_owned(),
+        };
+        let refusal = format!(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {how}\r\nContent-Length: 0\r\n\
+             Connection: close\r\n\r\n"
+        );
+        return stream.write_all(refusal.as_bytes()).await;
+    }
+    let token = (
+        "application/json",
+        format!("{{\"token\":\"{TOKEN}\"}}").into_bytes(),
+    );
+    let found = if for_token {
+        Some(&token)
+    } else {
+        files.by_path.get(path)
+    };
+    let Some((kind, body)) = found else {
         let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         return stream.write_all(missing).await;
     };
+    if method == "GET" && body.len() > 1 << 20 {
+        files.layers.fetch_add(1, Ordering::SeqCst);
+    }
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
          Docker-Content-Digest: {}\r\nConnection: close\r\n\r\n",

@@ -86,6 +86,7 @@ impl DockerSubject {
             socket: None,
             sandbox: None,
             hard_disk: false,
+            image_cache: None,
         };
         change(&mut config);
         Self {

@@ -255,8 +255,10 @@ fn runtimes(me: PeerId, home: &Home, config: &Config, helpers: Helpers) -> Vec<A
         incarnation: format!("{:016x}", rand::random::<u64>()),
         reaper: helpers.reaper,
         socket: config.docker_socket.clone(),
+        // The owner's choice comes with each run.
         sandbox: None,
-        hard_disk: false,
+        hard_disk: config.hard_disk,
+        image_cache: config.image_cache,
         dir: home.dir().path().join("engine"),
     });
     vec![Arc::new(wasm), Arc::new(docker)]
