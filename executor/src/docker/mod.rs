@@ -3,7 +3,8 @@
 //! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
 //! one task from creation to removal (`stage` before it, `output`, `watch` and `meter` beside it,
-//! `exit` after it), and [`reaper`] is the process that cleans up after a node that was killed.
+//! `exit` after it), `warm` one task after another in a container that waits (`pause` is what it does
+//! meanwhile, `enter` visits its namespaces, `way_out` is a task's proxy in it), and [`reaper`] is the process that cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
@@ -11,6 +12,7 @@
 pub mod container;
 mod ending;
 pub mod engine;
+mod enter;
 mod exit;
 mod fitness;
 mod hosts;
@@ -19,11 +21,14 @@ pub mod labels;
 mod list;
 mod meter;
 mod output;
+mod pause;
 pub mod reaper;
 mod remove;
 mod run;
 mod stage;
+mod warm;
 mod watch;
+mod way_out;
 mod workdir;
 
 use std::num::NonZero;
@@ -39,12 +44,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::engine::{Connected, Engine};
-use self::image::Image;
 use self::labels::Owner;
 use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
 use self::remove::Lost;
 use self::run::Shared;
+use self::warm::Warm;
+use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
 use crate::{
     Environment, Features, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
@@ -85,6 +91,12 @@ impl DockerRuntime {
     /// runs a container needs no reaper.
     #[must_use]
     pub fn new(config: DockerConfig) -> Self {
+        Self::with_gate(config, Gate::default())
+    }
+
+    /// The same with other rules for tasks' ways out: for tests.
+    #[must_use]
+    pub fn with_gate(config: DockerConfig, gate: Gate) -> Self {
         let owner = Owner {
             node: config.node,
             incarnation: config.incarnation,
@@ -103,6 +115,7 @@ impl DockerRuntime {
             tracker: TaskTracker::new(),
             lost: Lost::default(),
             serial: AtomicU64::new(1),
+            gate: Arc::new(gate),
         };
         Self {
             owner,
@@ -164,7 +177,10 @@ impl Runtime for DockerRuntime {
             Ok((engine, images)) => RuntimeReport {
                 version: Ok(engine.version.clone()),
                 images,
-                features: Features::default(),
+                features: Features {
+                    egress: Some(warm::unfit(engine.rootless)),
+                    ..Features::default()
+                },
             },
             Err(why) => RuntimeReport {
                 version: Err(why),
@@ -194,8 +210,7 @@ impl Runtime for DockerRuntime {
         let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
         let image = image::prepare(&engine.docker, &reference, &progress).await?;
         Ok(Arc::new(DockerEnvironment {
-            shared: Arc::clone(&self.shared),
-            image,
+            warm: Warm::new(Arc::clone(&self.shared), image),
         }))
     }
 
@@ -215,7 +230,13 @@ impl Runtime for DockerRuntime {
                     error = words(&error),
                     "cannot look for an earlier life's containers"
                 );
+                return;
             }
+        }
+        let (dir, names) = (self.shared.dir.clone(), self.shared.name_prefix.clone());
+        let swept = tokio::task::spawn_blocking(move || warm::sweep(&dir, &names)).await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "cannot look for an earlier life's mounts");
         }
     }
 
@@ -233,21 +254,13 @@ impl Runtime for DockerRuntime {
 /// An image at hand.
 #[derive(Debug)]
 struct DockerEnvironment {
-    shared: Arc<Shared>,
-    image: Image,
+    warm: Warm,
 }
 
 #[async_trait]
 impl Environment for DockerEnvironment {
     async fn run(&self, task: TaskRun, log: LogSink, cancel: CancellationToken) -> TaskEnd {
-        run::run(
-            Arc::clone(&self.shared),
-            self.image.clone(),
-            task,
-            log,
-            cancel,
-        )
-        .await
+        self.warm.run(task, log, cancel).await
     }
 }
 

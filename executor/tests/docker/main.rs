@@ -15,6 +15,7 @@ mod output;
 mod registry;
 mod sandbox;
 mod subject;
+mod warm;
 
 use subject::DockerSubject;
 
