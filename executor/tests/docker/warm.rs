@@ -50,7 +50,7 @@ impl Subject for WarmSubject {
     }
 }
 
-contract::contract_tests!(WarmSubject::new, #[ignore = "needs docker"]);
+crate::contract_tests!(WarmSubject::new, #[ignore = "needs docker"]);
 
 /// Tasks of one job in one environment.
 struct Job<'a> {

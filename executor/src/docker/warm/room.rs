@@ -21,11 +21,15 @@ use super::super::image::Image;
 use super::super::pause::{self, PAUSE};
 use super::super::run::{Shared, Stops};
 use super::super::stage::Stage;
+use super::super::watch::Limits;
 use super::super::{ending, labels};
 use super::inside::Inside;
 use super::scratch;
 use super::slot::Slot;
 use crate::TaskRun;
+
+/// Inputs that every room allows for, in bytes: most tasks have less, and share a room.
+const LEAST_INPUTS: u64 = 1 << 20;
 
 /// What two tasks must have in common to follow one another in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +153,7 @@ impl Room {
             owner: &shared.label,
             hosts: &stage.hosts,
             user: stage.user,
-            file_size: stage.limits.disk,
+            file_size: file_size(&stage.limits),
         };
         let body = waiting(task, &sandbox, slot.dir(), &program)?;
         let docker = engine.docker.clone();
@@ -178,7 +182,7 @@ impl Room {
                 id,
                 parts: Arc::new(parts),
                 user: stage.user,
-                file_size: stage.limits.disk,
+                file_size: file_size(&stage.limits),
                 reusable,
                 tasks: 0,
                 keeper,
@@ -204,6 +208,14 @@ impl Keeper {
         self.shared.lost.remove(&self.docker, &self.name).await;
         self.removed = true;
     }
+}
+
+/// The largest file, in bytes, that a room for such a task lets be written. It is fixed for all tasks
+/// to come, whose inputs differ in size, and so leaves room for inputs up to twice as large.
+fn file_size(limits: &Limits) -> u64 {
+    let inputs = limits.disk.saturating_sub(limits.asked.0);
+    let inputs = inputs.max(LEAST_INPUTS).checked_next_power_of_two();
+    limits.asked.0.saturating_add(inputs.unwrap_or(u64::MAX))
 }
 
 /// Whether an image's tasks can live in a room.
@@ -326,6 +338,23 @@ mod tests {
             id: "sha256:1".into(),
             volumes: volumes.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    #[test]
+    fn files_may_be_as_large_as_any_task_of_the_kind_needs() {
+        let size = |inputs: u64| {
+            file_size(&Limits {
+                timeout: std::time::Duration::ZERO,
+                stall: std::time::Duration::ZERO,
+                work_dir: "/x".into(),
+                disk: (10 << 20) + inputs,
+                asked: p2pnode_protocol::Bytes::mib(10),
+            })
+        };
+        assert_eq!(size(0), 11 << 20);
+        assert_eq!(size(1 << 20), 11 << 20);
+        assert_eq!(size(3 << 20), 14 << 20);
+        assert_eq!(size(u64::MAX >> 1), (10 << 20) + (1 << 63));
     }
 
     #[test]
