@@ -351,7 +351,7 @@ async fn it_is_as_hard_as_a_container_of_its_own() {
     }
     // The program that waits can be neither ended, stopped, nor looked into.
     let script = "kill -9 1; kill -STOP 1; kill -TERM 1; grep State /proc/1/status; \
-        cat /proc/1/mem /proc/1/environ 2>/dev/null; ls /proc/1/root/ /proc/1/fd 2>/dev/null; \
+        cat /proc/1/mem /proc/1/environ 2>/dev/null; ls /proc/1/root/ 2>/dev/null; ls /proc/1/fd 2>/dev/null; \
         (echo 1000 > /proc/1/oom_score_adj) 2>/dev/null && echo wrote; \
         for f in /x /etc/x /dev/x /sys/fs/cgroup/x /.p2pnode-pause /etc/hosts; do \
         (echo 1 > $f) 2>/dev/null && echo wrote $f; done; ls /sys/class/net; hostname";
@@ -456,20 +456,24 @@ async fn it_is_at_least_twice_as_fast() {
         return;
     }
     let job = Job::new(&subject).await;
-    let time = async |isolation| {
-        let mut times = Vec::new();
-        for _ in 0..TASKS {
+    let mut times = [Vec::new(), Vec::new()];
+    // Turn by turn, so that whatever else the machine does meets both alike.
+    for _ in 0..TASKS {
+        for (isolation, times) in [Isolation::Task, Isolation::Job]
+            .into_iter()
+            .zip(&mut times)
+        {
             let mut trial = job.trial("true");
             trial.task.isolation = isolation;
             let start = Instant::now();
             job.start(&trial).finish().await.expect_success();
             times.push(start.elapsed());
         }
+    }
+    let [own, shared] = times.map(|mut times| {
         times.sort();
         times[times.len() / 2]
-    };
-    let own = time(Isolation::Task).await;
-    let shared = time(Isolation::Job).await;
+    });
     let ratio = own.as_secs_f64() / shared.as_secs_f64();
     eprintln!(
         "a task of its own {own:?}, in a warm container {shared:?}: {ratio:.1} times as fast"

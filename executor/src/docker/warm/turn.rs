@@ -220,11 +220,12 @@ impl Turn<'_> {
                 let started = pid != 0;
                 return Ok(End { code, started });
             }
-            pause = NEXT_LOOK;
             if pid == 0 {
-                // It is still being started.
+                // It is still being started, on a busy machine.
+                pause = LAST_LOOK;
                 continue;
             }
+            pause = NEXT_LOOK;
             self.gone(pid).await;
             if !clear_processes(&self.room.parts).await {
                 remove::kill(&self.room.docker, &self.room.id).await;
