@@ -7,6 +7,7 @@
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod egress;
 mod engine;
 mod images;
 mod life;

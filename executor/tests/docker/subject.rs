@@ -8,6 +8,7 @@ use bollard::Docker;
 use bollard::models::ContainerSummary;
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime, ReaperCommand, labels};
+use p2pnode_executor::egress::Gate;
 use p2pnode_executor::{ProgramFile, Runtime};
 use p2pnode_protocol::PeerId;
 
@@ -33,7 +34,16 @@ impl DockerSubject {
         Self::named(PeerId::random(), &fresh_incarnation()).await
     }
 
+    /// One whose tasks' ways out follow other rules.
+    pub async fn with_gate(gate: Gate) -> Self {
+        Self::with(PeerId::random(), &fresh_incarnation(), gate).await
+    }
+
     pub async fn named(node: PeerId, incarnation: &str) -> Self {
+        Self::with(node, incarnation, Gate::default()).await
+    }
+
+    async fn with(node: PeerId, incarnation: &str, gate: Gate) -> Self {
         let engine = Docker::connect_with_unix_defaults().expect("no engine: run .ci/engine");
         let engine = engine
             .negotiate_version()
@@ -46,13 +56,14 @@ impl DockerSubject {
                 "the image {image} is missing: run docker/test-image.sh"
             );
         }
-        let runtime = DockerRuntime::new(DockerConfig {
+        let config = DockerConfig {
             node,
             incarnation: incarnation.to_owned(),
             reaper: reaper_command(),
             dir: std::env::temp_dir().join("p2pnode-test-docker"),
             socket: None,
-        });
+        };
+        let runtime = DockerRuntime::with_gate(config, gate);
         Self {
             runtime,
             engine,
