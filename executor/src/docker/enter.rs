@@ -86,7 +86,69 @@ fn open(init: Pid, name: &str) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpStream;
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
+
+    /// A process with namespaces of its own, in which `script` has run.
+    struct Elsewhere(Child);
+
+    impl Elsewhere {
+        fn new(script: &str) -> Option<Self> {
+            if !rustix::process::geteuid().is_root() {
+                return None;
+            }
+            let script = format!("{script}; echo ready; exec sleep 1000");
+            let mut child = Command::new("unshare")
+                .args(["--ipc", "--net", "sh", "-c", &script])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let output = BufReader::new(child.stdout.take().unwrap());
+            let elsewhere = Self(child);
+            assert!(output.lines().any(|line| line.unwrap() == "ready"));
+            Some(elsewhere)
+        }
+
+        fn pid(&self) -> Pid {
+            Pid::from_child(&self.0)
+        }
+    }
+
+    impl Drop for Elsewhere {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_port_elsewhere_is_not_one_here() {
+        let Some(elsewhere) = Elsewhere::new("ip link set lo up") else {
+            return;
+        };
+        let listener = listen(elsewhere.pid(), 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(TcpStream::connect(address).is_err());
+        let port = address.port();
+        assert!(listen(elsewhere.pid(), port).is_err(), "the port is taken");
+        drop(listener);
+        listen(elsewhere.pid(), port).unwrap();
+    }
+
+    #[test]
+    fn what_system_v_keeps_is_found() {
+        let Some(clean) = Elsewhere::new("true") else {
+            return;
+        };
+        assert!(has_no_shared_memory(clean.pid()).unwrap());
+        for kind in ["-M 4096", "-Q", "-S 1"] {
+            let used = Elsewhere::new(&format!("ipcmk {kind}")).unwrap();
+            assert!(!has_no_shared_memory(used.pid()).unwrap(), "{kind}");
+        }
+    }
 
     #[test]
     fn the_hosts_own_namespaces_are_not_entered() {

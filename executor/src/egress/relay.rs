@@ -139,8 +139,8 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_pass_both_ways_and_are_counted() {
-        let (mut task, mut near) = tokio::io::duplex(7);
-        let (mut world, mut far) = tokio::io::duplex(7);
+        let (mut task, mut near) = tokio::io::duplex(64);
+        let (mut world, mut far) = tokio::io::duplex(64);
         let all = AtomicU64::new(5);
         let count = Count::new(&all);
         let ends = async {

@@ -187,7 +187,7 @@ async fn there_is_no_way_round_the_proxy() {
          for a in {SERVER} 127.0.0.1 10.0.0.1 192.168.1.1 169.254.169.254 1.1.1.1; do \
          nc -w 2 $a {port} </dev/null >/dev/null 2>&1 && echo reached $a; \
          nc -w 2 $a 80 </dev/null >/dev/null 2>&1 && echo reached $a:80; done; \
-         wget -q -O - http://site.test:{port}/ 2>/dev/null; nslookup site.test 2>/dev/null; \
+         wget -q -O - http://site.test:{port}/ 2>/dev/null; nslookup site.test >/dev/null 2>&1 && echo resolved; \
          grep CapEff /proc/self/status; true"
     );
     let ended = trial(&subject, &script).run().await;

@@ -483,6 +483,23 @@ async fn it_is_at_least_twice_as_fast() {
     clean(&subject).await;
 }
 
+/// Nobody has to drop anything: what nobody uses goes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker"]
+async fn a_container_that_nobody_uses_is_removed() {
+    let subject = WarmSubject::new().await;
+    if !root() {
+        return;
+    }
+    let job = Job::new(&subject).await;
+    job.text("true").await;
+    job.room().await;
+    until(PATIENCE, async || subject.rooms().await.is_empty()).await;
+    job.text("true").await;
+    drop(job);
+    clean(&subject).await;
+}
+
 /// The node's stop, its end, and its next start: no container and no mount is left.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]

@@ -171,6 +171,8 @@ impl Room {
                 keeper.remove().await;
                 if failure.kind == FailureKind::Host {
                     shared.engine.forget().await;
+                    // Perhaps it takes no shared mounts; a container of a task's own needs none.
+                    return Err(Refusal::Unfit(failure.message));
                 }
                 return Err(failure.into());
             }

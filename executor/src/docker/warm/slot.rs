@@ -52,6 +52,19 @@ impl Slot {
         &self.dir
     }
 
+    /// Whether what is mounted here is seen, asked with an empty folder in the place of a work
+    /// directory.
+    ///
+    /// # Errors
+    /// When it can't be tried.
+    pub(super) fn rehearse(&self, sees: impl Fn(&Path) -> io::Result<bool>) -> io::Result<bool> {
+        let folder = tempfile::tempdir_in(self.dir.parent().unwrap_or(&self.dir))?;
+        self.enter(folder.path())?;
+        let seen = sees(folder.path());
+        self.leave()?;
+        seen
+    }
+
     /// Lets `work_dir` appear. The container must hold the slot already.
     ///
     /// # Errors
@@ -138,6 +151,11 @@ mod tests {
             slot.leave().unwrap();
         }
         assert_eq!(count(), 0);
+        assert!(
+            slot.rehearse(|dir| Ok(dir != work && dir.exists()))
+                .unwrap()
+        );
+        assert_eq!(std::fs::read_dir(runtime.join(SLOTS)).unwrap().count(), 1);
         slot.enter(&work).unwrap();
         let place = slot.dir().to_path_buf();
         drop(slot);
