@@ -305,11 +305,9 @@ async fn see(
     let (mounts, id, places) = (shared.mounts.clone(), id.to_owned(), places(image));
     let seen = tokio::task::spawn_blocking(move || {
         let inside = Inside::look(&mounts, &id)?;
-        let shows = inside
-            .shows(slot.dir())
-            .map_err(|error| error.to_string())?;
-        if !shows {
-            return Err("the engine does not see this node's mounts".to_owned());
+        let sees = slot.rehearse(|dir| inside.shows(dir));
+        if !sees.map_err(|error| error.to_string())? {
+            return Err("its container engine does not see this node's mounts".to_owned());
         }
         let blank = places
             .iter()
