@@ -178,7 +178,7 @@ impl Runtime for DockerRuntime {
                 version: Ok(engine.version.clone()),
                 images,
                 features: Features {
-                    egress: Some(warm::unfit(engine.rootless)),
+                    egress: Some(warm::unfit(&self.shared.mounts, engine.rootless)),
                     ..Features::default()
                 },
             },

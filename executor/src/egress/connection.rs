@@ -182,9 +182,10 @@ async fn refuse(client: &mut TcpStream, refused: &Refused) {
     let _ = said.await;
 }
 
-/// Tells a task that has too many connections, without waiting for anything.
-pub(super) fn turn_away(client: &TcpStream, most: usize) {
-    let why = format!("this task has its most of {most} connections open already");
+/// Tells a task that there are too many connections, without waiting for anything.
+/// `who` has them.
+pub(super) fn turn_away(client: &TcpStream, who: &str) {
+    let why = format!("{who} too many connections open already");
     let _ = client.try_write(&answer(&Refused::new(503, why)));
 }
 

@@ -37,6 +37,13 @@ use self::domains::Domains;
 /// Connections that one task may have open: what a browser has, several times over.
 const MOST_CONNECTIONS: usize = 64;
 
+/// Connections of all tasks together, as a part of the files that this process may have open: each
+/// needs two, and the node has other work.
+const FILES_PER_CONNECTION: u64 = 8;
+
+/// The least and the most of them, whatever the limit of open files.
+const TOGETHER: (u64, u64) = (64, 4_096);
+
 /// Names asked for at once by all tasks together: each occupies a thread, of which there are 512.
 const MOST_LOOKUPS: usize = 32;
 
@@ -70,6 +77,7 @@ pub struct Gate {
     addresses: Box<dyn Addresses>,
     ports: Vec<u16>,
     lookups: Semaphore,
+    together: Arc<Semaphore>,
 }
 
 impl Default for Gate {
@@ -92,8 +100,16 @@ impl Gate {
             addresses,
             ports,
             lookups: Semaphore::new(MOST_LOOKUPS),
+            together: Arc::new(Semaphore::new(most_together())),
         }
     }
+}
+
+/// Connections that all tasks of this node may have open.
+fn most_together() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = files.map_or(TOGETHER.1, |files| files / FILES_PER_CONNECTION);
+    usize::try_from(most.clamp(TOGETHER.0, TOGETHER.1)).unwrap_or(MOST_CONNECTIONS)
 }
 
 /// The names as this machine knows them.
@@ -159,9 +175,18 @@ async fn serve(listener: TcpListener, connection: Connection) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) if open.len() < MOST_CONNECTIONS => {
-                    open.spawn(connection.clone().serve(client));
+                    match Arc::clone(&connection.gate.together).try_acquire_owned() {
+                        Ok(permit) => {
+                            let served = connection.clone().serve(client);
+                            open.spawn(async move {
+                                served.await;
+                                drop(permit);
+                            });
+                        }
+                        Err(_) => connection::turn_away(&client, "this provider's tasks have"),
+                    }
                 }
-                Ok((client, _)) => connection::turn_away(&client, MOST_CONNECTIONS),
+                Ok((client, _)) => connection::turn_away(&client, "this task has"),
                 Err(error) => {
                     tracing::debug!(%error, "a task's connection to its proxy failed");
                     tokio::time::sleep(BREATH).await;

@@ -313,7 +313,7 @@ async fn huge_heads_and_too_many_connections_are_turned_away() {
     let mut one_more = world.connect().await;
     let answer = all(&mut one_more).await;
     assert!(
-        answer.contains("503") && answer.contains("64 connections"),
+        answer.contains("503") && answer.contains("this task has too many connections"),
         "{answer}"
     );
     // Room again once one has gone.
@@ -321,6 +321,42 @@ async fn huge_heads_and_too_many_connections_are_turned_away() {
     let start = std::time::Instant::now();
     while !world.tunnel("other.test").await.contains("403") {
         assert!(start.elapsed() < PATIENCE);
+    }
+}
+
+/// One hostile job does not take the files that the node itself needs.
+#[tokio::test]
+async fn all_tasks_together_have_a_limit_too() {
+    let mut gate = Gate::default();
+    assert!(gate.together.available_permits() >= 64);
+    gate.together = Arc::new(Semaphore::new(1));
+    let gate = Arc::new(gate);
+    let start = || {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        (
+            Proxy::start(listener, &[], Arc::clone(&gate)).unwrap(),
+            address,
+        )
+    };
+    let (one, two) = (start(), start());
+    let first = TcpStream::connect(one.1).await.unwrap();
+    let begun = std::time::Instant::now();
+    while gate.together.available_permits() > 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut second = TcpStream::connect(two.1).await.unwrap();
+    let answer = all(&mut second).await;
+    assert!(
+        answer.contains("this provider's tasks have too many"),
+        "{answer}"
+    );
+    drop(first);
+    while gate.together.available_permits() == 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -38,11 +38,24 @@ use super::stage::Stage;
 use super::watch::Pulse;
 use super::way_out::WayOut;
 use super::{pause, words};
+use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
 
 /// Why this node's tasks can't share containers, and can't have a way out, with the mend.
-pub(super) fn unfit(rootless: bool) -> Result<(), String> {
+pub(super) fn unfit(mounts: &Mounts, rootless: bool) -> Result<(), String> {
     pause::supported()?;
+    if mounts
+        .v1("pids")
+        .or(mounts.v1("memory"))
+        .or(mounts.v2())
+        .is_none()
+    {
+        return Err(
+            "this node sees no control groups, so it cannot watch over its containers: its \
+                    owner can mount /sys/fs/cgroup where the node runs"
+                .into(),
+        );
+    }
     if !rustix::process::geteuid().is_root() {
         return Err(
             "this node does not run as root, so it cannot reach into its containers: its \
@@ -205,7 +218,7 @@ impl Visit {
         self.stops.check()?;
         let engine = self.shared.engine.connect().await;
         let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
-        unfit(engine.rootless).map_err(Refusal::Unfit)?;
+        unfit(&self.shared.mounts, engine.rootless).map_err(Refusal::Unfit)?;
         if self.task.sandbox.is_some() {
             let why = "a way out and an OCI runtime of the job's choice do not go together here";
             return Err(Refusal::Unfit(why.into()));
@@ -287,6 +300,9 @@ impl Visit {
     }
 
     /// The task's command, or the image's own.
+    ///
+    /// # Errors
+    /// When there is none, or the engine can't tell.
     async fn command(&self, docker: &bollard::Docker) -> Result<Vec<String>, Failure> {
         if !self.task.command.is_empty() {
             return Ok(self.task.command.clone());
