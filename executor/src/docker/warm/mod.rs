@@ -79,15 +79,13 @@ pub(super) fn sweep(dir: &Path, prefix: &str) {
     let Some((node, _life)) = prefix.rsplit_once('-') else {
         return;
     };
-    slot::sweep(dir, |name| {
-        let of_node = name
-            .strip_prefix(node)
-            .is_some_and(|rest| rest.starts_with('-'));
-        let of_life = name
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.starts_with('-'));
-        of_node && !of_life
-    });
+    slot::sweep(dir, |name| begins(name, node) && !begins(name, prefix));
+}
+
+/// Whether a name begins with all of `parts`.
+fn begins(name: &str, parts: &str) -> bool {
+    name.strip_prefix(parts)
+        .is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// The waiting containers of one environment. When it is dropped they are removed.
@@ -323,5 +321,40 @@ impl Visit {
             return Err(Failure::new(FailureKind::BadProgram, why));
         }
         Ok(command.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_earlier_lives_of_the_same_node_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("warm");
+        for name in [
+            "p2pnode-aaa-one-1",
+            "p2pnode-aaa-two-1",
+            "p2pnode-aaa-twofold-7",
+            "p2pnode-bbb-one-1",
+        ] {
+            std::fs::create_dir_all(below.join(name)).unwrap();
+        }
+        sweep(dir.path(), "p2pnode-aaa-two");
+        let left = std::fs::read_dir(&below).unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["p2pnode-aaa-two-1", "p2pnode-bbb-one-1"]);
+        sweep(&dir.path().join("missing"), "p2pnode-aaa-two");
+    }
+
+    #[test]
+    fn a_node_that_sees_no_control_groups_says_so() {
+        let why = unfit(&Mounts::default(), false).unwrap_err();
+        assert!(why.contains("control groups"), "{why}");
+        let mounts = Mounts::parse("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        let root = rustix::process::geteuid().is_root();
+        assert_eq!(unfit(&mounts, false).is_ok(), root);
+        assert!(unfit(&mounts, true).is_err());
     }
 }
