@@ -4,7 +4,8 @@
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
 //! one task from creation to removal (`stage` before it, `output`, `watch` and `meter` beside it,
 //! `exit` after it), `warm` one task after another in a container that waits (`pause` is what it does
-//! meanwhile, `enter` visits its namespaces, `way_out` is a task's proxy in it), and [`reaper`] is the process that cleans up after a node that was killed.
+//! meanwhile, `enter` visits its namespaces, `way_out` is a task's proxy in it), and [`reaper`] is the
+//! process that cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.

@@ -1,3 +1,5 @@
+//! Heads that are understood, and those that are refused.
+
 use super::*;
 
 fn target(host: &str, port: u16) -> Target {
