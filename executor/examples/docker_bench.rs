@@ -1,5 +1,5 @@
-//! Times a hardened task against `docker run --rm` with the same flags, turn by turn, and prints the
-//! medians:
+//! Times a hardened task in a container of its own, one in a warm container, and `docker run --rm` with
+//! the same flags, turn by turn, and prints the medians:
 //! `cargo run --release -p p2pnode-executor --example docker_bench [-- RUNS]`
 //!
 //! Needs an engine and the image of `docker/test-image.sh`.
@@ -65,28 +65,35 @@ async fn bench(runs: usize) -> Result<(), Error> {
         )
         .await
         .map_err(|failure| failure.message)?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut warm, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     // The first of each warms caches and starts the reaper.
     for turn in 0..=runs {
         let dir = tempfile::tempdir()?;
         let start = Instant::now();
-        run_ours(&environment, dir.path()).await?;
+        run_ours(&environment, dir.path(), Isolation::Task).await?;
         let own = start.elapsed();
+        let start = Instant::now();
+        run_ours(&environment, dir.path(), Isolation::Job).await?;
+        let shared = start.elapsed();
         let start = Instant::now();
         run_theirs(dir.path())?;
         let their = start.elapsed();
         if turn > 0 {
             ours.push(own);
+            warm.push(shared);
             theirs.push(their);
         }
     }
     runtime.shutdown().await;
     let (own, own_best) = median_and_best(&mut ours);
+    let (shared, shared_best) = median_and_best(&mut warm);
     let (their, their_best) = median_and_best(&mut theirs);
     println!("runs                {runs}");
     println!("p2pnode             median {own:.1} ms, best {own_best:.1} ms");
+    println!("in a warm container median {shared:.1} ms, best {shared_best:.1} ms");
     println!("docker run --rm     median {their:.1} ms, best {their_best:.1} ms");
     println!("ratio of medians    {:.2}", own / their);
+    println!("warm against own    {:.2} times as fast", own / shared);
     Ok(())
 }
 
@@ -96,9 +103,13 @@ fn median_and_best(times: &mut [Duration]) -> (f64, f64) {
     (ms(times[times.len() / 2]), ms(times[0]))
 }
 
-async fn run_ours(environment: &Arc<dyn Environment>, work_dir: &Path) -> Result<(), Error> {
+async fn run_ours(
+    environment: &Arc<dyn Environment>,
+    work_dir: &Path,
+    isolation: Isolation,
+) -> Result<(), Error> {
     let task = TaskRun {
-        submitter: PeerId::random(),
+        submitter: submitter(),
         attempt: AttemptKey {
             task: TaskKey {
                 job: JobId([0; 8]),
@@ -116,13 +127,19 @@ async fn run_ours(environment: &Arc<dyn Environment>, work_dir: &Path) -> Result
         stall: Duration::ZERO,
         network: NetworkMode::None,
         root: false,
-        isolation: Isolation::Task,
+        isolation,
         sandbox: None,
         hold: Hold::default(),
     };
     let (log, _reader) = mpsc::channel(1);
     let end = environment.run(task, log, CancellationToken::new()).await;
     end.result.map_err(|failure| failure.message.into())
+}
+
+/// One for all: only tasks of one submitter share a container.
+fn submitter() -> PeerId {
+    static ONE: std::sync::OnceLock<PeerId> = std::sync::OnceLock::new();
+    *ONE.get_or_init(PeerId::random)
 }
 
 fn run_theirs(work_dir: &Path) -> Result<(), Error> {

@@ -8,6 +8,7 @@
 //! a task see more of the host than its own work directory.
 
 pub mod docker;
+pub mod egress;
 pub mod host;
 pub mod runtime;
 pub mod wasm;

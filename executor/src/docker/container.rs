@@ -192,7 +192,10 @@ fn host_config(task: &TaskRun, sandbox: &Sandbox<'_>) -> Result<HostConfig, Fail
 }
 
 /// The task's environment, with a home that can be written to unless the job names another.
-fn environment(task: &TaskRun) -> Result<Vec<String>, Failure> {
+///
+/// # Errors
+/// When the command, a name or a value holds what a process can't be given.
+pub(super) fn environment(task: &TaskRun) -> Result<Vec<String>, Failure> {
     let bad = |what: String| Err(Failure::new(FailureKind::BadProgram, what));
     if task.command.iter().any(|argument| argument.contains('\0')) {
         return bad("the command holds a NUL character, which no process can be given".into());

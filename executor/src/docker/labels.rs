@@ -60,6 +60,14 @@ pub(super) fn of_task(owner: &str, task: &TaskRun) -> HashMap<String, String> {
     .into()
 }
 
+/// The labels of a container in which tasks of one job run one after another.
+pub(super) fn of_job(owner: &str, task: &TaskRun) -> HashMap<String, String> {
+    let mut labels = of_task(owner, task);
+    labels.remove(TASK);
+    labels.remove(ATTEMPT);
+    labels
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,14 @@ const PLACES: [&str; 4] = [
     "machine.slice/libpod-{}.scope",
 ];
 
+/// The folder of a container's cgroup in the hierarchy mounted at `root`.
+pub(super) fn folder_of(root: &Path, id: &str) -> Option<PathBuf> {
+    let folders = PLACES
+        .iter()
+        .map(|place| root.join(place.replace("{}", id)));
+    folders.into_iter().find(|folder| folder.is_dir())
+}
+
 /// One reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sample {
@@ -64,12 +72,7 @@ enum Files {
 
 impl Files {
     fn find(mounts: &Mounts, id: &str) -> Option<Self> {
-        let below = |root: &Path| {
-            let folders = PLACES
-                .iter()
-                .map(|place| root.join(place.replace("{}", id)));
-            folders.into_iter().find(|folder| folder.is_dir())
-        };
+        let below = |root: &Path| folder_of(root, id);
         if let Some(cpu) = mounts.v1("cpuacct").and_then(below) {
             return Some(Self::V1 {
                 cpu,
@@ -82,6 +85,17 @@ impl Files {
             .join("cpu.stat")
             .exists()
             .then_some(Self::V2 { folder })
+    }
+
+    /// Makes the highest memory use start again from the present one. False where the kernel can't:
+    /// version 2 can't, for all readers.
+    fn forget_peak(&self) -> bool {
+        match self {
+            Self::V1 { memory, .. } => memory
+                .as_deref()
+                .is_some_and(|file| std::fs::write(file, "0").is_ok()),
+            Self::V2 { .. } => false,
+        }
     }
 
     /// `None` once the container has ended: its cgroup goes with it.
@@ -141,6 +155,10 @@ pub(super) struct Meter {
     started: Instant,
     files: Option<Files>,
     stats: Option<Stats>,
+    /// CPU time of those who ran in the container before, in microseconds.
+    earlier_us: u64,
+    /// Whether the highest memory use is this task's own.
+    own_peak: bool,
 }
 
 impl Meter {
@@ -152,11 +170,29 @@ impl Meter {
             started: Instant::now(),
             files: None,
             stats: None,
+            earlier_us: 0,
+            own_peak: true,
         }
+    }
+
+    /// Counts from now on, in a container in which others have run before.
+    pub(super) fn starting_over(mut self) -> Self {
+        self.earlier_us = self.newest().map_or(0, |sample| sample.cpu_us);
+        self.own_peak = self.files.as_ref().is_some_and(Files::forget_peak);
+        self
     }
 
     /// The newest reading; `None` while there is none, and once the container has ended.
     pub(super) fn read(&mut self) -> Option<Sample> {
+        let sample = self.newest()?;
+        Some(Sample {
+            cpu_us: sample.cpu_us.saturating_sub(self.earlier_us),
+            memory_peak: if self.own_peak { sample.memory_peak } else { 0 },
+            ..sample
+        })
+    }
+
+    fn newest(&mut self) -> Option<Sample> {
         if self.files.is_none() {
             self.files = Files::find(&self.mounts, &self.id);
         }
@@ -303,6 +339,11 @@ mod tests {
         write("two/system.slice/docker-c1.scope/memory.peak", "8192\n");
         write("two/system.slice/docker-c1.scope/memory.current", "64\n");
         write("two/system.slice/docker-c1.scope/pids.current", "9\n");
+        write("mem/docker/c1/memory.max_usage_in_bytes", "5000\n");
+        assert!(Files::find(&v1, "c1").unwrap().forget_peak());
+        let sample = Files::find(&v1, "c1").unwrap().read().unwrap();
+        assert_eq!(sample.memory_peak, 0);
+
         let v2 = Mounts::parse(&format!("1 0 0:1 / {at}/two rw - cgroup2 cgroup2 rw\n"));
         let sample = Files::find(&v2, "c1").unwrap().read().unwrap();
         assert_eq!((sample.cpu_us, sample.memory_peak), (12, 8_192));

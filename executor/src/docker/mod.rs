@@ -3,7 +3,9 @@
 //! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
 //! one task from creation to removal (`stage` and `disk` before it, `output`, `hold`, `watch`, `space`
-//! and `meter` beside it, `exit` after it), and [`reaper`] is the process that cleans up after a node that was killed.
+//! and `meter` beside it, `exit` after it), `warm` one task after another in a container that waits
+//! (`pause` is what it does meanwhile, `enter` visits its namespaces, `way_out` is a task's proxy in
+//! it), and [`reaper`] is the process that cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
@@ -12,6 +14,7 @@ pub mod container;
 mod disk;
 mod ending;
 pub mod engine;
+mod enter;
 mod exit;
 mod fitness;
 mod hold;
@@ -22,13 +25,16 @@ mod leftovers;
 mod list;
 mod meter;
 mod output;
+mod pause;
 pub mod reaper;
 mod remove;
 mod run;
 mod sandboxes;
 mod space;
 mod stage;
+mod warm;
 mod watch;
+mod way_out;
 mod workdir;
 
 use std::num::NonZero;
@@ -45,12 +51,14 @@ use tokio_util::task::TaskTracker;
 
 use self::disk::Disks;
 use self::engine::{Connected, Engine};
-use self::image::{Image, Images, Wanted};
+use self::image::{Images, Wanted};
 use self::labels::Owner;
 use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
 use self::remove::Lost;
 use self::run::Shared;
+use self::warm::Warm;
+use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
 use crate::{
     Environment, Features, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
@@ -100,6 +108,12 @@ impl DockerRuntime {
     /// runs a container needs no reaper.
     #[must_use]
     pub fn new(config: DockerConfig) -> Self {
+        Self::with_gate(config, Gate::default())
+    }
+
+    /// The same with other rules for tasks' ways out: for tests.
+    #[must_use]
+    pub fn with_gate(config: DockerConfig, gate: Gate) -> Self {
         let owner = Owner {
             node: config.node,
             incarnation: config.incarnation,
@@ -121,6 +135,7 @@ impl DockerRuntime {
             tracker: TaskTracker::new(),
             lost: Lost::default(),
             serial: AtomicU64::new(1),
+            gate: Arc::new(gate),
         };
         Self {
             owner,
@@ -133,8 +148,8 @@ impl DockerRuntime {
         Features {
             sandboxes: engine.sandboxes.others().to_vec(),
             hard_disk: !engine.rootless && self.shared.disks.are_on().await,
+            egress: Some(warm::unfit(&self.shared.mounts, engine.rootless)),
             pause: engine.can_pause,
-            ..Features::default()
         }
     }
 
@@ -240,7 +255,7 @@ impl Runtime for DockerRuntime {
         let image = image::prepare(&self.shared, wanted, &progress).await?;
         Ok(Arc::new(DockerEnvironment {
             shared: Arc::clone(&self.shared),
-            image,
+            warm: Warm::new(Arc::clone(&self.shared), image),
         }))
     }
 
@@ -265,7 +280,13 @@ impl Runtime for DockerRuntime {
                     error = words(&error),
                     "cannot look for an earlier life's containers"
                 );
+                return;
             }
+        }
+        let (dir, names) = (self.shared.dir.clone(), self.shared.name_prefix.clone());
+        let swept = tokio::task::spawn_blocking(move || warm::sweep(&dir, &names)).await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "cannot look for an earlier life's mounts");
         }
     }
 
@@ -285,20 +306,13 @@ impl Runtime for DockerRuntime {
 #[derive(Debug)]
 struct DockerEnvironment {
     shared: Arc<Shared>,
-    image: Image,
+    warm: Warm,
 }
 
 #[async_trait]
 impl Environment for DockerEnvironment {
     async fn run(&self, task: TaskRun, log: LogSink, cancel: CancellationToken) -> TaskEnd {
-        run::run(
-            Arc::clone(&self.shared),
-            self.image.clone(),
-            task,
-            log,
-            cancel,
-        )
-        .await
+        self.warm.run(task, log, cancel).await
     }
 
     async fn release(&self, work_dir: &Path) {

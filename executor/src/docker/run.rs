@@ -35,12 +35,13 @@ use super::remove::{self, Lost};
 use super::stage::Stage;
 use super::watch::{self, Limits, Pulse};
 use super::{ending, exit};
+use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
 
 /// How long the last output of a killed task is waited for. It is on its way already; only a reader
 /// that is slow, or gone, takes longer.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What all runs of one runtime share.
 #[derive(Debug)]
@@ -69,19 +70,21 @@ pub(super) struct Shared {
     pub lost: Lost,
     /// Makes containers' names unique.
     pub serial: AtomicU64,
+    /// Where tasks with a way out may go.
+    pub gate: Arc<Gate>,
 }
 
 /// The ways in which a run is ended from outside.
 #[derive(Debug, Clone)]
-struct Stops {
-    cancel: CancellationToken,
-    stopping: CancellationToken,
+pub(super) struct Stops {
+    pub cancel: CancellationToken,
+    pub stopping: CancellationToken,
     /// The caller has dropped the run.
-    abandoned: CancellationToken,
+    pub abandoned: CancellationToken,
 }
 
 impl Stops {
-    async fn stopped(&self) -> Failure {
+    pub(super) async fn stopped(&self) -> Failure {
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => {
@@ -92,7 +95,7 @@ impl Stops {
         }
     }
 
-    fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), Failure> {
         futures::FutureExt::now_or_never(self.stopped()).map_or(Ok(()), Err)
     }
 }

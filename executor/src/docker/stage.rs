@@ -47,12 +47,34 @@ impl Stage {
         shared: &Arc<Shared>,
         rootless: bool,
     ) -> Result<Self, Failure> {
+        let hard = !rootless && shared.disks.are_on().await;
+        Self::with_disk(task, name, shared, rootless, hard).await
+    }
+
+    /// The same for a task in a container that was made before: no filesystem of its own.
+    ///
+    /// # Errors
+    /// As [`Stage::set`].
+    pub(super) async fn set_warm(
+        task: &TaskRun,
+        shared: &Arc<Shared>,
+        rootless: bool,
+    ) -> Result<Self, Failure> {
+        Self::with_disk(task, "", shared, rootless, false).await
+    }
+
+    async fn with_disk(
+        task: &TaskRun,
+        name: &str,
+        shared: &Arc<Shared>,
+        rootless: bool,
+        hard: bool,
+    ) -> Result<Self, Failure> {
         let node = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
         let user = TaskUser::choose(node, rootless, task.root)?;
-        let hard = !rootless && shared.disks.are_on().await;
         let (work_dir, dir) = (task.work_dir.clone(), shared.dir.clone());
         let prepared = blocking(&task.work_dir, move || {
             Ok(Ground {

@@ -81,6 +81,11 @@ pub trait Subject: Send + Sync {
     /// The program for one act.
     fn script(&self, act: Act) -> Script;
 
+    /// What [`TaskRun::isolation`] says.
+    fn isolation(&self) -> Isolation {
+        Isolation::Task
+    }
+
     /// Whether a task that went over its memory may end this way.
     fn is_out_of_memory(&self, kind: FailureKind) -> bool {
         kind == FailureKind::OutOfMemory
@@ -146,7 +151,7 @@ impl<'a> Trial<'a> {
             stall: Duration::ZERO,
             network: NetworkMode::None,
             root: false,
-            isolation: Isolation::Task,
+            isolation: subject.isolation(),
             sandbox: None,
             hold: Hold::default(),
         };

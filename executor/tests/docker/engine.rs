@@ -130,7 +130,6 @@ async fn it_may_come_late_die_and_come_back() {
         sandbox: None,
         hard_disk: false,
         image_cache: None,
-        image_cache: None,
     });
     assert!(runtime.probe().await.version.is_err());
 
@@ -191,6 +190,7 @@ async fn an_engine_lost_again_and_again_keeps_no_container() {
         socket: Some(engine.socket()),
         sandbox: None,
         hard_disk: false,
+        image_cache: None,
     });
     for round in 0..3 {
         let program = ProgramFile::Image {

@@ -46,7 +46,7 @@ async fn owner_process() {
     };
     let (node, incarnation) = owner.split_once(':').unwrap();
     let hard = std::env::var_os(HARD).is_some();
-    let subject = DockerSubject::with(node.parse().unwrap(), incarnation, |config| {
+    let subject = DockerSubject::with_config(node.parse().unwrap(), incarnation, |config| {
         config.hard_disk = hard;
         if std::env::var_os(NO_REAPER).is_some() {
             // One that waits like a reaper and does nothing then.
@@ -300,7 +300,7 @@ async fn a_killed_nodes_disks_are_unmounted() {
         if !reaped {
             let life = fresh_incarnation();
             let change = |config: &mut DockerConfig| config.dir.clone_from(&folder);
-            let next = DockerSubject::with(subject.node, &life, change).await;
+            let next = DockerSubject::with_config(subject.node, &life, change).await;
             next.runtime.remove_leftovers().await;
         }
         until(REAPED_WITHIN, async || {

@@ -13,6 +13,7 @@ mod cache;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod disks;
+mod egress;
 mod engine;
 mod hold;
 mod holes;
@@ -29,6 +30,7 @@ mod sandboxes;
 mod storm;
 mod subject;
 mod together;
+mod warm;
 
 use subject::DockerSubject;
 

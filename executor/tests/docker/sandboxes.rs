@@ -77,7 +77,7 @@ async fn a_runtime_that_the_engine_lacks_is_told() {
 /// A runtime whose owner has chosen.
 async fn choose(name: &str) -> DockerSubject {
     let change = |config: &mut DockerConfig| config.sandbox = Some(name.to_owned());
-    DockerSubject::with(PeerId::random(), &fresh_incarnation(), change).await
+    DockerSubject::with_config(PeerId::random(), &fresh_incarnation(), change).await
 }
 
 /// The owner's choice holds for every task, and no task gets a weaker one.

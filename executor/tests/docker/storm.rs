@@ -221,7 +221,7 @@ async fn interfere(side: &Side, plan: Plan, trial: &Trial<'_>, pause: &watch::Se
 
 /// A runtime of the storm's own, in `dir`.
 async fn subject(dir: &Path, hard_disk: bool) -> DockerSubject {
-    DockerSubject::with(PeerId::random(), &fresh_incarnation(), |config| {
+    DockerSubject::with_config(PeerId::random(), &fresh_incarnation(), |config| {
         config.dir = dir.to_path_buf();
         config.hard_disk = hard_disk;
     })

@@ -11,6 +11,7 @@ use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
 };
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime, ReaperCommand, labels};
+use p2pnode_executor::egress::Gate;
 use p2pnode_executor::{ProgramFile, Runtime};
 use p2pnode_protocol::PeerId;
 
@@ -43,14 +44,25 @@ impl DockerSubject {
         Self::named(PeerId::random(), &fresh_incarnation()).await
     }
 
+    /// One whose tasks' ways out follow other rules.
+    pub async fn with_gate(gate: Gate) -> Self {
+        Self::with(PeerId::random(), &fresh_incarnation(), gate, |_| {}).await
+    }
+
     pub async fn named(node: PeerId, incarnation: &str) -> Self {
-        Self::with(node, incarnation, |_| {}).await
+        Self::with(node, incarnation, Gate::default(), |_| {}).await
     }
 
     /// A fresh one whose tasks have disks of their own. `None` where the machine can't, which is said.
     pub async fn with_hard_disks() -> Option<Self> {
         let hard = |config: &mut DockerConfig| config.hard_disk = true;
-        let subject = Self::with(PeerId::random(), &fresh_incarnation(), hard).await;
+        let subject = Self::with(
+            PeerId::random(),
+            &fresh_incarnation(),
+            Gate::default(),
+            hard,
+        )
+        .await;
         if subject.runtime.probe().await.features.hard_disk {
             return Some(subject);
         }
@@ -61,9 +73,19 @@ impl DockerSubject {
         None
     }
 
-    pub async fn with(
+    /// One whose configuration is changed.
+    pub async fn with_config(
         node: PeerId,
         incarnation: &str,
+        change: impl FnOnce(&mut DockerConfig),
+    ) -> Self {
+        Self::with(node, incarnation, Gate::default(), change).await
+    }
+
+    async fn with(
+        node: PeerId,
+        incarnation: &str,
+        gate: Gate,
         change: impl FnOnce(&mut DockerConfig),
     ) -> Self {
         let engine = Docker::connect_with_unix_defaults().expect("no engine: run .ci/engine");
@@ -91,7 +113,7 @@ impl DockerSubject {
         change(&mut config);
         Self {
             dir: config.dir.clone(),
-            runtime: DockerRuntime::new(config),
+            runtime: DockerRuntime::with_gate(config, gate),
             engine,
             node,
             incarnation: incarnation.to_owned(),
