@@ -67,28 +67,7 @@ impl Registry {
     }
 
     pub async fn behind(gate: Gate) -> Self {
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
-        // Random enough not to be compressed on the way, so that progress counts its bytes; and
-        // another image each time.
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let mut state = (u64::from(std::process::id()) << 20) + serial;
-        let content: Vec<u8> = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .take(3 << 20)
-        .collect();
-        let mut layer = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        layer
-            .append_data(&mut header, "data", &content[..])
-            .unwrap();
-        let layer = layer.into_inner().unwrap();
+        let layer = random_layer();
         let layer_digest = digest(&layer);
         let config = json!({
             "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/data"]},
@@ -143,6 +122,31 @@ impl Registry {
             server,
         }
     }
+}
+
+/// Random enough not to be compressed on the way, so that progress counts its bytes; and another each
+/// time.
+fn random_layer() -> Vec<u8> {
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let mut state = (u64::from(std::process::id()) << 20) + serial;
+    let content: Vec<u8> = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(3 << 20)
+    .collect();
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    layer
+        .append_data(&mut header, "data", &content[..])
+        .unwrap();
+    layer.into_inner().unwrap()
 }
 
 fn digest(bytes: &[u8]) -> String {

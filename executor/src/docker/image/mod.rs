@@ -9,6 +9,7 @@
 //! It must never let the engine see a name that a stranger chose for an image, nor give one
 //! submitter's image to another that could not have it himself.
 
+mod access;
 mod archive;
 mod body;
 mod build;
@@ -32,6 +33,7 @@ use p2pnode_protocol::{Bytes, Resources};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::access::Arriving;
 use self::cache::{Cache, Lease};
 use self::flight::{Flights, Steps};
 use super::engine::Connected;
@@ -107,6 +109,7 @@ pub(super) struct Images {
     cache: Arc<Cache>,
     loads: Semaphore,
     builds: Semaphore,
+    arriving: Arriving,
 }
 
 impl Images {
@@ -117,6 +120,7 @@ impl Images {
             cache: Cache::new(dir, quota),
             loads: Semaphore::new(LOADS_AT_ONCE),
             builds: Semaphore::new(BUILDS_AT_ONCE),
+            arriving: Arriving::default(),
         }
     }
 

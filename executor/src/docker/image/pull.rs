@@ -1,10 +1,8 @@
 //! Images by reference: at hand, or pulled, for whoever may have them.
 //!
-//! Owns how a reference becomes an image id, and who gets an image that is here already. What the
-//! owner put on the engine is for everybody whom the owner lets run tasks. What this node pulled with
-//! credentials is only for those to whom the registry would give it now: the registry is asked, every
-//! time, with what they present. What was in somebody's archive or was built for somebody can't be had
-//! by any reference. Credentials pass through here to the engine and are kept nowhere.
+//! Owns how a reference becomes an image id; who gets an image that is here already is said in
+//! `access`. Credentials pass through here to the engine, for the registry that the reference names,
+//! and are kept nowhere.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,18 +10,15 @@ use bollard::Docker;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::models::{CreateImageInfo, ImageInspect};
-use bollard::query_parameters::{
-    CreateImageOptionsBuilder, ListImagesOptions, TagImageOptionsBuilder,
-};
+use bollard::query_parameters::{CreateImageOptionsBuilder, ListImagesOptions};
 use futures::StreamExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::Work;
-use super::cache::is_missing;
+use super::access::{May, mark, who_may};
+use super::cache::{discard, is_missing};
 use super::ledger::Origin;
-use super::reference::{
-    OWN_PREFIX, PRIVATE_PREFIX, canonical, check, registry, repository, with_tag,
-};
+use super::reference::{check, registry, with_tag};
 use super::room::Room;
 use crate::docker::words;
 use crate::{Credentials, PrepareProgress};
@@ -50,7 +45,8 @@ pub(super) async fn resolve(
     let docker = work.docker();
     if let Some(found) = inspect(docker, reference).await? {
         let standing = work.cache().standing(found.id.as_deref().unwrap_or(""));
-        match who_may(standing, reference, &found) {
+        let arriving = work.shared.images.arriving.has(&found);
+        match who_may(standing, arriving, reference, &found) {
             May::Everybody => return Ok(found),
             May::Nobody => {
                 return Err(unavailable(reference, "there is no image of this name"));
@@ -68,6 +64,8 @@ pub(super) async fn resolve(
     }
     tracing::info!(reference, "pulling an image");
     let before = ids(docker).await?;
+    // Until it is known whether it is private, and marked as such, nobody gets it unasked.
+    let _arriving = credentials.map(|_| work.shared.images.arriving.begin(reference));
     let what = format!("the image {reference}");
     let room = Room::of(docker).await;
     work.unless_stopped(room.watched(&what, pull(work, &room, reference, credentials)))
@@ -84,79 +82,18 @@ pub(super) async fn resolve(
     };
     let brought = found.id.as_ref().is_some_and(|id| !before.contains(id));
     if private {
-        let mark = mark(docker, found.id.as_deref().unwrap_or("")).await?;
+        let id = found.id.as_deref().unwrap_or("");
+        let mark = match mark(docker, id).await {
+            Ok(mark) => mark,
+            Err(failure) => {
+                discard(docker, &with_tag(reference)).await;
+                return Err(failure);
+            }
+        };
         work.cache().note(&found, &mark, origin, brought).await;
     }
     work.cache().note(&found, reference, origin, brought).await;
     Ok(found)
-}
-
-/// Marks an image as one for which the registry is to be asked, and returns the mark.
-async fn mark(docker: &Docker, id: &str) -> Result<String, Failure> {
-    let tag = id.trim_start_matches("sha256:");
-    let mark = format!("{PRIVATE_PREFIX}{tag}");
-    let repository = repository(&mark).to_owned();
-    let options = TagImageOptionsBuilder::new()
-        .repo(&repository)
-        .tag(tag)
-        .build();
-    match docker.tag_image(id, Some(options)).await {
-        Ok(()) => Ok(mark),
-        Err(error) => Err(Failure::new(
-            FailureKind::Host,
-            format!("a private image cannot be marked as one: {}", words(&error)),
-        )),
-    }
-}
-
-/// Who may have an image that is at hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum May {
-    Everybody,
-    AskTheRegistry,
-    Nobody,
-}
-
-fn who_may(
-    standing: Option<(Origin, BTreeSet<String>)>,
-    reference: &str,
-    found: &ImageInspect,
-) -> May {
-    let marked = |prefix: &str| {
-        let mut tags = found.repo_tags.iter().flatten();
-        tags.any(|tag| tag.starts_with(prefix))
-    };
-    let (origin, ours) = match standing {
-        Some(standing) => standing,
-        // Another node on this engine brought it, or this one before it lost its list.
-        None if marked(PRIVATE_PREFIX) => (Origin::Private, BTreeSet::new()),
-        None if marked(OWN_PREFIX) => (Origin::Made, BTreeSet::new()),
-        None => return May::Everybody,
-    };
-    if origin == Origin::Public {
-        return May::Everybody;
-    }
-    // An id, or the beginning of one, can be found by trying.
-    if !is_named(reference, found) {
-        return May::Nobody;
-    }
-    let wanted = canonical(reference);
-    let pulled_from_there = |name: &String| repository(name) == repository(&wanted);
-    let unknown = origin == Origin::Private && ours.is_empty();
-    if unknown || ours.iter().any(pulled_from_there) {
-        May::AskTheRegistry
-    } else {
-        // The owner has named it.
-        May::Everybody
-    }
-}
-
-/// Whether `reference` is one of the image's names, as opposed to its id.
-pub(super) fn is_named(reference: &str, found: &ImageInspect) -> bool {
-    let wanted = canonical(reference);
-    let names = [&found.repo_tags, &found.repo_digests];
-    let mut names = names.into_iter().flatten().flatten();
-    names.any(|name| canonical(name) == wanted)
 }
 
 /// What the engine has under a name or id.
@@ -331,57 +268,6 @@ mod tests {
         );
         let odd = layers.update(&step("c", "Downloading", Some(-1), Some(-1)));
         assert_eq!(odd, sum);
-    }
-
-    #[test]
-    fn who_may_have_an_image_depends_on_how_it_came() {
-        let found = ImageInspect {
-            id: Some("sha256:00ff".into()),
-            repo_tags: Some(vec!["r.example/a:1".into(), "owners:1".into()]),
-            repo_digests: Some(vec!["r.example/a@sha256:11".into()]),
-            ..ImageInspect::default()
-        };
-        let names = |name: &str| BTreeSet::from([name.to_owned()]);
-        let private = || Some((Origin::Private, names("r.example/a:1")));
-        let made = || Some((Origin::Made, names("p2pnode.invalid/build:00")));
-        for (standing, reference, expected) in [
-            (None, "sha256:00ff", May::Everybody),
-            (
-                Some((Origin::Public, names("r.example/a:1"))),
-                "00ff",
-                May::Everybody,
-            ),
-            (private(), "r.example/a:1", May::AskTheRegistry),
-            (private(), "r.example/a@sha256:11", May::AskTheRegistry),
-            (private(), "r.example/a:9@sha256:11", May::AskTheRegistry),
-            (private(), "owners:1", May::Everybody),
-            (private(), "sha256:00ff", May::Nobody),
-            (private(), "00f", May::Nobody),
-            (made(), "00f", May::Nobody),
-            (made(), "sha256:00ff", May::Nobody),
-            (made(), "owners:1", May::Everybody),
-        ] {
-            assert_eq!(
-                who_may(standing, reference, &found),
-                expected,
-                "{reference}"
-            );
-        }
-    }
-
-    #[test]
-    fn marks_hold_without_the_list() {
-        let found = |mark: &str| ImageInspect {
-            id: Some("sha256:00ff".into()),
-            repo_tags: Some(vec!["a:1".into(), format!("{mark}00ff")]),
-            ..ImageInspect::default()
-        };
-        let private = found(PRIVATE_PREFIX);
-        assert_eq!(who_may(None, "a:1", &private), May::AskTheRegistry);
-        assert_eq!(who_may(None, "00ff", &private), May::Nobody);
-        let made = found("p2pnode.invalid/build:");
-        assert_eq!(who_may(None, "a:1", &made), May::Everybody);
-        assert_eq!(who_may(None, "00ff", &made), May::Nobody);
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn instructions(text: &str, escape: char) -> Result<Vec<Instruction>, String> {
             }
             None => {
                 so_far.push_str(bare);
-                found.push(instruction(first, &so_far)?);
+                found.push(instruction(first, &so_far, escape)?);
             }
         }
         if found.len() > MAX_INSTRUCTIONS {
@@ -175,12 +175,12 @@ fn instructions(text: &str, escape: char) -> Result<Vec<Instruction>, String> {
         }
     }
     if let Some((first, rest)) = open {
-        found.push(instruction(first, &rest)?);
+        found.push(instruction(first, &rest, escape)?);
     }
     Ok(found)
 }
 
-fn instruction(line: usize, text: &str) -> Result<Instruction, String> {
+fn instruction(line: usize, text: &str, escape: char) -> Result<Instruction, String> {
     let text = text.trim();
     let (word, rest) = text
         .split_once(|c: char| c.is_whitespace())
@@ -207,6 +207,10 @@ fn instruction(line: usize, text: &str) -> Result<Instruction, String> {
     let rest = rest.trim().to_owned();
     if rest.contains('\0') || rest.is_empty() {
         return wrong(format!("{verb} needs something to follow it"));
+    }
+    // It would reach for the next line of what the builder is told.
+    if rest.ends_with(escape) {
+        return wrong(format!("{verb} ends with the escape character"));
     }
     if verb == Verb::Run && rest.starts_with("--") {
         return wrong("options of RUN are not supported".into());
@@ -297,6 +301,8 @@ mod tests {
             ("FROM a\nRUN cat <<EOF\nx\nEOF", "here-documents"),
             ("FROM a\nCOPY <<-\"X\" /y", "here-documents"),
             ("# escape=x\nFROM a", "escape character"),
+            ("FROM a\nENV x=y\\\\\n", "ends with the escape"),
+            ("ARG x=y\\ \\\n", "ends with the escape"),
             (&many, "more than"),
         ] {
             let error = parse(text).unwrap_err();

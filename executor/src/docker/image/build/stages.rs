@@ -10,7 +10,7 @@ use p2pnode_protocol::task::{Failure, FailureKind};
 use super::dockerfile::{Instruction, Stage, Verb};
 use super::step::{self, Step};
 use super::{BUILD, Build, context, segment, words};
-use crate::docker::image::pull;
+use crate::docker::image::{access, pull};
 
 /// Shells to which a variable can be given within the command. Other programs get them as their
 /// environment, which the image then keeps.
@@ -156,7 +156,7 @@ impl Earlier<'_> {
             return Ok(id.to_owned());
         }
         let found = pull::resolve(build.work, name, None).await?;
-        if !pull::is_named(name, &found) {
+        if !access::is_named(name, &found) {
             return Err(bad(format!("the image {name} must be given by its name")));
         }
         let config = found.config.unwrap_or_default();
