@@ -127,7 +127,7 @@ impl DockerRuntime {
     /// What this machine and this engine can do beyond the least.
     async fn features(&self, engine: &Connected) -> Features {
         Features {
-            sandboxes: engine.sandboxes.others().to_vec(),
+            sandboxes: engine.sandboxes.on_offer(self.shared.sandbox.as_deref()),
             hard_disk: !engine.rootless && self.shared.disks.are_on().await,
             pause: engine.can_pause,
             ..Features::default()
