@@ -1,8 +1,9 @@
 //! Which OCI runtime a container runs under.
 //!
 //! An engine has one by default and may have others by name, such as gVisor's `runsc`, which puts a
-//! kernel of its own between task and host. The owner can choose one for all tasks, a job can insist
-//! on one. What a job insists on must never be weaker than what the owner chose.
+//! kernel of its own between task and host. The owner can choose one for all tasks, here or as the
+//! engine's default; a job can insist on one. What a job insists on must never be weaker than what
+//! the owner chose.
 
 use bollard::models::SystemInfo;
 use p2pnode_protocol::task::{Failure, FailureKind};
@@ -46,9 +47,15 @@ impl Sandboxes {
         Self { default, others }
     }
 
-    /// The names beside the default.
-    pub(super) fn others(&self) -> &[String] {
-        &self.others
+    /// What a job can insist on: the names beside the default, and the default where it is a stronger
+    /// one; none that would be weaker than the owner's choice.
+    pub(super) fn on_offer(&self, owners: Option<&str>) -> Vec<String> {
+        let default = Some(&self.default).filter(|default| is_stronger(default));
+        let names = default.into_iter().chain(&self.others);
+        names
+            .filter(|name| self.choose(owners, Some(name)).is_ok())
+            .cloned()
+            .collect()
     }
 
     /// What a task runs under; `None` is the engine's default. `owners` is the owner's choice, `tasks`
@@ -72,9 +79,10 @@ impl Sandboxes {
                 self.all().join(", ")
             ));
         }
-        match owners {
-            Some(owners) if owners != name && !is_stronger(name) => host(format!(
-                "this provider runs tasks under `{owners}` and under nothing weaker, so not under \
+        let floor = owners.or_else(|| Some(&*self.default).filter(|name| is_stronger(name)));
+        match floor {
+            Some(floor) if floor != name && !is_stronger(name) => host(format!(
+                "this provider runs tasks under `{floor}` and under nothing weaker, so not under \
                  `{name}`"
             )),
             _ => Ok(Some(name.to_owned())),
@@ -110,12 +118,16 @@ mod tests {
     use super::*;
 
     fn sandboxes(names: &[&str]) -> Sandboxes {
+        with_default("runc", names)
+    }
+
+    fn with_default(default: &str, names: &[&str]) -> Sandboxes {
         let runtimes: HashMap<_, _> = names
             .iter()
             .map(|name| ((*name).to_owned(), Runtime::default()))
             .collect();
         Sandboxes::of(&SystemInfo {
-            default_runtime: Some("runc".into()),
+            default_runtime: Some(default.into()),
             runtimes: Some(runtimes),
             ..SystemInfo::default()
         })
@@ -125,11 +137,14 @@ mod tests {
     fn names_are_told_that_can_travel() {
         let long = "x".repeat(MAX_NAME_BYTES + 1);
         let all = sandboxes(&["runsc", "runc", "crun", "a b", "", "ü", "x\n", &long]);
-        assert_eq!(all.others(), ["crun", "runsc"]);
+        assert_eq!(all.on_offer(None), ["crun", "runsc"]);
         let many: Vec<String> = (0..99).map(|n| format!("r{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(sandboxes(&many).others().len(), MAX_NAMES);
-        assert_eq!(Sandboxes::of(&SystemInfo::default()).others().len(), 0);
+        assert_eq!(sandboxes(&many).on_offer(None).len(), MAX_NAMES);
+        assert_eq!(
+            Sandboxes::of(&SystemInfo::default()).on_offer(None).len(),
+            0
+        );
     }
 
     #[test]
@@ -151,6 +166,18 @@ mod tests {
             let refused = choose(Some("runsc"), Some(weaker));
             assert_eq!(refused, Err(FailureKind::Host), "{weaker}");
         }
+    }
+
+    #[test]
+    fn a_stronger_default_is_on_offer_and_is_the_least() {
+        let all = with_default("runsc", &["runc", "runsc", "kata-runtime"]);
+        assert_eq!(all.on_offer(None), ["runsc", "kata-runtime"]);
+        assert_eq!(all.choose(None, Some("runsc")), Ok(Some("runsc".into())));
+        assert!(all.choose(None, Some("runc")).is_err());
+        // Unless the owner says otherwise.
+        assert_eq!(all.choose(Some("runc"), None), Ok(Some("runc".into())));
+        let all = sandboxes(&["crun", "runsc"]);
+        assert_eq!(all.on_offer(Some("runsc")), ["runsc"]);
     }
 
     #[test]

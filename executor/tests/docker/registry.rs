@@ -68,37 +68,8 @@ impl Registry {
 
     pub async fn behind(gate: Gate) -> Self {
         let layer = random_layer();
-        let layer_digest = digest(&layer);
-        let config = json!({
-            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/data"]},
-            "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
-        });
-        let config = config.to_string().into_bytes();
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": {
-                "mediaType": "application/vnd.docker.container.image.v1+json",
-                "size": config.len(), "digest": digest(&config),
-            },
-            "layers": [{
-                "mediaType": "application/vnd.docker.image.rootfs.diff.tar",
-                "size": layer.len(), "digest": layer_digest,
-            }],
-        });
-        let manifest = manifest.to_string().into_bytes();
         let layer_bytes = layer.len() as u64;
-        let blob = |bytes: &[u8]| format!("/v2/{NAME}/blobs/{}", digest(bytes));
-        let id = digest(&config);
-        let by_path = HashMap::from([
-            ("/v2/".to_owned(), ("application/json", b"{}".to_vec())),
-            (blob(&config), ("application/octet-stream", config)),
-            (blob(&layer), ("application/octet-stream", layer)),
-            (
-                format!("/v2/{NAME}/manifests/{}", digest(&manifest)),
-                (MANIFEST, manifest.clone()),
-            ),
-            (format!("/v2/{NAME}/manifests/latest"), (MANIFEST, manifest)),
-        ]);
+        let (id, by_path) = published(layer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let reference = format!("{address}/{NAME}");
@@ -122,6 +93,41 @@ impl Registry {
             server,
         }
     }
+}
+
+/// What a registry has of an image with one layer: the image's id, and what stands at which path.
+fn published(layer: Vec<u8>) -> (String, HashMap<String, (&'static str, Vec<u8>)>) {
+    let layer_digest = digest(&layer);
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/data"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
+    });
+    let config = config.to_string().into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.docker.container.image.v1+json",
+            "size": config.len(), "digest": digest(&config),
+        },
+        "layers": [{
+            "mediaType": "application/vnd.docker.image.rootfs.diff.tar",
+            "size": layer.len(), "digest": layer_digest,
+        }],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let blob = |bytes: &[u8]| format!("/v2/{NAME}/blobs/{}", digest(bytes));
+    let id = digest(&config);
+    let by_path = HashMap::from([
+        ("/v2/".to_owned(), ("application/json", b"{}".to_vec())),
+        (blob(&config), ("application/octet-stream", config)),
+        (blob(&layer), ("application/octet-stream", layer)),
+        (
+            format!("/v2/{NAME}/manifests/{}", digest(&manifest)),
+            (MANIFEST, manifest.clone()),
+        ),
+        (format!("/v2/{NAME}/manifests/latest"), (MANIFEST, manifest)),
+    ]);
+    (id, by_path)
 }
 
 /// Random enough not to be compressed on the way, so that progress counts its bytes; and another each
