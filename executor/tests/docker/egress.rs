@@ -107,9 +107,14 @@ async fn a_permitted_name_is_reached_through_the_proxy() {
     let site = Site::new().await;
     let subject = site.subject().await;
     let script = format!("wget -q -O - http://site.test:{}/file", site.port);
-    for isolation in [Isolation::Task, Isolation::Job] {
+    for (isolation, pids) in [
+        (Isolation::Task, 512),
+        (Isolation::Job, 512),
+        (Isolation::Task, 2),
+    ] {
         let mut trial = trial(&subject, &script);
         trial.task.isolation = isolation;
+        trial.task.resources.pids = pids;
         let ended = trial.run().await;
         if !root() {
             assert_eq!(ended.failure(), FailureKind::Host);

@@ -30,7 +30,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::pool::Pool;
-use self::room::{Key, Refusal, Room};
+use self::room::{Key, LEAST_PIDS, Refusal, Room};
 use self::turn::{Outcome, Turn};
 use super::image::Image;
 use super::run::{self, Shared, Stops};
@@ -158,10 +158,11 @@ impl Warm {
             return true;
         }
         // As root a task could change what belongs to the container; another OCI runtime may hide its
-        // processes.
+        // processes; a small limit of processes would be too small for the engine's own beside it.
         task.isolation == Isolation::Job
             && !task.root
             && task.sandbox.is_none()
+            && task.resources.pids >= LEAST_PIDS
             && self.pool.is_fit()
     }
 }

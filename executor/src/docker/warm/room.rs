@@ -31,6 +31,10 @@ use crate::TaskRun;
 /// Inputs that every room allows for, in bytes: most tasks have less, and share a room.
 const LEAST_INPUTS: u64 = 1 << 20;
 
+/// The least limit of processes that a room has: what starts a command in it counts as well, with the
+/// threads of its language's runtime, of which some ten were seen.
+pub(super) const LEAST_PIDS: u32 = 64;
+
 /// What two tasks must have in common to follow one another in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key {
@@ -255,13 +259,14 @@ fn waiting(
     slot: &Path,
     program: &str,
 ) -> Result<ContainerCreateBody, Failure> {
-    let first = TaskRun {
+    let mut first = TaskRun {
         command: vec![PAUSE.to_owned()],
         // Each task brings its own.
         env: Vec::new(),
         work_dir: slot.to_path_buf(),
         ..task.clone()
     };
+    first.resources.pids = first.resources.pids.max(LEAST_PIDS);
     let mut body = create_body(&first, sandbox)?;
     body.attach_stdout = Some(false);
     body.attach_stderr = Some(false);

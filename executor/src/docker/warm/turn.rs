@@ -6,11 +6,13 @@
 
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use futures::StreamExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -29,6 +31,18 @@ use crate::{LogSink, TaskRun};
 
 /// Bytes of output read at once from the engine, whose own frames are of 32 KiB.
 const FRAME_BYTES: usize = 64 << 10;
+
+/// How much of the engine's words is kept when it can't start a command.
+const HEAD_BYTES: usize = 512;
+
+/// How engines say that it is the command's fault.
+const UNFIT: [&str; 5] = [
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "is a directory",
+    "exec format error",
+];
 
 /// When a task that still writes is first asked for its process: shorter ones are over by then, and
 /// cost the engine one question instead of two.
@@ -157,6 +171,8 @@ impl Turn<'_> {
     ) -> Outcome {
         let (docker, id) = (&self.room.docker, &self.room.id);
         let freezer = Freezer::new(docker, id);
+        let head = Mutex::new(Vec::new());
+        let output = output.inspect(|frame| keep_head(&head, frame));
         let mut pump = Box::pin(output::pump(output, log, self.pulse, &freezer));
         let mut holding = Box::pin(freezer.follow(&self.task.hold, self.pulse));
         let hurry = Notify::new();
@@ -215,6 +231,10 @@ impl Turn<'_> {
             let why = "part of the task's output was lost";
             return Outcome::failed(ending::of_loss(why, &error));
         }
+        if !end.started {
+            let said = head.lock().map(|head| head.clone()).unwrap_or_default();
+            return self.not_started(&String::from_utf8_lossy(&said));
+        }
         self.judge(end, kills).await
     }
 
@@ -257,15 +277,12 @@ impl Turn<'_> {
         }
     }
 
-    async fn judge(&self, end: End, kills: Option<u64>) -> Outcome {
-        let inside = &self.room.parts.inside;
-        let lives = inside.lives();
-        if !end.started && !lives {
-            let why = "the warm container ended before the task began";
-            return Outcome::NotStarted(Failure::new(FailureKind::Host, why));
-        }
-        if !end.started {
-            let command = self.command.first().map_or("", String::as_str);
+    /// Why there never was a process, by what the engine said in the place of output.
+    fn not_started(&self, said: &str) -> Outcome {
+        let command = self.command.first().map_or("", String::as_str);
+        let is_commands_fault =
+            said.contains("exec: ") && UNFIT.iter().any(|sign| said.contains(sign));
+        if is_commands_fault && self.room.parts.inside.lives() {
             let why =
                 format!("`{command}` cannot be started: it is not in the image, or is no program");
             return Outcome::Over {
@@ -273,6 +290,13 @@ impl Turn<'_> {
                 tidy: true,
             };
         }
+        let why = format!("the warm container cannot run the task: {}", said.trim());
+        Outcome::NotStarted(Failure::new(FailureKind::Host, why))
+    }
+
+    async fn judge(&self, end: End, kills: Option<u64>) -> Outcome {
+        let inside = &self.room.parts.inside;
+        let lives = inside.lives();
         if end.code == 0 {
             return Outcome::Over {
                 result: Ok(()),
@@ -304,9 +328,17 @@ impl Turn<'_> {
     }
 }
 
-type Output = std::pin::Pin<
-    Box<dyn futures::Stream<Item = Result<bollard::container::LogOutput, Error>> + Send>,
->;
+/// Keeps the beginning of stdout: where there is no process, it is the engine's own words.
+fn keep_head(head: &Mutex<Vec<u8>>, frame: &Result<LogOutput, Error>) {
+    if let Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) = frame
+        && let Ok(mut head) = head.lock()
+    {
+        let room = HEAD_BYTES.saturating_sub(head.len()).min(message.len());
+        head.extend_from_slice(&message[..room]);
+    }
+}
+
+type Output = std::pin::Pin<Box<dyn futures::Stream<Item = Result<LogOutput, Error>> + Send>>;
 
 async fn clear_processes(parts: &Arc<Parts>) -> bool {
     let parts = Arc::clone(parts);

@@ -157,7 +157,7 @@ async fn a_container_holds_one_task_at_a_time() {
     clean(&subject).await;
 }
 
-/// The engine's own processes must fit beside the task's.
+/// The engine's own processes must fit beside the task's: where they would not, nothing is shared.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn a_small_limit_of_processes_holds() {
