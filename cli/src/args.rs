@@ -79,6 +79,12 @@ pub enum Verb {
         /// The job file
         file: PathBuf,
     },
+    /// Job files to begin with
+    #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  p2pnode template list\n  p2pnode template new blender-frames\n  p2pnode template show sweep"
+    )]
+    Template(TemplateVerb),
     /// List jobs
     #[command(after_help = "Example:\n  p2pnode jobs")]
     Jobs,
@@ -172,6 +178,29 @@ impl Verb {
 pub enum ConfigVerb {
     /// Print every value and where it came from
     Show,
+}
+
+/// `template`.
+#[derive(Subcommand)]
+pub enum TemplateVerb {
+    /// Name all templates
+    List,
+    /// Print a template
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Write a template to a new file
+    New {
+        /// Its name
+        name: String,
+        /// The file
+        #[arg(default_value = "job.toml")]
+        file: PathBuf,
+        /// Replace the file when it exists
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// How a node that this process starts finds others.
