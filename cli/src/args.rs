@@ -236,6 +236,9 @@ pub struct NodeFlags {
     /// Port of the local API [default: a free one]
     #[arg(long, value_name = "PORT")]
     pub api_port: Option<String>,
+    /// Serve the metrics, and nothing else, to others at this address, such as 0.0.0.0:9464
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
     /// The most disk that stored chunks take [default: 20GiB]
     #[arg(long, value_name = "SIZE")]
     pub blob_quota: Option<String>,
@@ -258,6 +261,7 @@ impl NodeFlags {
             ("--label", !self.labels.is_empty()),
             ("--log", self.log.is_some()),
             ("--api-port", self.api_port.is_some()),
+            ("--metrics", self.metrics.is_some()),
             ("--blob-quota", self.blob_quota.is_some()),
             ("--allow-root", self.allow_root),
         ];

@@ -2,14 +2,20 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
 use p2pnode_protocol::api::{NodeStatus, OfferRequest, PeerAccess, PeerInfo};
 
 use super::error::Refused;
 use super::{ApiState, select};
 use crate::command::Command;
+
+/// What the metrics are written in.
+pub(super) const METRICS_TYPE: (HeaderName, &str) = (
+    CONTENT_TYPE,
+    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+);
 
 pub(super) async fn status(State(state): State<ApiState>) -> Result<Json<NodeStatus>, Refused> {
     Ok(Json(
@@ -78,6 +84,5 @@ pub(super) async fn stop(State(state): State<ApiState>) -> StatusCode {
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], (state.metrics)())
+    ([METRICS_TYPE], (state.metrics)().await)
 }

@@ -103,6 +103,12 @@ impl Core {
         submit::fit(plan, &self.peers)
     }
 
+    /// How many peers are connected or have an advert that is known.
+    #[must_use]
+    pub fn peers_known(&self) -> u32 {
+        self.peers.others().count() as u32
+    }
+
     /// What a peer calls itself.
     #[must_use]
     pub fn peer_name(&self, peer: &PeerId) -> Option<&str> {

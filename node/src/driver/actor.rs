@@ -22,6 +22,7 @@ use super::clock::Clock;
 use super::collecting::{Collecting, Errand};
 use super::hosting::Hosting;
 use super::inbound::Inbound;
+use super::metrics::Watcher;
 use super::owner::Owner;
 use crate::command::Command;
 use crate::core::Core;
@@ -78,6 +79,7 @@ pub(super) struct Driver {
     pub(super) collecting: Collecting,
     pub(super) advertiser: Advertiser,
     pub(super) owner: Owner,
+    pub(super) watcher: Watcher,
     /// Inputs that this node causes itself, such as messages to itself.
     pub(super) own: VecDeque<Input>,
     pub(super) in_flight: usize,
@@ -137,6 +139,7 @@ impl Driver {
         let mut effects = Vec::new();
         let now = self.clock.now();
         for input in inputs {
+            self.watcher.on_input(&input);
             effects.append(&mut self.core.handle(now, input));
         }
         self.pass_on(effects)
@@ -171,6 +174,7 @@ impl Driver {
         let batch = committed.ok_or(super::NodeError::StoreClosed)??;
         self.in_flight -= 1;
         for effect in batch.effects {
+            self.watcher.on_effect(&effect);
             self.perform(effect);
         }
         for then in batch.then {

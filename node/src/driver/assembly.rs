@@ -18,6 +18,8 @@ use super::hosting::{HostContext, Hosting};
 use super::inbound::Inbound;
 use super::loghub::LogHub;
 use super::logpipe::LogTarget;
+use super::meter::Meter;
+use super::metrics::Watcher;
 use super::node::NodeError;
 use super::owner::{About, Owner};
 use super::submitting::Submitter;
@@ -46,7 +48,7 @@ const INTERNAL_QUEUE: usize = 1_024;
 pub(super) struct State {
     pub(super) store: Store,
     snapshot: Snapshot,
-    blobs: Arc<BlobStore>,
+    pub(super) blobs: Arc<BlobStore>,
     claims: Arc<Claims>,
     hub: LogHub,
     pub(super) events: broadcast::Sender<Arc<Event>>,
@@ -85,6 +87,8 @@ pub(super) struct Parts<'a> {
     pub(super) exec: Exec,
     pub(super) home: &'a Home,
     pub(super) config: Config,
+    pub(super) meter: Meter,
+    pub(super) watcher: Watcher,
 }
 
 impl Parts<'_> {
@@ -105,6 +109,7 @@ impl Parts<'_> {
             blobs: state.blobs,
             hub: state.hub,
             events: state.events,
+            meter: self.meter,
             internal,
         };
         let mut core_config = CoreConfig::new(self.me);
@@ -150,6 +155,7 @@ impl Parts<'_> {
             },
             advertiser,
             owner,
+            watcher: self.watcher,
             own,
             in_flight: 0,
             then: Vec::new(),
@@ -167,6 +173,7 @@ struct Links {
     fetcher: Fetcher,
     hub: LogHub,
     events: broadcast::Sender<Arc<Event>>,
+    meter: Meter,
     internal: mpsc::Sender<Internal>,
 }
 
@@ -195,6 +202,7 @@ impl Links {
                 net: self.net.clone(),
                 hub: self.hub.clone(),
             },
+            meter: self.meter.clone(),
             internal: self.internal.clone(),
         })
     }

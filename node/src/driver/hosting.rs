@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::actor::Internal;
 use super::fetching::Fetcher;
 use super::logpipe::{LogPipe, LogTarget};
+use super::meter::Meter;
 use super::preparing::{self, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
@@ -29,6 +30,7 @@ pub(super) struct HostContext {
     pub(super) blobs: Arc<BlobStore>,
     pub(super) fetcher: Fetcher,
     pub(super) log_target: LogTarget,
+    pub(super) meter: Meter,
     pub(super) internal: mpsc::Sender<Internal>,
 }
 

@@ -5,7 +5,7 @@
 //! [`calls`] on peers, [`hosting`] (with [`preparing`] and [`running`]) of other peers' tasks,
 //! [`collecting`] of this node's own results, [`advertising`] of capacity; [`inbound`] serves streams
 //! that peers open, as far as [`holders`] permits; [`owner`] answers the API, [`terms`] says what an
-//! offer comes to.
+//! offer comes to; [`metrics`] counts all of it, and [`meter`] and [`energy`] measure tasks.
 
 mod actor;
 mod advertising;
@@ -13,12 +13,14 @@ mod assembly;
 mod calls;
 mod clock;
 mod collecting;
+mod energy;
 mod fetching;
 mod holders;
 mod hosting;
 mod inbound;
 mod loghub;
 mod logpipe;
+mod meter;
 mod metrics;
 mod node;
 mod output;
