@@ -18,8 +18,8 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::MetricsText;
@@ -30,6 +30,17 @@ const MAX_CONNECTIONS: usize = 16;
 
 /// The longest life of a connection; Prometheus gives up after 10 s.
 const MAX_LIFE: Duration = Duration::from_secs(15);
+
+/// How long a text is given again, so that whoever asks all the time costs the node no more than one
+/// that asks every second.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// The metrics, and what they were a moment ago.
+#[derive(Clone)]
+struct Page {
+    metrics: MetricsText,
+    last: Arc<Mutex<Option<(Instant, String)>>>,
+}
 
 /// Answers scrapes on `listener` until `stop` is cancelled.
 ///
@@ -43,7 +54,10 @@ pub async fn serve_metrics(
     let app = Router::new()
         .route("/metrics", get(answer))
         .layer(DefaultBodyLimit::max(0))
-        .with_state(metrics);
+        .with_state(Page {
+            metrics,
+            last: Arc::default(),
+        });
     let listener = Few {
         inner: listener,
         slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -54,9 +68,24 @@ pub async fn serve_metrics(
         .await
 }
 
-async fn answer(State(metrics): State<MetricsText>) -> impl IntoResponse {
+async fn answer(State(page): State<Page>) -> impl IntoResponse {
     let headers = [METRICS_TYPE, (CONNECTION, "close")];
-    (headers, metrics().await)
+    (headers, page.text().await)
+}
+
+impl Page {
+    /// Others who ask meanwhile wait for the same text.
+    async fn text(&self) -> String {
+        let mut last = self.last.lock().await;
+        if let Some((at, text)) = last.as_ref()
+            && at.elapsed() < KEPT
+        {
+            return text.clone();
+        }
+        let text = (self.metrics)().await;
+        *last = Some((Instant::now(), text.clone()));
+        text
+    }
 }
 
 /// Accepts a few connections at a time; others wait in the system's queue.
@@ -150,6 +179,8 @@ impl AsyncWrite for Short {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -191,6 +222,26 @@ mod tests {
         let post = "POST /metrics HTTP/1.0\r\nContent-Length: 0\r\n\r\n";
         let answer = ask(address, post).await;
         assert!(answer.starts_with("HTTP/1.0 405 "), "{answer}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn asking_all_the_time_asks_the_node_once_a_second() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        let metrics: MetricsText = Arc::new(move || {
+            let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+            Box::pin(async move { number.to_string() })
+        });
+        let page = Page {
+            metrics,
+            last: Arc::default(),
+        };
+        for _ in 0..1_000 {
+            page.text().await;
+        }
+        assert!(asked.load(Ordering::Relaxed) < 10, "{asked:?}");
+        tokio::time::sleep(KEPT).await;
+        assert_ne!(page.text().await, "1");
     }
 
     #[tokio::test]
