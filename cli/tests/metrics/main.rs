@@ -18,12 +18,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use harness::{Lab, text};
+use harness::{Lab, modules, text};
 use serde_json::Value;
 
 const JOB: &str = r#"
 name = "burn"
 task.wasm = "burn.wasm"
+[resources]
+memory = "64MiB"
+disk = "64MiB"
+"#;
+
+const COPY: &str = r#"
+name = "copy"
+task.wasm = "copy.wasm"
+inputs."in.txt" = "in.txt"
+outputs.paths = ["out/out.txt"]
 [resources]
 memory = "64MiB"
 disk = "64MiB"
@@ -179,7 +189,14 @@ fn a_job_shows_in_the_metrics_and_its_energy_in_its_receipt() {
     assert!(of("p2pnode_own_tasks_energy_joules_total") > 0.0);
     assert!(of("p2pnode_own_inputs_sent_bytes_total") > 0.0);
     assert!(of("p2pnode_net_blob_sent_bytes_total") > 0.0);
+
+    let files: [(&str, &[u8]); 2] = [("copy.wasm", &modules::copy()), ("in.txt", b"to be copied")];
+    let ended = lab.submit("me", &lab.job("copy", COPY, &files), &[]);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    let here = scrape(&address, &token);
+    let of = |name: &str| here.get(name).copied().unwrap_or_default();
     assert_eq!(of("p2pnode_phase_seconds_count{phase=\"collect\"}"), 1.0);
+    assert_eq!(of("p2pnode_own_outputs_received_bytes_total"), 12.0);
     assert!(get(&address, "/metrics", "").starts_with("HTTP/1.0 401 "));
 }
 
