@@ -10,12 +10,12 @@ use std::time::Instant;
 
 use p2pnode_protocol::{Gpu, WHOLE_GPU};
 
-/// What the machine's meters said at one moment. Only samples of one generation can be compared.
+/// What the machine's meters said at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sample {
     /// When.
     pub(super) at: Instant,
-    /// Counts how often a meter began anew.
+    /// Counts how often the count of CPU time began anew: only within one can it be compared.
     pub(super) generation: u64,
     /// Energy of the CPU packages so far, in microjoules.
     pub(super) cpu_uj: Option<u64>,
@@ -28,13 +28,13 @@ pub(super) struct Sample {
 /// The energy in millijoules of a task that used `cpu_us` of CPU time and had `gpus`, by what was
 /// counted from `first` to `last`. `None` when it cannot be told:
 ///
-/// - nothing lies between the two samples, or a meter began anew;
+/// - nothing lies between the two samples;
 /// - the task had a GPU of which it did not have all, or that does not count its energy;
-/// - neither CPUs nor GPUs can be read.
+/// - neither CPUs nor GPUs can be read, or their counts began anew.
 ///
 /// Of a task with whole GPUs whose CPUs cannot be read it is the GPUs' alone.
 pub(super) fn of_task(first: &Sample, last: &Sample, cpu_us: u64, gpus: &[Gpu]) -> Option<u64> {
-    if last.at <= first.at || last.generation != first.generation {
+    if last.at <= first.at {
         return None;
     }
     let cpu = of_cpus(first, last, cpu_us);
@@ -52,6 +52,9 @@ pub(super) fn of_task(first: &Sample, last: &Sample, cpu_us: u64, gpus: &[Gpu]) 
 }
 
 fn of_cpus(first: &Sample, last: &Sample, cpu_us: u64) -> Option<u64> {
+    if last.generation != first.generation {
+        return None;
+    }
     let taken_uj = last.cpu_uj?.checked_sub(first.cpu_uj?)?;
     let busy_us = last.busy_us.checked_sub(first.busy_us)?;
     if cpu_us == 0 {

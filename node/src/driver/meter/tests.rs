@@ -105,8 +105,8 @@ async fn a_task_is_charged_its_part_of_what_the_machine_took() {
     };
     let end = measure(&meter, 0, run).await;
     let joules = end.usage.energy_mj.unwrap();
-    // A little more time goes by until the last reading.
-    assert!((1_000..=2_000).contains(&joules), "{joules} mJ");
+    // More time goes by until the last reading, on a busy machine much more.
+    assert!((200..=2_000).contains(&joules), "{joules} mJ");
     assert_eq!(meter.running(9).len(), 0);
 }
 
@@ -190,4 +190,46 @@ async fn sensors_rest_when_nothing_runs() {
     let last = meter.table().last.clone();
     tokio::time::sleep(INTERVAL + Duration::from_millis(500)).await;
     assert_eq!(meter.table().last, last);
+}
+
+/// The stand-in for NVIDIA's library, whose GPU 0 counts 1,000 mJ more at each question. Building
+/// p2pnode needs a C compiler anyway.
+fn nvml(folder: &Path) -> PathBuf {
+    let library = folder.join("libnvidia-ml.so.1");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../executor/tests/gpu/nvml.c");
+    let built = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status();
+    assert!(built.unwrap().success());
+    library
+}
+
+#[tokio::test]
+async fn a_whole_gpu_is_charged_from_the_first_question_to_the_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let sensors = Sensors::new(folder.path(), Some(&nvml(folder.path())));
+    let meter = Meter {
+        table: Arc::default(),
+        sensors: Arc::new(tokio::sync::Mutex::new(Some(sensors))),
+    };
+    let with = |uuid: &str| TaskRun {
+        gpus: vec![Gpu::whole(
+            uuid.to_owned(),
+            "a GPU".to_owned(),
+            p2pnode_protocol::Bytes(1),
+        )],
+        ..task(0)
+    };
+    for _ in 0..3 {
+        let entry = meter.enter(key(0), &with("GPU-00000009"));
+        let end = entry.measure(async { end(5) }).await;
+        // The regular reading may come between the two.
+        let energy = end.usage.energy_mj.unwrap();
+        assert!(matches!(energy, 1_000 | 2_000), "{energy} mJ");
+    }
+    let entry = meter.enter(key(0), &with("GPU-00000007"));
+    let end = entry.measure(async { end(5) }).await;
+    assert_eq!(end.usage.energy_mj, None, "that one does not count");
 }
