@@ -88,6 +88,12 @@ pub enum Verb {
         /// The job file
         file: PathBuf,
     },
+    /// Job files to begin with
+    #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  p2pnode template list\n  p2pnode template new blender-frames\n  p2pnode template show sweep"
+    )]
+    Template(TemplateVerb),
     /// List jobs
     #[command(after_help = "Example:\n  p2pnode jobs")]
     Jobs,
@@ -214,6 +220,29 @@ pub enum ConfigVerb {
     Show,
 }
 
+/// `template`.
+#[derive(Subcommand)]
+pub enum TemplateVerb {
+    /// Name all templates
+    List,
+    /// Print a template
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Write a template to a new file
+    New {
+        /// Its name
+        name: String,
+        /// The file
+        #[arg(default_value = "job.toml")]
+        file: PathBuf,
+        /// Replace the file when it exists
+        #[arg(long)]
+        force: bool,
+    },
+}
+
 /// How a node that this process starts finds others.
 #[derive(Args, Clone, Default)]
 pub struct NodeFlags {
@@ -247,6 +276,9 @@ pub struct NodeFlags {
     /// Port of the local API [default: a free one]
     #[arg(long, value_name = "PORT")]
     pub api_port: Option<String>,
+    /// Serve the metrics, and nothing else, to others at this address, such as 0.0.0.0:9464
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
     /// The most disk that stored chunks take [default: 20GiB]
     #[arg(long, value_name = "SIZE")]
     pub blob_quota: Option<String>,
@@ -266,6 +298,7 @@ impl NodeFlags {
             ("--label", !self.labels.is_empty()),
             ("--log", self.log.is_some()),
             ("--api-port", self.api_port.is_some()),
+            ("--metrics", self.metrics.is_some()),
             ("--blob-quota", self.blob_quota.is_some()),
         ];
         all.into_iter()

@@ -56,6 +56,7 @@ pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
         labels: flags.labels,
         log: flags.log,
         api_port: flags.api_port,
+        metrics: flags.metrics,
         blob_quota: flags.blob_quota,
         ..Overrides::default()
     };
@@ -165,9 +166,10 @@ pub fn home_failure(error: HomeError) -> Failure {
 /// A node that cannot start as the program's end.
 pub fn node_failure(error: NodeError) -> Failure {
     match error {
-        NodeError::Net(_) | NodeError::Config(_) | NodeError::Api { .. } => {
-            Failure::usage(error.to_string())
-        }
+        NodeError::Net(_)
+        | NodeError::Config(_)
+        | NodeError::Api { .. }
+        | NodeError::Metrics { .. } => Failure::usage(error.to_string()),
         other => Failure::internal(other.to_string()),
     }
 }

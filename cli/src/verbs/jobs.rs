@@ -100,6 +100,18 @@ pub async fn show(global: &Global, job: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Energy as people read it.
+fn joules(millijoules: u64) -> String {
+    // Digits beyond the third are noise of the meters.
+    #[allow(clippy::cast_precision_loss)]
+    let joules = millijoules as f64 / 1_000.0;
+    match joules {
+        ..1_000.0 => format!("{joules:.1} J"),
+        ..1_000_000.0 => format!("{:.1} kJ", joules / 1_000.0),
+        _ => format!("{:.2} kWh", joules / 3_600_000.0),
+    }
+}
+
 fn print(info: &JobInfo, tasks: &[TaskInfo]) {
     let counts = &info.tasks;
     output::line(format!("job      {} ({})", info.job, info.name));
@@ -114,6 +126,9 @@ fn print(info: &JobInfo, tasks: &[TaskInfo]) {
         counts.cancelled,
         counts.moved
     ));
+    if let Some(energy_mj) = info.usage.energy_mj {
+        output::line(format!("energy   {}", joules(energy_mj)));
+    }
     // A job without outputs has a folder for them all the same, which is never made.
     if let Some(out) = &info.out
         && Path::new(out).is_dir()

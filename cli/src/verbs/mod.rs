@@ -18,6 +18,7 @@ mod peers;
 mod ps;
 mod stats;
 mod submit;
+mod template;
 mod usage;
 mod validate;
 
@@ -40,6 +41,7 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Peers(args) => peers::peers(&global, &args).await,
         Verb::Submit(args) => submit::submit(&global, &args).await,
         Verb::Validate { file } => validate::validate(&global, &file),
+        Verb::Template(verb) => template::template(&global, &verb),
         Verb::Jobs => jobs::list(&global).await,
         Verb::Job { job } => jobs::show(&global, &job).await,
         Verb::Logs { job, follow } => logs::logs(&global, &job, follow).await,

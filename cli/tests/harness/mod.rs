@@ -108,6 +108,8 @@ impl Lab {
                 name,
             ])
             .args(args)
+            // A machine of files: most tests have none, and so no sensors.
+            .env("P2PNODE_SENSORS_ROOT", self.path("machine"))
             .stdout(Stdio::piped())
             .stderr(log);
         if let Some(node) = bootstrap {

@@ -12,6 +12,7 @@ mod hosted;
 mod jobs;
 mod node;
 mod openapi;
+mod scrape;
 mod select;
 mod target;
 
@@ -20,16 +21,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::NodeHandle;
 
+pub use scrape::serve_metrics;
+
 /// The largest request body, in bytes: a job file with a million listed values (16 MiB).
 const MAX_BODY_BYTES: usize = 16 << 20;
 
 /// Writes the node's metrics as OpenMetrics text.
-pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+pub type MetricsText = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
 
 /// What handlers share.
 #[derive(Clone)]

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
 use p2pnode_protocol::api::{
     AccessRequest, ErrorCode, NodeStatus, OfferRequest, PeerAccess, PeerInfo,
@@ -16,6 +16,12 @@ use super::error::Refused;
 use super::{ApiState, select};
 use crate::command::Command;
 use crate::core::Core;
+
+/// What the metrics are written in.
+pub(super) const METRICS_TYPE: (HeaderName, &str) = (
+    CONTENT_TYPE,
+    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+);
 
 pub(super) async fn status(State(state): State<ApiState>) -> Result<Json<NodeStatus>, Refused> {
     Ok(Json(
@@ -143,6 +149,5 @@ pub(super) async fn stop(State(state): State<ApiState>) -> StatusCode {
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], (state.metrics)())
+    ([METRICS_TYPE], (state.metrics)().await)
 }

@@ -109,6 +109,8 @@ pub(super) static KEYS: &[Key] = &[
         },
         show: |c| json!(c.api.port()),
     },
+    key!("metrics", "address for scrapes of the metrics by others, such as 0.0.0.0:9464, without a token; unset: none",
+        |raw| value::socket(raw).map(Some) => |c| c.metrics, optional(c.metrics.as_ref())),
     key!("blobs.quota", "the most disk that stored chunks take; what live jobs need is kept all the same",
         value::quantity::<Bytes> => |c| c.blob_quota, json!(c.blob_quota.to_string())),
     key!("docker.socket", "the container engine; unset: DOCKER_HOST, or the usual sockets of Docker and Podman",

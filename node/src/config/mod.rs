@@ -59,6 +59,8 @@ pub struct Config {
     /// `[api]`: where the local API answers. Port 0 is a port of the system's choice; clients find it
     /// in the data directory.
     pub api: SocketAddr,
+    /// `metrics`: where the metrics, and nothing else, are served without a token; absent: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// `blobs.quota`: the most disk that chunks take, in bytes.
     pub blob_quota: Bytes,
     /// `docker.socket`: the container engine; absent: `DOCKER_HOST`, or the usual sockets.
@@ -150,6 +152,7 @@ impl Default for Config {
             log: "info".into(),
             labels: BTreeMap::new(),
             api: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            metrics: None,
             // Holds the inputs of a render farm's week and leaves a small laptop's disk usable.
             blob_quota: Bytes::gib(20),
             docker_socket: None,

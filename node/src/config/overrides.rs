@@ -28,6 +28,8 @@ pub struct Overrides {
     pub labels: Vec<String>,
     /// `--api-port`.
     pub api_port: Option<String>,
+    /// `--metrics`.
+    pub metrics: Option<String>,
     /// `--blob-quota`.
     pub blob_quota: Option<String>,
     /// `--wait-for-peers`.
@@ -56,6 +58,7 @@ impl Overrides {
             ("log", "--log", text(&self.log)),
             ("labels", "--label", labels),
             ("api.port", "--api-port", text(&self.api_port)),
+            ("metrics", "--metrics", text(&self.metrics)),
             ("blobs.quota", "--blob-quota", text(&self.blob_quota)),
             (
                 "submit.wait_for_peers",

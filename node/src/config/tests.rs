@@ -37,6 +37,7 @@ bootstrap = ["/ip4/192.0.2.7/tcp/4101"]
 mdns = false
 upnp = false
 log = "debug"
+metrics = "[::1]:9464"
 labels = { site = "lab", rack = "3" }
 [api]
 address = "::1"
@@ -81,6 +82,7 @@ fn every_key_is_read_from_the_file_and_explained() {
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.labels["rack"], "3");
     assert_eq!(config.api, "[::1]:4100".parse().unwrap());
+    assert_eq!(config.metrics, Some("[::1]:9464".parse().unwrap()));
     assert_eq!(config.blob_quota, Bytes::mib(1536));
     assert_eq!(config.offer.cpus_milli, Some(1_500));
     assert_eq!(config.offer.memory, Some(Bytes::gib(1).0));

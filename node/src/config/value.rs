@@ -4,7 +4,7 @@
 //! that a key is read by one function wherever it stands.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -67,6 +67,9 @@ pub enum ValueError {
     /// Not an IP address.
     #[error("`{0}` is not an IP address: write for example 127.0.0.1")]
     Ip(String),
+    /// Not an IP address with a port.
+    #[error("`{0}` is not an IP address and port: write for example 0.0.0.0:9464 or [::]:9464")]
+    Socket(String),
     /// Not a duration.
     #[error("`{0}` is not a duration: write for example 15s, 30m or 1h")]
     Duration(String),
@@ -197,6 +200,13 @@ pub(super) fn on_close(raw: Raw) -> Result<OnClose> {
         "stop" => Ok(OnClose::Stop),
         _ => Err(ValueError::Kind("\"finish\" or \"stop\"")),
     }
+}
+
+/// An IP address and a port.
+pub(super) fn socket(raw: Raw) -> Result<SocketAddr> {
+    let text = text(raw)?;
+    let parsed = text.trim().parse();
+    parsed.map_err(|_| ValueError::Socket(shown(&text)))
 }
 
 /// An IP address.

@@ -26,6 +26,7 @@ use super::history::PastBook;
 use super::hosting::Hosting;
 use super::inbound::Inbound;
 use super::logins::OwnLogins;
+use super::metrics::Watcher;
 use super::owner::Owner;
 use crate::command::Command;
 use crate::core::Core;
@@ -98,6 +99,7 @@ pub(super) struct Driver {
     pub(super) history: History,
     /// What ended here and is not stored yet.
     pub(super) past: PastBook,
+    pub(super) watcher: Watcher,
     /// Inputs that this node causes itself, such as messages to itself.
     pub(super) own: VecDeque<Input>,
     pub(super) in_flight: usize,
@@ -160,6 +162,7 @@ impl Driver {
             if let Input::Submit { job, plan, .. } = &input {
                 self.own_logins.add(*job, plan);
             }
+            self.watcher.on_input(&input);
             effects.append(&mut self.core.handle(now, input));
         }
         self.hosting.logins().sift(&self.core);
@@ -215,6 +218,7 @@ impl Driver {
         let batch = committed.ok_or(super::NodeError::StoreClosed)??;
         self.in_flight -= 1;
         for effect in batch.effects {
+            self.watcher.on_effect(&effect);
             self.perform(effect);
         }
         for then in batch.then {
@@ -312,7 +316,8 @@ impl Driver {
     fn on_deadline(&mut self, inputs: &mut Vec<Input>) {
         let now = self.clock.now();
         self.advertiser.on_tick(now, &self.core);
-        self.conditions.on_tick(now, &self.core, 0);
+        let used_us = self.hosting.contained_cpu_us();
+        self.conditions.on_tick(now, &self.core, used_us);
         if self.core.next_deadline().is_some_and(|at| at <= now) {
             inputs.push(Input::Tick);
         }

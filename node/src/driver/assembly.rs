@@ -22,6 +22,8 @@ use super::inbound::Inbound;
 use super::loghub::LogHub;
 use super::logins::OwnLogins;
 use super::logpipe::LogTarget;
+use super::meter::Meter;
+use super::metrics::Watcher;
 use super::node::NodeError;
 use super::owner::{About, Owner};
 use super::submitting::Submitter;
@@ -50,7 +52,7 @@ const INTERNAL_QUEUE: usize = 1_024;
 pub(super) struct State {
     pub(super) store: Store,
     snapshot: Snapshot,
-    blobs: Arc<BlobStore>,
+    pub(super) blobs: Arc<BlobStore>,
     claims: Arc<Claims>,
     hub: LogHub,
     pub(super) events: broadcast::Sender<Arc<Event>>,
@@ -90,6 +92,8 @@ pub(super) struct Parts<'a> {
     pub(super) home: &'a Home,
     pub(super) config: Config,
     pub(super) is_private: bool,
+    pub(super) meter: Meter,
+    pub(super) watcher: Watcher,
 }
 
 impl Parts<'_> {
@@ -113,14 +117,14 @@ impl Parts<'_> {
             blobs: state.blobs,
             hub: state.hub,
             events: state.events,
+            meter: self.meter,
             internal,
         };
         let inbound = links.inbound(&state.snapshot);
         let hosting = links.hosting(self.exec.clone(), self.home.paths());
         let owner = links.owner(about, self.home.paths(), &probed);
         let now = clock.now();
-        let mut conditions = Watch::new(owner.host.cpus, links.internal.clone());
-        conditions.on_offer(now);
+        let conditions = Watch::new(owner.host.cpus, links.internal.clone(), now);
         let mut advertiser = Advertiser::new(links.net.clone(), self.keypair, self.config, now);
         advertiser.set_images(probed.images.clone());
         let own_logins = OwnLogins::restore(&state.snapshot);
@@ -128,11 +132,8 @@ impl Parts<'_> {
         let own = [Input::Runtimes(probed.working.clone())].into();
         let (net, internal) = (links.net.clone(), links.internal.clone());
         tokio::spawn(probing::keep_looking(self.exec, probed, internal.clone()));
-        tokio::spawn(remembering::remember(
-            net.clone(),
-            writer.clone(),
-            internal.clone(),
-        ));
+        let remembering = remembering::remember(net.clone(), writer.clone(), internal.clone());
+        tokio::spawn(remembering);
         let driver = Driver {
             core,
             clock,
@@ -161,6 +162,7 @@ impl Parts<'_> {
             own_logins,
             history,
             past: PastBook::default(),
+            watcher: self.watcher,
             own,
             in_flight: 0,
             then: Vec::new(),
@@ -187,6 +189,7 @@ struct Links {
     fetcher: Fetcher,
     hub: LogHub,
     events: broadcast::Sender<Arc<Event>>,
+    meter: Meter,
     internal: mpsc::Sender<Internal>,
 }
 
@@ -215,6 +218,7 @@ impl Links {
                 net: self.net.clone(),
                 hub: self.hub.clone(),
             },
+            meter: self.meter.clone(),
             internal: self.internal.clone(),
         })
     }

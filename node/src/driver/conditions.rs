@@ -37,12 +37,13 @@ struct Meter {
 }
 
 impl Watch {
-    pub(super) fn new(cpus: MilliCpus, internal: mpsc::Sender<Internal>) -> Self {
+    /// Looks for the first time at `now`: an earlier life may have left an offer with rules.
+    pub(super) fn new(cpus: MilliCpus, internal: mpsc::Sender<Internal>, now: Millis) -> Self {
         Self {
             meter: Arc::default(),
             cpus,
             internal,
-            next: None,
+            next: Some(now),
         }
     }
 

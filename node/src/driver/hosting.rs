@@ -15,6 +15,7 @@ use super::actor::Internal;
 use super::fetching::Fetcher;
 use super::logins::HostedLogins;
 use super::logpipe::{LogPipe, LogTarget};
+use super::meter::Meter;
 use super::preparing::{self, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
@@ -29,6 +30,7 @@ pub(super) struct HostContext {
     pub(super) blobs: Arc<BlobStore>,
     pub(super) fetcher: Fetcher,
     pub(super) log_target: LogTarget,
+    pub(super) meter: Meter,
     pub(super) internal: mpsc::Sender<Internal>,
 }
 
@@ -146,6 +148,11 @@ impl Hosting {
     /// The run's end is on its way to the core. Returns what was known of it.
     pub(super) fn on_ended(&mut self, run: &RunKey) -> Option<RunAbout> {
         self.runs.remove(run).map(|held| held.about)
+    }
+
+    /// CPU time of all containers since the start, in microseconds.
+    pub(super) fn contained_cpu_us(&self) -> u64 {
+        self.runs.contained_cpu_us()
     }
 
     pub(super) fn drop_outputs(&self, run: &RunKey) {

@@ -5,7 +5,7 @@
 //! [`calls`] on peers, [`hosting`] (with [`preparing`] and [`running`]) of other peers' tasks,
 //! [`collecting`] of this node's own results, [`advertising`] of capacity; [`inbound`] serves streams
 //! that peers open, as far as [`holders`] permits; [`owner`] answers the API, [`terms`] says what an
-//! offer comes to.
+//! offer comes to; [`metrics`] counts all of it, and [`meter`] and [`energy`] measure tasks.
 
 mod actor;
 mod advertising;
@@ -15,6 +15,7 @@ mod charge;
 mod clock;
 mod collecting;
 mod conditions;
+mod energy;
 mod fetching;
 mod history;
 mod holders;
@@ -23,6 +24,7 @@ mod inbound;
 mod loghub;
 mod logins;
 mod logpipe;
+mod meter;
 mod metrics;
 mod node;
 mod output;

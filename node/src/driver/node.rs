@@ -15,13 +15,15 @@ use p2pnode_executor::wasm::{WasmConfig, WasmRuntime, WorkerCommand};
 use p2pnode_protocol::PeerId;
 
 use super::assembly::{Parts, State};
-use crate::api;
+use super::meter::Meter;
+use super::metrics::Metrics;
+use crate::api::{self, MetricsText};
 use crate::blobs;
 use crate::command::{Command, NodeHandle};
 use crate::config::{Config, ConfigError};
 use crate::exec::Exec;
 use crate::home::{ApiEndpoint, Home, HomeError, PrivateNetwork};
-use crate::net::{self, NetConfig, NetError, NetMetrics};
+use crate::net::{self, NetConfig, NetError};
 use crate::store::{CommitError, LogsError, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -84,6 +86,16 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The address for scrapes.
+    #[error(
+        "the metrics cannot be served on {address}: {source}; choose another with the setting `metrics`"
+    )]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The loop ended by a fault of its own.
     #[error("the node's loop broke; this is a bug, please report it")]
     Broken,
@@ -110,7 +122,7 @@ impl Node {
         let state = State::open(home.paths(), &config)?;
         let private = home.dir().network(&config.network)?;
         let net_config = net_config(keypair.clone(), &config, private.as_ref(), &state.store)?;
-        let metrics = net_config.metrics.clone();
+        let metrics = Metrics::new(&net_config.metrics);
         let (net, net_events) = net::start(net_config).await?;
         let exec = Exec::new(runtimes(me, &home, &config, helpers));
         exec.remove_leftovers().await;
@@ -119,7 +131,10 @@ impl Node {
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
         let handle = NodeHandle::new(me, commands, state.events.clone());
         let stop_api = CancellationToken::new();
-        let (endpoint, api) = serve_api(&home, config.api, &handle, metrics, &stop_api).await?;
+        let (meter, watcher) = (Meter::new(), metrics.watcher());
+        let text = metrics.text(handle.clone(), state.blobs.clone(), meter.clone());
+        serve_scrapes(config.metrics, text.clone(), &stop_api).await?;
+        let (endpoint, api) = serve_api(&home, config.api, &handle, text, &stop_api).await?;
 
         let parts = Parts {
             me,
@@ -129,6 +144,8 @@ impl Node {
             home: &home,
             config,
             is_private: private.is_some(),
+            meter,
+            watcher,
         };
         let (driver, first) = parts.assemble(state, net_events, command_queue).await?;
         let stopping = handle.stopping().clone();
@@ -227,14 +244,13 @@ async fn serve_api(
     home: &Home,
     address: SocketAddr,
     handle: &NodeHandle,
-    metrics: NetMetrics,
+    text: MetricsText,
     stop: &CancellationToken,
 ) -> Result<(ApiEndpoint, JoinHandle<io::Result<()>>), NodeError> {
     let wrong = |source| NodeError::Api { address, source };
     let listener = TcpListener::bind(address).await.map_err(wrong)?;
     let bound = listener.local_addr().map_err(wrong)?;
     let token = home.token()?;
-    let text = super::metrics::text(metrics);
     let serving = api::serve(listener, handle.clone(), token.clone(), text, stop.clone());
     let api = tokio::spawn(serving);
     home.publish_api(bound)?;
@@ -246,6 +262,23 @@ async fn serve_api(
         },
         api,
     ))
+}
+
+/// Serves the metrics to other machines, when the owner wants that.
+async fn serve_scrapes(
+    address: Option<SocketAddr>,
+    text: MetricsText,
+    stop: &CancellationToken,
+) -> Result<(), NodeError> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let wrong = |source| NodeError::Metrics { address, source };
+    let listener = TcpListener::bind(address).await.map_err(wrong)?;
+    let bound = listener.local_addr().map_err(wrong)?;
+    tracing::info!("metrics are served to everybody at http://{bound}/metrics");
+    tokio::spawn(api::serve_metrics(listener, text, stop.clone()));
+    Ok(())
 }
 
 fn runtimes(me: PeerId, home: &Home, config: &Config, helpers: Helpers) -> Vec<Arc<dyn Runtime>> {

@@ -77,7 +77,9 @@ async fn attempt(
             context.say(Input::Started(run.key)).await;
             let cancel = &run.control.cancel;
             let output = Output::new(run.key.attempt, run.log.as_ref(), cancel);
-            let end = output.of_run(environment.as_ref(), task, log_bytes).await;
+            let metered = context.meter.enter(run.key, &task);
+            let running = output.of_run(environment.as_ref(), task, log_bytes);
+            let end = metered.measure(running).await;
             let result = match end.result {
                 Ok(()) => {
                     let collected = collect(context, &run, &rendered, work_dir).await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use p2pnode_executor::{Hold, LiveUsage};
 use p2pnode_protocol::Gpu;
-use p2pnode_protocol::task::{Failure, TaskTemplate};
+use p2pnode_protocol::task::{Failure, RuntimeKind, TaskTemplate};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,11 @@ impl HeldRun {
         *self.control.hold.usage.borrow()
     }
 
+    /// Whether it runs in a container: outside this process and its children.
+    fn is_contained(&self) -> bool {
+        self.about.template.program.runtime() == RuntimeKind::Docker
+    }
+
     /// Whether it is to be frozen.
     #[must_use]
     pub fn is_paused(&self) -> bool {
@@ -69,6 +74,8 @@ impl HeldRun {
 #[derive(Debug, Default)]
 pub struct Runs {
     table: HashMap<RunKey, HeldRun>,
+    /// CPU time of containers that ended.
+    ended_cpu_us: u64,
 }
 
 impl Runs {
@@ -120,7 +127,20 @@ impl Runs {
 
     /// Forgets a run that ended, and returns what was known of it.
     pub fn remove(&mut self, run: &RunKey) -> Option<HeldRun> {
-        self.table.remove(run)
+        let held = self.table.remove(run)?;
+        if held.is_contained() {
+            self.ended_cpu_us = self.ended_cpu_us.saturating_add(held.usage().cpu_us);
+        }
+        Some(held)
+    }
+
+    /// CPU time of all containers since the start, those that ended included, in microseconds, as far
+    /// as their runtime told. It never falls.
+    #[must_use]
+    pub fn contained_cpu_us(&self) -> u64 {
+        let live = self.table.values().filter(|held| held.is_contained());
+        let live = live.map(|held| held.usage().cpu_us);
+        live.fold(self.ended_cpu_us, u64::saturating_add)
     }
 
     /// All of them, in no order.

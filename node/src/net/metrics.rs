@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::conduct::Misdeed;
+use super::protocols::StreamKind;
 
 /// Tells misdeeds apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,7 +50,9 @@ pub struct NetMetrics {
     pub streams_accepted: Counter,
     /// Streams from peers that were refused.
     pub streams_refused: Counter,
-    /// Bytes of streams.
+    /// Bytes of streams that carry blobs.
+    pub blob_bytes: ByteCounters,
+    /// Bytes of other streams.
     pub stream_bytes: ByteCounters,
     /// Own adverts published.
     pub adverts_published: Counter,
@@ -119,12 +122,21 @@ impl NetMetrics {
     }
 
     #[rustfmt::skip]
-    fn byte_counters(&self) -> [(&'static str, &'static str, &'static str, &ByteCounters); 3] {
+    fn byte_counters(&self) -> [(&'static str, &'static str, &'static str, &ByteCounters); 4] {
         [
             ("task_sent", "task_received", "task messages", &self.task_bytes),
-            ("stream_sent", "stream_received", "streams", &self.stream_bytes),
+            ("blob_sent", "blob_received", "streams that carry blobs", &self.blob_bytes),
+            ("stream_sent", "stream_received", "other streams", &self.stream_bytes),
             ("advert_sent", "advert_received", "adverts exchanged directly", &self.advert_bytes),
         ]
+    }
+
+    /// The counters of streams of a kind.
+    pub(super) const fn bytes_of(&self, kind: StreamKind) -> &ByteCounters {
+        match kind {
+            StreamKind::Blob => &self.blob_bytes,
+            _ => &self.stream_bytes,
+        }
     }
 
     /// The counter of one kind of misdeed.

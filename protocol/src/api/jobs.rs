@@ -113,6 +113,9 @@ pub struct JobUsage {
     pub cpu_ms: u64,
     /// Run time of all tasks together, in milliseconds.
     pub task_ms: u64,
+    /// Energy of the tasks whose providers could tell it, in millijoules; absent when none could.
+    #[serde(default)]
+    pub energy_mj: Option<u64>,
     /// Bytes of inputs sent.
     pub bytes_sent: u64,
     /// Bytes of outputs received.

@@ -96,6 +96,8 @@ pub(super) struct Job {
     pub(super) cpu_us: u64,
     /// Their run time, in microseconds.
     pub(super) wall_us: u64,
+    /// Their energy, of those whose providers could tell it, in millijoules.
+    pub(super) energy_mj: Option<u64>,
     /// Bytes of inputs that went out in this life of the node.
     pub(super) sent: u64,
     /// Bytes of outputs that came.
@@ -154,6 +156,7 @@ impl Job {
             },
             cpu_us: 0,
             wall_us: 0,
+            energy_mj: None,
             sent: 0,
             received: 0,
             notes: Vec::new(),

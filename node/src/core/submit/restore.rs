@@ -67,6 +67,7 @@ impl Job {
         if end.collected {
             self.cpu_us = self.cpu_us.saturating_add(end.usage.cpu_us);
             self.wall_us = self.wall_us.saturating_add(end.usage.wall_us);
+            self.add_energy(end.usage.energy_mj);
         }
         let Some(cell) = self.cell_mut(at) else {
             return;

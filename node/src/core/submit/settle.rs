@@ -19,11 +19,20 @@ use crate::core::io::Record;
 const MAX_RETRIES: u32 = 60_000;
 
 impl Job {
+    /// Counts an attempt's energy, if its provider could tell it.
+    pub(super) fn add_energy(&mut self, energy_mj: Option<u64>) {
+        if let Some(energy_mj) = energy_mj {
+            let before = self.energy_mj.unwrap_or(0);
+            self.energy_mj = Some(before.saturating_add(energy_mj));
+        }
+    }
+
     /// Everything of an attempt is here, or there was nothing to bring: what becomes of its task.
     pub(super) fn settle(&mut self, cx: &mut Cx, peer: PeerId, at: At, ending: Ending) {
         let usage = ending.usage;
         self.cpu_us = self.cpu_us.saturating_add(usage.cpu_us);
         self.wall_us = self.wall_us.saturating_add(usage.wall_us.min(MAX_WALL_US));
+        self.add_energy(usage.energy_mj);
         match &ending.outcome {
             Outcome::Succeeded => self.settle_success(cx, peer, at, &ending),
             Outcome::Failed(failure) if failure.kind.is_tasks_fault() => {

@@ -86,6 +86,7 @@ impl Job {
             usage: JobUsage {
                 cpu_ms: self.cpu_us / 1_000,
                 task_ms: self.wall_us / 1_000,
+                energy_mj: self.energy_mj,
                 bytes_sent: self.sent,
                 bytes_received: self.received,
             },

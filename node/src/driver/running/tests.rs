@@ -89,6 +89,7 @@ impl Rig {
         let logs = crate::store::JobLogs::open(&folder.path().join("logs")).unwrap();
         let (internal, said) = tokio::sync::mpsc::channel(8);
         let context = HostContext {
+            meter: super::super::meter::Meter::new(),
             exec: Exec::new(Vec::new()),
             dirs: WorkDirs::new(folder.path().join("work")),
             blobs: blobs.clone(),

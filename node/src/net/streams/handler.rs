@@ -104,7 +104,7 @@ impl Handler {
                     let mut stream = stream;
                     upgrade::accept(&mut stream).await?;
                     shared.metrics.streams_accepted.inc();
-                    let bytes = shared.metrics.stream_bytes.clone();
+                    let bytes = shared.metrics.bytes_of(kind).clone();
                     let stream = NetStream::new(stream, peer, kind, bytes, slot);
                     room.send(WaitingStream { peer, kind, stream });
                     Ok(())
@@ -124,7 +124,7 @@ impl Handler {
     fn on_outbound(&mut self, stream: Stream, wish: Wish) {
         self.opening -= 1;
         self.shared.metrics.streams_opened.inc();
-        let bytes = self.shared.metrics.stream_bytes.clone();
+        let bytes = self.shared.metrics.bytes_of(wish.kind).clone();
         let stream = NetStream::new(stream, self.peer, wish.kind, bytes, wish.slot);
         let _ = wish.reply.send(Ok(stream));
     }
