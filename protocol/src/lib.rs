@@ -11,6 +11,7 @@
 pub mod advert;
 pub mod api;
 pub mod codec;
+pub mod gpu;
 pub mod id;
 pub mod job;
 pub mod manifest;
@@ -21,6 +22,7 @@ pub mod stream;
 pub mod task;
 pub mod units;
 
+pub use gpu::{Gpu, GpuRequest, WHOLE_GPU};
 pub use id::{AttemptKey, Digest, JobId, PeerId, TaskKey, parse_peer};
-pub use resources::{Capacity, Gpu, GpuRequest, Resources, WHOLE_GPU};
+pub use resources::{Capacity, Resources};
 pub use units::{Bytes, MilliCpus};

@@ -6,21 +6,20 @@
 //! process that a crash could make untrue.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::Event;
-use p2pnode_protocol::message::{TaskRequest, TaskResponse};
+use p2pnode_protocol::message::TaskRequest;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use super::advertising::Advertiser;
 use super::calls::Calls;
 use super::clock::Clock;
-use super::collecting::{Collecting, Errand};
+use super::collecting::Collecting;
 use super::conditions::Watch;
 use super::history::PastBook;
 use super::hosting::Hosting;
@@ -30,8 +29,7 @@ use super::metrics::Watcher;
 use super::owner::Owner;
 use crate::command::Command;
 use crate::core::Core;
-use crate::core::io::{CallId, Effect, Input, Record, RequestToken, RunEnd, RunKey};
-use crate::exec::RunAbout;
+use crate::core::io::{CallId, Effect, Input, Record, RunEnd, RunKey};
 use crate::net::{NetEvent, NetEvents};
 use crate::store::{Committed, History, StoreError, Writer};
 
@@ -320,99 +318,6 @@ impl Driver {
         self.conditions.on_tick(now, &self.core, used_us);
         if self.core.next_deadline().is_some_and(|at| at <= now) {
             inputs.push(Input::Tick);
-        }
-    }
-
-    fn call(&mut self, peer: PeerId, call: CallId, mut request: TaskRequest) {
-        if peer == self.me {
-            self.hosting.logins().take_from(peer, &mut request);
-            let token = self.calls.token_for_own(call);
-            self.own.push_back(Input::Request {
-                peer,
-                token,
-                request,
-            });
-        } else {
-            self.calls.call(peer, call, request);
-        }
-    }
-
-    fn respond(&mut self, token: RequestToken, response: TaskResponse) {
-        if let Some((call, response)) = self.calls.respond(token, response) {
-            let response = Ok(response);
-            self.own.push_back(Input::Response {
-                peer: self.me,
-                call,
-                response,
-            });
-        }
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            // Taken out before the batch went to the writer.
-            Effect::Persist(_) | Effect::Unrun { .. } => {}
-            Effect::Call {
-                peer,
-                call,
-                request,
-            } => {
-                self.inbound.note_call(peer, call, &request);
-                match self.own_logins.of(&request) {
-                    Some((image, login)) => self.calls.attach(peer, call, request, image, login),
-                    None => self.call(peer, call, request),
-                }
-            }
-            Effect::Respond { token, response } => self.respond(token, response),
-            Effect::Connect(peer) => self.calls.connect(peer),
-            Effect::FindProviders => self.calls.find_providers(),
-            Effect::Advertise => self.advertiser.on_change(self.clock.now()),
-            Effect::Prepare { hosted, template } => self.hosting.prepare(hosted, template),
-            Effect::Run {
-                run,
-                template,
-                assignment,
-                gpus,
-                limits,
-            } => {
-                let since_ms = self.clock.now();
-                let about = RunAbout {
-                    template,
-                    gpus,
-                    since_ms,
-                };
-                self.hosting.run(run, about, assignment, limits);
-            }
-            Effect::Kill { run, why } => self.hosting.kill(&run, why),
-            Effect::DropOutputs(run) => self.hosting.drop_outputs(&run),
-            Effect::Unhost(hosted) => self.hosting.unhost(&hosted),
-            Effect::Collect {
-                peer,
-                attempt,
-                outputs,
-                log_bytes,
-                plan,
-                out,
-            } => self.collecting.collect(Errand {
-                peer,
-                attempt,
-                outputs,
-                log_bytes,
-                plan,
-                out: out.map(PathBuf::from),
-            }),
-            Effect::Blame(peer, breach) => self.calls.blame(peer, breach),
-            Effect::Forsake(attempt) => self.collecting.forsake(attempt),
-            Effect::JobOver(job) => {
-                self.own_logins.remove(job);
-                self.inbound.on_job_over(job);
-                self.collecting.on_job_over(job);
-            }
-            Effect::Emit(event) => {
-                // Nobody may be watching.
-                let _watchers = self.events.send(Arc::new(event));
-            }
-            Effect::Stopped => self.stopped = true,
         }
     }
 }

@@ -29,6 +29,7 @@ mod metrics;
 mod node;
 mod output;
 mod owner;
+mod performing;
 mod preparing;
 mod probing;
 mod program;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use p2pnode_node::core::io::{Input, Meant, OfferTerms, RuntimeFeatures};
+use p2pnode_node::core::io::{Conditions, Input, Meant, OfferTerms, RuntimeFeatures};
 use p2pnode_node::core::{Core, CoreConfig};
+use p2pnode_protocol::Capacity;
+use p2pnode_protocol::offer::{Grant, OfferRules, OnClose};
 use p2pnode_protocol::task::RuntimeKind;
 
 use crate::fixture;
-use crate::node::Node;
 use crate::schedule::{LONGEST_DEATH_MS, Plant};
 use crate::world::{Broken, Happening, World};
 
@@ -42,13 +43,25 @@ impl World {
             Input::Runtimes(vec![(RuntimeKind::Wasm, Ok(RuntimeFeatures::default()))]),
         )?;
         if fresh {
+            let rules = OfferRules {
+                not_on_battery: true,
+                on_close: [OnClose::Finish, OnClose::Stop][number % 2],
+                ..OfferRules::default()
+            };
+            let total = Capacity {
+                gpus: vec![fixture::shared_gpu()],
+                ..fixture::capacity(cpus)
+            };
             let terms = OfferTerms {
-                total: fixture::capacity(cpus),
-                allow_any: true,
-                ..OfferTerms::default()
+                total,
+                // Every other node names those whom it lets in, and the stranger is not among them.
+                allow_any: number.is_multiple_of(2),
+                rules,
             };
             self.input(number, Input::Offer(terms))?;
+            self.let_in(number)?;
         }
+        self.input(number, Input::Conditions(Conditions::default()))?;
         for other in 0..self.nodes.len() {
             if other != number {
                 let after = self.rng.range(1, 500);
@@ -158,11 +171,65 @@ impl World {
         Ok(())
     }
 
-    /// What owners do; what they drain they offer again when nothing goes wrong any more.
+    /// A node's owner allows all others, without limits.
+    fn let_in(&mut self, number: usize) -> Result<(), Broken> {
+        for peer in (0..self.nodes.len()).map(fixture::peer) {
+            let grant = Some(Grant::default());
+            self.input(number, Input::Allow { peer, grant })?;
+        }
+        Ok(())
+    }
+
+    /// What owners take back when nothing goes wrong any more: a drain, a closed gate, a denial.
+    fn calm(&mut self) -> Result<(), Broken> {
+        for number in 0..self.nodes.len() {
+            let Some(core) = &self.nodes[number].core else {
+                continue;
+            };
+            let view = core.capacity();
+            let allowed = core.allowed_peers();
+            let limited = allowed.len() < self.nodes.len()
+                || allowed.values().any(|grant| *grant != Grant::default());
+            if core.is_draining() {
+                self.input(number, Input::Drain(false))?;
+            }
+            if view.closed.is_some() {
+                self.input(number, Input::Conditions(Conditions::default()))?;
+            }
+            if limited && !view.allow_any {
+                self.let_in(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The machine's power comes and goes, or a permission does.
+    fn unsettle(&mut self, number: usize) -> Result<(), Broken> {
+        if self.rng.chance(500) {
+            let on_battery = Some(self.rng.chance(500));
+            let conditions = Conditions {
+                on_battery,
+                ..Conditions::default()
+            };
+            return self.input(number, Input::Conditions(conditions));
+        }
+        let peer = fixture::peer(self.rng.range(0, self.nodes.len() as u64 - 1) as usize);
+        let grant = match self.rng.range(0, 2) {
+            0 => None,
+            1 => Some(Grant {
+                tasks: Some(self.rng.range(1, 9)),
+                until_ms: Some(self.now + self.rng.range(1, 30_000)),
+                images: Vec::new(),
+            }),
+            _ => Some(Grant::default()),
+        };
+        self.input(number, Input::Allow { peer, grant })
+    }
+
+    /// What owners do.
     fn charge(&mut self, number: usize) -> Result<(), Broken> {
         if !self.is_faulty() {
-            let drained = self.nodes.iter().position(Node::is_draining);
-            return drained.map_or(Ok(()), |number| self.input(number, Input::Drain(false)));
+            return self.calm();
         }
         if !self.chance(self.schedule.owner) {
             return Ok(());
@@ -173,7 +240,8 @@ impl World {
         };
         let hosted = core.hosted_jobs();
         let run = node.running.keys().next().copied();
-        let meant = match (self.rng.range(0, 4), run, hosted.first()) {
+        let meant = match (self.rng.range(0, 5), run, hosted.first()) {
+            (5, ..) => return self.unsettle(number),
             (0, ..) => {
                 let on = !core.is_draining();
                 self.tally.drains += u64::from(on);

@@ -7,7 +7,7 @@ use p2pnode_protocol::job::array::{Array, ArrayKey, Values};
 use p2pnode_protocol::job::{JobPlan, Placement, Policy, StepPlan};
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{Isolation, NetworkMode, Program, RuntimeKind, TaskTemplate};
-use p2pnode_protocol::{Bytes, Capacity, Digest, JobId, MilliCpus, PeerId, Resources};
+use p2pnode_protocol::{Bytes, Capacity, Digest, Gpu, JobId, MilliCpus, PeerId, Resources};
 
 /// The peer with this number.
 pub fn peer(number: usize) -> PeerId {
@@ -46,6 +46,15 @@ pub fn capacity(cpus: u32) -> Capacity {
         disk: Bytes::gib(64),
         pids: 1 << 20,
         gpus: Vec::new(),
+    }
+}
+
+/// A GPU that tasks may share.
+#[allow(dead_code)]
+pub fn shared_gpu() -> Gpu {
+    Gpu {
+        shared: true,
+        ..Gpu::whole("GPU-sim".into(), "pretended".into(), Bytes::gib(8))
     }
 }
 

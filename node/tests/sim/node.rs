@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2pnode_node::core::Core;
 use p2pnode_node::core::io::{CallId, HostedJob, Record, RunKey, Snapshot};
+use p2pnode_protocol::WHOLE_GPU;
 use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources};
 
 use crate::check::{Books, Truth};
@@ -108,6 +109,13 @@ impl Node {
         self.core.as_ref().is_some_and(Core::is_draining)
     }
 
+    /// Thousandths of the one GPU, which all share, that tasks run with.
+    fn gpu_used(&self) -> u64 {
+        let used = self.running.values().map(|needs| &needs.gpus);
+        used.map(|gpus| u64::from(gpus.count) * u64::from(gpus.milli))
+            .sum()
+    }
+
     /// Whether what runs fits into what is offered. Returns both, in thousandths of a CPU.
     pub fn check_running(&self) -> Result<(u64, u64), String> {
         let used: u64 = self
@@ -120,6 +128,10 @@ impl Node {
             return Err(format!(
                 "a slot was given twice: {used} of {total} thousandths of a CPU run"
             ));
+        }
+        let gpu = self.gpu_used();
+        if gpu > u64::from(WHOLE_GPU) {
+            return Err(format!("{gpu} thousandths of a GPU run"));
         }
         Ok((used, total))
     }
@@ -137,6 +149,18 @@ impl Node {
             true => view.free.cpus.0 == 0 && view.queued == 0,
             false => u64::from(view.free.cpus.0) + used == total,
         };
+        let taken = self.gpu_used();
+        let free: u64 = view.free.gpus.iter().map(|gpu| u64::from(gpu.milli)).sum();
+        let gpu_adds_up = core.is_draining() || free + taken == u64::from(WHOLE_GPU);
+        if view.offering && !gpu_adds_up {
+            return Err(format!(
+                "the ledger says {free} thousandths of a GPU are free, and {taken} are used"
+            ));
+        }
+        // Five nodes and the stranger: whoever asks again and again is kept once.
+        if core.requests().len() > 6 {
+            return Err("more requests than there are peers".to_owned());
+        }
         if view.offering && !(adds_up && counted) {
             return Err(format!(
                 "the ledger says {} free and {} runs, but {used} of {total} are used by {}",

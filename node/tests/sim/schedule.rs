@@ -103,11 +103,12 @@ impl Schedule {
 fn submission(rng: &mut Rng, nodes: usize) -> Submission {
     let at = rng.range(1_000, 4_000);
     let cpus = rng.range(1, 2) as u32;
-    let mut steps = vec![fixture::step(
-        fixture::template(0, cpus.min(1), KEEP_MS),
-        rng.range(1, 16),
-        Vec::new(),
-    )];
+    let mut template = fixture::template(0, cpus.min(1), KEEP_MS);
+    if rng.chance(300) {
+        template.resources.gpus.count = 1;
+        template.resources.gpus.milli = [250, 400, 500, 1_000][rng.range(0, 3) as usize];
+    }
+    let mut steps = vec![fixture::step(template, rng.range(1, 16), Vec::new())];
     if rng.chance(300) {
         let template = fixture::template(1, 1, KEEP_MS);
         steps.push(fixture::step(template, rng.range(1, 4), vec![0]));

@@ -4,7 +4,8 @@
 //! that arrives from a peer is checked against the same ones, so that what `validate` accepts no
 //! provider refuses as broken.
 
-use crate::resources::{GpuRequest, Resources, WHOLE_GPU};
+use crate::gpu::{GpuRequest, WHOLE_GPU};
+use crate::resources::Resources;
 use crate::units::{Bytes, MilliCpus};
 
 /// The longest name of a job, in bytes: it is part of folder names and container names.
@@ -213,7 +214,6 @@ pub fn image_fault(reference: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::GpuRequest;
 
     #[test]
     fn the_default_request_is_a_request() {

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::wildcard;
 use crate::job::limits::{MAX_IMAGE_BYTES, image_fault};
-use crate::resources::wildcard;
 
 pub use schedule::{MINUTES_OF_WEEK, Schedule, ScheduleError};
 

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind};
-use p2pnode_protocol::task::{InputBinding, Isolation, NetworkMode, Program};
-use p2pnode_protocol::{AttemptKey, Digest, JobId, PeerId, Resources, TaskKey};
+use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind, Manifest};
+use p2pnode_protocol::task::{InputBinding, InputSource, Isolation, NetworkMode, Program};
+use p2pnode_protocol::{AttemptKey, Bytes, Digest, JobId, PeerId, Resources, TaskKey};
 use tokio_util::task::TaskTracker;
 
 use super::super::actor::Internal;
@@ -13,6 +13,7 @@ use super::super::loghub::LogHub;
 use super::super::logpipe::LogTarget;
 use super::*;
 use crate::blobs::BlobStore;
+use crate::core::io::HostedJob;
 use crate::exec::{Exec, WorkDirs};
 use crate::net::{self, NetConfig, NetEvents, NetHandle};
 

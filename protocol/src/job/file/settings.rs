@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::reader::{Faults, Item, Section};
 use super::task::ProgramSpec;
+use crate::gpu::GpuRequest;
 use crate::id::parse_peer;
 use crate::job::limits::MAX_DOMAINS;
 use crate::job::plan::Placement;
 use crate::offer::domain_fault;
-use crate::resources::{GpuRequest, Resources};
+use crate::resources::Resources;
 use crate::task::NetworkMode;
 
 /// The most tries again that a file may ask for.
