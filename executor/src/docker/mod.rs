@@ -148,7 +148,7 @@ impl DockerRuntime {
         Features {
             sandboxes: engine.sandboxes.on_offer(self.shared.sandbox.as_deref()),
             hard_disk: !engine.rootless && self.shared.disks.are_on().await,
-            egress: Some(warm::unfit(&self.shared.mounts, engine.rootless)),
+            egress: Some(warm::may_reach_out(&self.shared, engine.rootless)),
             pause: engine.can_pause,
         }
     }

@@ -218,29 +218,14 @@ impl Run {
         // Also after a failed creation: the engine may have made it before its answer was lost.
         self.shared.lost.remove(docker, &self.name).await;
         if let Some(disk) = stage.disk.take() {
-            self.put_away(disk, result.is_ok()).await;
+            let wanted = result.is_ok() && self.stops.check().is_ok();
+            put_away(&self.shared, &self.task, disk, wanted).await;
         }
         if matches!(&result, Err(failure) if failure.kind == FailureKind::Host) {
             // It may have been restarted with another version or other limits.
             self.shared.engine.forget().await;
         }
         result
-    }
-
-    /// What a task that has failed wrote is looked at by nobody.
-    async fn put_away(&self, disk: Disk, wanted: bool) {
-        let (shared, work_dir) = (Arc::clone(&self.shared), self.task.work_dir.clone());
-        let wanted = wanted && self.stops.check().is_ok();
-        let done = tokio::task::spawn_blocking(move || match wanted {
-            true => shared.disks.keep(&work_dir, disk),
-            false => disk.close(),
-        });
-        if done.await.is_err() {
-            tracing::warn!(
-                container = self.name,
-                "putting away a task's disk was interrupted"
-            );
-        }
     }
 
     async fn start(&self, docker: &Docker, id: &str) -> Result<AttachContainerResults, Failure> {
@@ -323,5 +308,18 @@ impl Run {
         let head =
             pumped.map_err(|error| ending::of_loss("part of the task's output was lost", &error));
         exit::judge(docker, &id, code, limits, &head?, &self.task).await
+    }
+}
+
+/// Keeps the disk of a task whose outputs are `wanted`, and takes away another's: what a task that has
+/// failed wrote is looked at by nobody.
+pub(super) async fn put_away(shared: &Arc<Shared>, task: &TaskRun, disk: Disk, wanted: bool) {
+    let (shared, work_dir) = (Arc::clone(shared), task.work_dir.clone());
+    let done = tokio::task::spawn_blocking(move || match wanted {
+        true => shared.disks.keep(&work_dir, disk),
+        false => disk.close(),
+    });
+    if done.await.is_err() {
+        tracing::warn!(attempt = %task.attempt, "putting away a task's disk was interrupted");
     }
 }

@@ -51,18 +51,6 @@ impl Stage {
         Self::with_disk(task, name, shared, rootless, hard).await
     }
 
-    /// The same for a task in a container that was made before: no filesystem of its own.
-    ///
-    /// # Errors
-    /// As [`Stage::set`].
-    pub(super) async fn set_warm(
-        task: &TaskRun,
-        shared: &Arc<Shared>,
-        rootless: bool,
-    ) -> Result<Self, Failure> {
-        Self::with_disk(task, "", shared, rootless, false).await
-    }
-
     async fn with_disk(
         task: &TaskRun,
         name: &str,

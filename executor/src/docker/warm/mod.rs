@@ -24,6 +24,7 @@ mod turn;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use p2pnode_protocol::task::{Failure, FailureKind, Isolation, NetworkMode, Usage};
 use tokio::sync::OnceCell;
@@ -32,6 +33,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::pool::Pool;
 use self::room::{Key, LEAST_PIDS, Refusal, Room};
 use self::turn::{Outcome, Turn};
+use super::engine::Connected;
 use super::image::Image;
 use super::run::{self, Shared, Stops};
 use super::stage::Stage;
@@ -71,6 +73,17 @@ pub(super) fn unfit(mounts: &Mounts, rootless: bool) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// Whether this node's tasks can have a way out, or why not, with the mend.
+pub(super) fn may_reach_out(shared: &Shared, rootless: bool) -> Result<(), String> {
+    if let Some(sandbox) = &shared.sandbox {
+        return Err(format!(
+            "all tasks here run under the OCI runtime `{sandbox}`, into whose containers the node does \
+             not reach: its owner can choose the engine's own"
+        ));
+    }
+    unfit(&shared.mounts, rootless)
 }
 
 /// Takes down what earlier lives of this node left mounted: the folders whose names differ from
@@ -162,6 +175,7 @@ impl Warm {
         task.isolation == Isolation::Job
             && !task.root
             && task.sandbox.is_none()
+            && self.shared.sandbox.is_none()
             && task.resources.pids >= LEAST_PIDS
             && self.pool.is_fit()
     }
@@ -218,26 +232,39 @@ impl Visit {
         let engine = self.shared.engine.connect().await;
         let engine = engine.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
         unfit(&self.shared.mounts, engine.rootless).map_err(Refusal::Unfit)?;
-        if self.task.sandbox.is_some() {
-            let why = "a way out and an OCI runtime of the job's choice do not go together here";
+        if self.task.sandbox.is_some() || self.shared.sandbox.is_some() {
+            let why = "the node does not reach into containers of another OCI runtime than the \
+                       engine's own";
             return Err(Refusal::Unfit(why.into()));
         }
-        let waits = matches!(self.task.network, NetworkMode::None);
-        if waits && self.shared.disks.are_on().await {
-            let why = "tasks have disks of their own here, which a container that waits cannot get";
-            return Err(Refusal::Unfit(why.into()));
+        let serial = self.shared.serial.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{serial}", self.shared.name_prefix);
+        let mut stage = Stage::set(&self.task, &name, &self.shared, engine.rootless).await?;
+        let stayed = self.take_turns(&engine, &stage, log, bytes).await;
+        if let Some(disk) = stage.disk.take() {
+            let wanted = matches!(stayed, Ok(Ok(()))) && self.stops.check().is_ok();
+            run::put_away(&self.shared, &self.task, disk, wanted).await;
         }
-        let stage = Stage::set_warm(&self.task, &self.shared, engine.rootless).await?;
+        stayed
+    }
+
+    async fn take_turns(
+        &self,
+        engine: &Connected,
+        stage: &Stage,
+        log: &LogSink,
+        bytes: &mut u64,
+    ) -> Result<Result<(), Failure>, Refusal> {
         let command = self.command(&engine.docker).await?;
         let mut room = match self.pool.take(&Key::of(&self.task), stage.limits.disk) {
             Some(room) => room,
-            None => self.fresh(&stage).await?,
+            None => self.fresh(stage).await?,
         };
         // A container that has waited may have died meanwhile; a fresh one that does is at fault.
         let mut again = room.tasks > 0;
         loop {
             room.tasks += 1;
-            let (result, tidy, began) = match self.turn(&room, &stage, &command, log, bytes).await {
+            let (result, tidy, began) = match self.turn(&room, stage, &command, log, bytes).await {
                 Outcome::Over { result, tidy } => (result, tidy, true),
                 Outcome::NotStarted(failure) => (Err(failure), false, false),
             };
@@ -246,7 +273,7 @@ impl Visit {
                 return Ok(result);
             }
             again = false;
-            room = self.fresh(&stage).await?;
+            room = self.fresh(stage).await?;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tasks that follow one another in one container: the contract once more, and what the next task
 //! finds of the one before (`fresh`) and which tasks share (`rooms`).
 
+mod disks;
 mod fresh;
 mod rooms;
 
