@@ -11,9 +11,9 @@ use super::super::actor::Internal;
 use super::super::fetching::Fetcher;
 use super::super::loghub::LogHub;
 use super::super::logpipe::LogTarget;
+use super::readying::{fit, prepare};
 use super::*;
 use crate::blobs::BlobStore;
-use crate::core::io::HostedJob;
 use crate::exec::{Exec, WorkDirs};
 use crate::net::{self, NetConfig, NetEvents, NetHandle};
 
