@@ -9,6 +9,7 @@ mod charge;
 mod ending;
 mod jobs;
 mod owner;
+mod rules;
 
 use std::path::Path;
 use std::process::{Child, Stdio};

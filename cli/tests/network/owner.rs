@@ -85,7 +85,7 @@ fn an_offer_keeps_what_it_does_not_name_and_can_be_withdrawn() {
     };
     let status = lab.json("me", &["status"]);
     assert_eq!(total(&status), (Some(500), Some(64 << 20)));
-    assert_eq!(status["offer"]["allow_root"], true);
+    assert_eq!(status["offer"]["rules"]["allow_root"], true);
     let log = std::fs::read_to_string(&node.log).unwrap();
     assert!(!log.contains("INFO"), "the file says `warn`: {log}");
     assert!(log.contains("nobody else may run tasks here yet"), "{log}");
@@ -98,8 +98,8 @@ fn an_offer_keeps_what_it_does_not_name_and_can_be_withdrawn() {
     let status = lab.json("me", &["offer", "--allow-any=false"]);
     assert_eq!(status["offer"]["allow_any"], false);
 
-    let ignored = lab.run("me", &["offer", "--name", "x"]);
-    assert!(text(&ignored.stderr).contains("--name has no effect"));
+    let ignored = lab.run("me", &["offer", "--api-port", "4"]);
+    assert!(text(&ignored.stderr).contains("--api-port has no effect"));
     let status = lab.json("me", &["offer", "--none"]);
     assert!(status["offer"].is_null(), "{status}");
 }

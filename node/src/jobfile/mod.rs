@@ -8,6 +8,7 @@
 //! a job may name a million files.
 
 mod disk;
+pub(crate) mod dockerignore;
 mod inputs;
 pub(crate) mod login;
 mod summary;
@@ -15,7 +16,7 @@ mod summary;
 use std::path::{Path, PathBuf};
 
 use p2pnode_protocol::Digest;
-use p2pnode_protocol::job::file::{Fault, JobFile, JobFileErrors, LoginSpec};
+use p2pnode_protocol::job::file::{Fault, JobFile, JobFileErrors, LoginSpec, ProgramSpec};
 use p2pnode_protocol::job::{Array, JobPlan, Login, Policy, StepPlan};
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{InputBinding, InputSource};
@@ -130,6 +131,13 @@ impl ResolvedJob {
     #[must_use]
     pub fn sources(&self) -> &[PathBuf] {
         &self.sources
+    }
+
+    /// The position among the sources of a build's context.
+    #[must_use]
+    pub fn context(&self) -> Option<usize> {
+        let is_build = matches!(self.job.program, ProgramSpec::Build(..));
+        self.program.filter(|_| is_build)
     }
 
     /// How long the file says that the job waits for a first peer that fits, in milliseconds; `None`
