@@ -100,7 +100,7 @@ pub enum Isolation {
     #[default]
     Task,
     /// Tasks of the same job and submitter follow one another in a warm container, each with a work
-    /// directory of its own. Faster, and a task may see what one before it left in memory or scratch.
+    /// directory and a scratch of its own. A permission: where that cannot be, each has a fresh one.
     Job,
 }
 

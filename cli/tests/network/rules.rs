@@ -32,8 +32,15 @@ fn who_asks_is_kept_until_the_owner_answers_with_limits() {
     assert!(told.contains(&mine.id), "{told}");
 
     let tail = &mine.id[mine.id.len() - 8..];
-    let allowed = lab.run("provider", &["allow", tail, "--tasks", "2", "--until", "1h"]);
-    assert!(text(&allowed.stdout).contains("2 tasks, for "), "{}", text(&allowed.stderr));
+    let allowed = lab.run(
+        "provider",
+        &["allow", tail, "--tasks", "2", "--until", "1h"],
+    );
+    assert!(
+        text(&allowed.stdout).contains("2 tasks, for "),
+        "{}",
+        text(&allowed.stderr)
+    );
     assert_eq!(lab.json("provider", &["requests"]), serde_json::json!([]));
     let ran = lab.submit("me", &first, &[]);
     assert_eq!(ran.status.code(), Some(0), "{}", ran.stderr);
@@ -46,7 +53,11 @@ fn who_asks_is_kept_until_the_owner_answers_with_limits() {
     ] {
         let wrong = lab.run("provider", args);
         assert_eq!(wrong.status.code(), Some(2));
-        assert!(text(&wrong.stderr).contains(said), "{}", text(&wrong.stderr));
+        assert!(
+            text(&wrong.stderr).contains(said),
+            "{}",
+            text(&wrong.stderr)
+        );
     }
 }
 
@@ -67,14 +78,19 @@ fn a_hot_machine_closes_what_it_offers_and_opens_when_it_is_cool() {
         let status = lab.json("provider", &["status"]);
         status["offer"]["closed"].as_str().map(str::to_owned)
     };
-    eventually("it is measured and open", || closed().is_none().then_some(()));
+    eventually("it is measured and open", || {
+        closed().is_none().then_some(())
+    });
     heat(85);
     let why = eventually("it closes", closed);
     assert!(why.contains("85 °C"), "{why}");
     // The advert says so too, and the submitter does not wait in the dark.
     eventually("the submitter knows", || {
         let peers = lab.json("me", &["peers"]);
-        peers[0]["closed"].as_str().filter(|why| why.contains("85 °C")).map(|_| ())
+        peers[0]["closed"]
+            .as_str()
+            .filter(|why| why.contains("85 °C"))
+            .map(|_| ())
     });
     heat(60);
     eventually("it opens", || closed().is_none().then_some(()));
@@ -87,15 +103,24 @@ fn an_offer_that_cannot_be_kept_is_refused_with_what_there_is() {
     let lab = Lab::new();
     let _node = lab.start("me", "join", &[], None);
     for (args, said) in [
-        (&["offer", "--cpus", "100000"][..], "more than this machine's"),
+        (
+            &["offer", "--cpus", "100000"][..],
+            "more than this machine's",
+        ),
         (&["offer", "--memory", "0"], "at least 6 MiB"),
         (&["offer", "--gpus", "GPU-none"], "this machine shows none"),
         (&["offer", "--schedule", "mon 10:00-10:00"], "never opens"),
         (&["offer", "--schedule", "funday"], "not a day"),
-        (&["offer", "--max-temperature", "80"], "does not tell the temperature"),
+        (
+            &["offer", "--max-temperature", "80"],
+            "does not tell the temperature",
+        ),
         (&["offer", "--label", "a=b\nc"], "a line's end"),
         (&["offer", "--egress", "http://x"], "not a domain"),
-        (&["offer", "--runtime", "none-such"], "the container engine has"),
+        (
+            &["offer", "--runtime", "none-such"],
+            "the container engine has",
+        ),
         (&["offer", "--percent", "0"], "1 to 100"),
     ] {
         let output = lab.run("me", args);
@@ -109,7 +134,16 @@ fn an_offer_that_cannot_be_kept_is_refused_with_what_there_is() {
         let status = lab.json("me", &["offer", "--memory", size]);
         assert!(status["offer"]["total"]["memory"].as_u64() >= Some(64_000_000));
     }
-    let status = lab.json("me", &["offer", "--schedule", "daily 00:00-24:00", "--label", "site=lab"]);
+    let status = lab.json(
+        "me",
+        &[
+            "offer",
+            "--schedule",
+            "daily 00:00-24:00",
+            "--label",
+            "site=lab",
+        ],
+    );
     assert_eq!(status["offer"]["rules"]["schedule"], "daily 00:00-24:00");
     assert_eq!(status["offer"]["rules"]["labels"]["site"], "lab");
 }
@@ -117,8 +151,17 @@ fn an_offer_that_cannot_be_kept_is_refused_with_what_there_is() {
 #[test]
 fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
     let lab = Lab::new();
-    assert!(lab.run("provider", &["network", "create", "lab"]).status.success());
-    assert_eq!(lab.run("provider", &["network", "create", "lab"]).status.code(), Some(2));
+    assert!(
+        lab.run("provider", &["network", "create", "lab"])
+            .status
+            .success()
+    );
+    assert_eq!(
+        lab.run("provider", &["network", "create", "lab"])
+            .status
+            .code(),
+        Some(2)
+    );
     let provider = lab.start("provider", "offer", &SMALL, None);
     assert_eq!(lab.json("provider", &["status"])["private"], true);
     let ticket = lab.json("provider", &["network", "ticket"])["ticket"]
@@ -137,5 +180,9 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
     typo.pop();
     let wrong = lab.run("other", &["join", &typo]);
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(text(&wrong.stderr).contains("typo"), "{}", text(&wrong.stderr));
+    assert!(
+        text(&wrong.stderr).contains("typo"),
+        "{}",
+        text(&wrong.stderr)
+    );
 }

@@ -102,6 +102,24 @@ pub fn ingest_path(
     limits: Limits,
     progress: OnProgress<'_>,
 ) -> Result<(BlobRef, Manifest), IngestError> {
+    ingest_without(store, owner, path, limits, &|_, _| false, progress)
+}
+
+/// Says of a path within a folder, and whether it is a folder, that it is left out.
+pub type LeftOut<'a> = &'a dyn Fn(&[u8], bool) -> bool;
+
+/// The same as [`ingest_path`] without what `left_out` names; of a folder, without all that is in it.
+///
+/// # Errors
+/// As [`ingest_path`].
+pub fn ingest_without(
+    store: &BlobStore,
+    owner: PinOwner,
+    path: &Path,
+    limits: Limits,
+    left_out: LeftOut<'_>,
+    progress: OnProgress<'_>,
+) -> Result<(BlobRef, Manifest), IngestError> {
     let unreadable = |source| IngestError::Read {
         path: path.to_path_buf(),
         source,
@@ -110,7 +128,7 @@ pub fn ingest_path(
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     let manifest = if metadata.is_dir() {
         let root = Folder::open(path).map_err(unreadable)?;
-        Walk::over(path, &root, limits)?.store(store, owner, root, progress)?
+        Walk::over(path, &root, limits, left_out)?.store(store, owner, root, progress)?
     } else if metadata.is_file() {
         single_file(store, owner, path, limits, progress)?
     } else {
@@ -194,16 +212,23 @@ pub(super) const fn special_kind(kind: FileType) -> &'static str {
 struct Walk<'a> {
     path: &'a Path,
     limits: Limits,
+    left_out: LeftOut<'a>,
     entries: Vec<Entry>,
     /// Length of all files as listed, in bytes.
     total: u64,
 }
 
 impl<'a> Walk<'a> {
-    fn over(path: &'a Path, root: &Folder, limits: Limits) -> Result<Self, IngestError> {
+    fn over(
+        path: &'a Path,
+        root: &Folder,
+        limits: Limits,
+        left_out: LeftOut<'a>,
+    ) -> Result<Self, IngestError> {
         let mut walk = Self {
             path,
             limits,
+            left_out,
             entries: Vec::new(),
             total: 0,
         };
@@ -233,6 +258,9 @@ impl<'a> Walk<'a> {
             })?;
         for named in listed {
             let path = join(inner, &named.name);
+            if (self.left_out)(&path, named.kind == FileType::Directory) {
+                continue;
+            }
             if path.len() > MAX_PATH_BYTES || depth(&path) > MAX_DEPTH {
                 return Err(IngestError::TooDeep {
                     path: self.outer(&path),

@@ -40,7 +40,7 @@ pub use cut::{Limits, Progress};
 pub use deliver::{
     DeliverError, Delivered, Durability, sweep_leftovers, sync_outputs, write_outputs,
 };
-pub use ingest::{IngestError, ingest_path};
+pub use ingest::{IngestError, ingest_path, ingest_without};
 pub use materialize::{MaterializeError, MaterializeOptions, clone_tree, materialize};
 pub use outputs::{OutputError, ingest_outputs};
 pub use patterns::{OutputPatterns, PatternError};

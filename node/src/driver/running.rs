@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2pnode_executor::TaskRun;
-use p2pnode_protocol::Gpu;
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{Assignment, Failure, FailureKind, Outcome, TaskTemplate, Usage};
+use p2pnode_protocol::{Gpu, WHOLE_GPU};
 
 use super::hosting::HostContext;
 use super::logpipe::LogPipe;
@@ -19,6 +19,9 @@ use super::preparing::Step;
 use crate::blobs::{self, Limits, OutputPatterns};
 use crate::core::io::{Input, RunEnd, RunKey, RunLimits};
 use crate::exec::{JobDirs, RunControl};
+
+/// The variable that tells a task with a part of a GPU the memory of that part, in bytes.
+const GPU_MEMORY: &str = "P2PNODE_GPU_MEMORY";
 
 /// All that one run needs.
 pub(super) struct Run {
@@ -122,12 +125,22 @@ fn host(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Host, message)
 }
 
+/// The task's environment. A task with a part of a GPU is told how much memory that part has: nothing
+/// keeps it to that, so it has to know.
+fn environment(run: &Run, rendered: &RenderedTask) -> Vec<(String, String)> {
+    let mut env = rendered.env.clone();
+    if let Some(gpu) = run.gpus.iter().find(|gpu| gpu.milli < WHOLE_GPU) {
+        env.push((GPU_MEMORY.to_owned(), gpu.memory_share().0.to_string()));
+    }
+    env
+}
+
 fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
     TaskRun {
         submitter: run.key.submitter,
         attempt: run.key.attempt,
         command: rendered.command.clone(),
-        env: rendered.env.clone(),
+        env: environment(run, rendered),
         work_dir,
         resources: run.template.resources.clone(),
         gpus: run.gpus.clone(),

@@ -16,6 +16,7 @@ use super::logins;
 use crate::blobs::{self, BlobStore, Limits, PinOwner, PinScope};
 use crate::command::CommandError;
 use crate::core::io::Input;
+use crate::jobfile::dockerignore::Ignored;
 use crate::jobfile::{self, ResolvedJob};
 use crate::store::check_plan;
 
@@ -106,11 +107,25 @@ impl Submitter {
         resolved
             .sources()
             .iter()
-            .map(|path| {
+            .enumerate()
+            .map(|(position, path)| {
                 let owner = PinOwner::job(PinScope::Own(id));
-                blobs::ingest_path(&self.blobs, owner, path, Limits::default(), &|_| {
-                    ControlFlow::Continue(())
-                })
+                let ignored = match resolved.context() == Some(position) {
+                    true => Ignored::of(path),
+                    false => Ok(Ignored::default()),
+                };
+                let ignored = ignored.map_err(|fault| {
+                    CommandError::new(ErrorCode::Invalid, format!("task.build: {fault}"))
+                })?;
+                let left_out = |inner: &[u8], is_folder: bool| ignored.leaves_out(inner, is_folder);
+                blobs::ingest_without(
+                    &self.blobs,
+                    owner,
+                    path,
+                    Limits::default(),
+                    &left_out,
+                    &|_| ControlFlow::Continue(()),
+                )
                 .map(|(blob, _)| blob)
                 .map_err(|error| {
                     let message = format!("an input cannot be read: {error}");

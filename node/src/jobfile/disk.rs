@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use p2pnode_protocol::job::file::{Fault, Written};
 
+use super::dockerignore::Ignored;
+
 /// The longest file of lines, in bytes (64 MiB): a million lines of 64 bytes.
 const MAX_LINES_BYTES: u64 = 64 << 20;
 
@@ -133,6 +135,9 @@ pub(super) fn context_fault(folder: &Path, written: &str, dockerfile: &str) -> O
         return Some(format!(
             "`{written}` is no folder: name the folder that the Dockerfile stands in"
         ));
+    }
+    if let Err(fault) = Ignored::of(&path) {
+        return Some(format!("`{written}`: {fault}"));
     }
     (!path.join(dockerfile).is_file()).then(|| {
         format!(

@@ -105,16 +105,33 @@ mod tests {
     use super::*;
 
     fn out(rules: &str, path: &str) -> bool {
-        Ignored::parse(rules).unwrap().leaves_out(path.as_bytes(), false)
+        Ignored::parse(rules)
+            .unwrap()
+            .leaves_out(path.as_bytes(), false)
     }
 
     #[test]
     fn patterns_are_dockers() {
         let rules = "# secrets\n\n.git\n/target/\n**/*.key\n*.log\n!keep.log\ntemp?\n";
-        for path in [".git", ".git/config", "target/x/y", "a.key", "deep/er/b.key", "x.log", "temp1/z"] {
+        for path in [
+            ".git",
+            ".git/config",
+            "target/x/y",
+            "a.key",
+            "deep/er/b.key",
+            "x.log",
+            "temp1/z",
+        ] {
             assert!(out(rules, path), "{path}");
         }
-        for path in ["keep.log", "src/x.log", "src/target/x", "temperature", "Dockerfile", "a.keys"] {
+        for path in [
+            "keep.log",
+            "src/x.log",
+            "src/target/x",
+            "temperature",
+            "Dockerfile",
+            "a.keys",
+        ] {
             assert!(!out(rules, path), "{path}");
         }
     }

@@ -32,17 +32,21 @@ fn invalid(message: impl Into<String>) -> Refusal {
 impl Host {
     /// Whether `peer` may run tasks here.
     pub(in crate::core) fn allows(&self, config: &CoreConfig, now: Millis, peer: &PeerId) -> bool {
-        *peer == config.me || self.allows_all(config) || self.access.grant(peer, now).is_some()
+        if *peer == config.me || self.access.grant(peer, now).is_some() {
+            return true;
+        }
+        // Who was denied, or has used up what was allowed, is not everybody.
+        self.allows_all(config) && self.access.spent(peer, now).is_none()
     }
 
     /// Whether everyone who can talk to this node may run tasks here.
-    fn allows_all(&self, config: &CoreConfig) -> bool {
+    pub(super) fn allows_all(&self, config: &CoreConfig) -> bool {
         config.private_network || self.terms.as_ref().is_some_and(|terms| terms.allow_any)
     }
 
     /// How many tasks more a submitter may bring.
     pub(super) fn tasks_left(&self, cx: &Cx, submitter: &PeerId) -> u64 {
-        if *submitter == cx.config.me || self.allows_all(cx.config) {
+        if *submitter == cx.config.me {
             return u64::MAX;
         }
         let grant = self.access.grant(submitter, cx.now);

@@ -42,6 +42,12 @@ impl Host {
     /// The owner allows a peer, or no longer does. Either answers what it asked for.
     pub(in crate::core) fn on_allow(&mut self, cx: &mut Cx, peer: PeerId, grant: Option<Grant>) {
         let allowed = grant.is_some();
+        // Where everybody may, a denial has to be remembered: it is a permission for nothing.
+        let nothing = || Grant {
+            tasks: Some(0),
+            ..Grant::default()
+        };
+        let grant = grant.or_else(|| self.allows_all(cx.config).then(nothing));
         cx.persist(Record::Allowed {
             peer,
             grant: grant.clone(),
@@ -241,8 +247,14 @@ impl Host {
     pub(in crate::core) fn features(&self) -> AdvertFeatures {
         let own = self.own_features();
         AdvertFeatures {
-            egress: own.egress && self.rules().is_some_and(|rules| !rules.egress.is_empty()),
-            build: own.build && self.rules().is_some_and(|rules| rules.allow_build),
+            egress: own.egress
+                && self
+                    .rules()
+                    .is_some_and(|rules| !rules.egress.is_empty() && rules.runtime.is_none()),
+            build: own.build
+                && self
+                    .rules()
+                    .is_some_and(|rules| rules.allow_build && rules.runtime.is_none()),
             ..own
         }
     }

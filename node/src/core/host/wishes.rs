@@ -28,12 +28,28 @@ pub(super) fn check(
                 .into(),
         );
     }
+    if let Some(owners) = &rules.runtime {
+        let under = format!("its owner runs containers under {owners} (offer --runtime)");
+        if matches!(program, Program::Build { .. }) {
+            return Err(format!("{under}, where no images are built"));
+        }
+        if matches!(template.network, NetworkMode::Egress { .. }) {
+            return Err(format!("{under}, which have no way out (network.mode)"));
+        }
+    }
     let of_peer = granted.map_or(&[][..], |granted| &granted.images);
     if !permits_image(&rules.images, program) || !permits_image(of_peer, program) {
         return Err(format!(
             "the image {} is none of those that the owner permits; `p2pnode offer --image PATTERN` or \
              `p2pnode allow PEER --image PATTERN` permits more",
             program_name(program)
+        ));
+    }
+    if let (Some(owners), Some(asked)) = (&rules.runtime, &template.sandbox)
+        && owners != asked
+    {
+        return Err(format!(
+            "its owner runs containers under {owners} (offer --runtime), the job insists on {asked} (task.runtime)"
         ));
     }
     if let Some(most) = rules.max_task_ms
@@ -126,6 +142,18 @@ mod tests {
         let why = refused(&rules, &job);
         assert!(why.contains("30 min") && why.contains("2 h"), "{why}");
         job.timeout_ms = 1_800_000;
+        assert_eq!(check(&rules, None, &job), Ok(()));
+        rules.runtime = Some("runsc".into());
+        assert!(refused(&rules, &job).contains("no images are built"));
+        job.program = Program::Image {
+            reference: "blender:4".into(),
+        };
+        assert!(refused(&rules, &job).contains("no way out"));
+        job.network = NetworkMode::None;
+        assert_eq!(check(&rules, None, &job), Ok(()));
+        job.sandbox = Some("runc".into());
+        assert!(refused(&rules, &job).contains("under runsc"));
+        job.sandbox = Some("runsc".into());
         assert_eq!(check(&rules, None, &job), Ok(()));
         let granted = Grant {
             images: vec!["other".into()],

@@ -14,5 +14,6 @@ mod reporting;
 mod restart;
 mod results;
 mod rig;
+mod rules;
 mod seen;
 mod waiting;

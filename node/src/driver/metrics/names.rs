@@ -41,8 +41,8 @@ pub(super) const fn of_refusal(refusal: &Refusal) -> &'static str {
         Refusal::NotPermitted { .. } => "not_permitted",
         Refusal::Invalid { .. } => "invalid",
         Refusal::Stopping => "stopping",
-        #[allow(unreachable_patterns)]
-        _ => "other",
+        Refusal::Closed { .. } => "closed",
+        Refusal::Draining => "draining",
     }
 }
 
