@@ -151,6 +151,12 @@ pub enum Verb {
         after_help = "Examples:\n  p2pnode demo\n  p2pnode demo --kill-one     # kill a provider in mid-render"
     )]
     Demo(DemoArgs),
+    /// Look for what is wrong with this machine and its node, and say how to mend it
+    #[command(
+        after_help = "Examples:\n  p2pnode doctor\n  p2pnode doctor --self-test     # runs a task through each executor and each GPU\n  \
+        p2pnode doctor --json\n\nThe exit code is 1 when something is wrong; warnings are no faults."
+    )]
+    Doctor(DoctorArgs),
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  p2pnode completions bash > ~/.local/share/bash-completion/completions/p2pnode"
@@ -352,6 +358,15 @@ pub struct DemoArgs {
     /// Folder for the frames
     #[arg(long, value_name = "DIR", default_value = "p2pnode-demo")]
     pub out: PathBuf,
+}
+
+/// `doctor`.
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// Run a task through each executor and each GPU that is offered; on a node of its own, which ends
+    /// with it, when none runs
+    #[arg(long)]
+    pub self_test: bool,
 }
 
 /// What a node tells its helpers.

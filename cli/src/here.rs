@@ -142,7 +142,7 @@ pub async fn start(global: &Global, config: Config) -> Result<Node, Failure> {
 }
 
 /// This program itself, as the node's helper processes.
-fn helpers() -> Result<Helpers, Failure> {
+pub fn helpers() -> Result<Helpers, Failure> {
     let program = std::env::current_exe().map_err(|error| {
         Failure::internal(format!("this program's own file is not found: {error}"))
     })?;

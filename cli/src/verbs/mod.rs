@@ -3,6 +3,7 @@
 mod access;
 mod config;
 mod demo;
+mod doctor;
 mod drain;
 mod figures;
 mod follow;
@@ -53,6 +54,7 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Owner(verb) => owner(&global, verb).await,
         Verb::Config(crate::args::ConfigVerb::Show) => config::show(&global),
         Verb::Demo(args) => demo::demo(&global, &args).await,
+        Verb::Doctor(args) => doctor::doctor(&global, &args).await,
         Verb::Completions { shell } => Ok(completions(shell)),
         Verb::WasmWorker => Ok(helpers::wasm_worker()),
         Verb::Reaper(args) => Ok(helpers::reaper(&args)),

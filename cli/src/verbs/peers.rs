@@ -66,6 +66,7 @@ fn never_seen(peer: String) -> PeerInfo {
         rtt_ms: None,
         allowed: true,
         closed: None,
+        away: Vec::new(),
         connected: false,
         last_seen_ms: 0,
     }
@@ -108,6 +109,14 @@ fn row(peer: &PeerInfo) -> Vec<String> {
     let runs = match peer.capacity {
         Some(_) if !runtimes.is_empty() => runtimes.join(","),
         _ => "-".to_owned(),
+    };
+    let away = peer
+        .away
+        .iter()
+        .map(|away| format!("{} away", away.runtime));
+    let runs = match away.collect::<Vec<_>>() {
+        away if away.is_empty() => runs,
+        away => format!("{runs} ({})", away.join(", ")),
     };
     let rtt = match (peer.connected, peer.rtt_ms) {
         (true, Some(rtt)) => format!("{rtt:.1} ms"),

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::SystemInfo;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Mutex;
 
@@ -122,11 +123,19 @@ impl Engine {
 }
 
 async fn find(socket: Option<&str>) -> Result<Connected, EngineError> {
+    first(socket, hello).await
+}
+
+/// What `ask` says of the engine at `socket`, or of the first default one of which it says anything.
+pub(super) async fn first<T>(
+    socket: Option<&str>,
+    ask: impl AsyncFn(&str) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
     let host = std::env::var("DOCKER_HOST")
         .ok()
         .filter(|host| !host.is_empty());
     if let Some(address) = socket.map(str::to_owned).or(host) {
-        return hello(&address).await;
+        return ask(&address).await;
     }
     let variable = |name| std::env::var(name).ok();
     let candidates = default_sockets(
@@ -138,7 +147,7 @@ async fn find(socket: Option<&str>) -> Result<Connected, EngineError> {
         .iter()
         .filter(|socket| Path::new(socket).exists())
     {
-        match hello(socket).await {
+        match ask(socket).await {
             Ok(engine) => return Ok(engine),
             Err(error) => first_error = first_error.or(Some(error)),
         }
@@ -200,7 +209,8 @@ fn with_mend(why: &str) -> String {
     }
 }
 
-async fn hello(address: &str) -> Result<Connected, EngineError> {
+/// The engine at `address` and what it says of itself, fit or not.
+pub(super) async fn ask(address: &str) -> Result<(Docker, SystemInfo), EngineError> {
     let docker = dial(address).await?;
     let info = docker
         .info()
@@ -209,6 +219,11 @@ async fn hello(address: &str) -> Result<Connected, EngineError> {
             address: address.to_owned(),
             why: words(&error),
         })?;
+    Ok((docker, info))
+}
+
+async fn hello(address: &str) -> Result<Connected, EngineError> {
+    let (docker, info) = ask(address).await?;
     fitness::check(&info).map_err(|why| EngineError::Unfit {
         address: address.to_owned(),
         why,

@@ -88,6 +88,13 @@ pub(super) fn is_low(dir: &Path) -> bool {
     statvfs(dir).is_ok_and(|space| available(&space) < reserve(&space))
 }
 
+/// What tasks leave free on the filesystem of `dir`, in bytes: one that has less takes no task. `None`
+/// when the filesystem cannot be asked.
+#[must_use]
+pub fn reserve_of(dir: &Path) -> Option<Bytes> {
+    Some(Bytes(reserve(&statvfs(dir).ok()?)))
+}
+
 fn reserve(space: &StatVfs) -> u64 {
     let total = space.f_blocks.saturating_mul(space.f_frsize);
     RESERVE.min(total / RESERVE_PART)

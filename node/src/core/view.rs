@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use p2pnode_protocol::advert::AdvertFeatures;
-use p2pnode_protocol::api::{JobInfo, PeerInfo, TaskInfo};
+use p2pnode_protocol::advert::{Advert, AdvertFeatures};
+use p2pnode_protocol::api::{JobInfo, PeerInfo, RuntimeStatus, TaskInfo};
 use p2pnode_protocol::job::JobPlan;
 use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::task::RuntimeKind;
@@ -176,6 +176,7 @@ impl Core {
                     rtt_ms: None,
                     allowed: self.allowed(now, id),
                     closed: advert.and_then(|advert| advert.closed.as_deref().map(printable)),
+                    away: advert.map_or_else(Vec::new, away),
                     connected: peer.connected,
                     last_seen_ms: peer.seen_ms,
                 };
@@ -201,4 +202,14 @@ impl Core {
     pub fn hosted_jobs(&self) -> Vec<HostedJob> {
         self.host.hosted_jobs()
     }
+}
+
+/// Runtimes that an advert says are away, as the API shows them.
+fn away(advert: &Advert) -> Vec<RuntimeStatus> {
+    let shown = advert.away.iter().map(|(runtime, why)| RuntimeStatus {
+        runtime: *runtime,
+        version: None,
+        problem: Some(printable(why)),
+    });
+    shown.collect()
 }

@@ -294,6 +294,7 @@ impl Owner {
                 offer,
                 own_tasks_open,
                 draining,
+                adverts: net.metrics().advert_times(),
                 memory: host::process_memory().0,
             };
             give(answer, Ok(status));
@@ -323,6 +324,7 @@ impl Owner {
                     rtt_ms: None,
                     allowed: allowed.contains(&seen.peer),
                     closed: None,
+                    away: Vec::new(),
                     connected: false,
                     last_seen_ms: seen.last_seen_ms,
                 });

@@ -255,7 +255,14 @@ impl Capacity {
         let (peer, advert) = signed
             .verify(&cx.protocols.network, unix_ms())
             .map_err(|error| match error {
-                AdvertError::Expired(_) | AdvertError::Future(_) => Judgement::Known,
+                AdvertError::Expired(_) => {
+                    cx.metrics.adverts_expired.inc();
+                    Judgement::Known
+                }
+                AdvertError::Future(_) => {
+                    cx.metrics.adverts_future.inc();
+                    Judgement::Known
+                }
                 _ => Judgement::Forged,
             })?;
         if maker.is_some_and(|maker| maker != peer) {

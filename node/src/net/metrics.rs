@@ -2,6 +2,7 @@
 //!
 //! Plain counters that every module of `net` holds a clone of; registering them is up to the API.
 
+use p2pnode_protocol::api::AdvertTimes;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -60,6 +61,10 @@ pub struct NetMetrics {
     pub adverts_accepted: Counter,
     /// Adverts of others that were known already or expired.
     pub adverts_stale: Counter,
+    /// Adverts of others whose time was over.
+    pub adverts_expired: Counter,
+    /// Adverts of others that were made too far ahead of this node's clock.
+    pub adverts_future: Counter,
     /// Adverts of others that were forged.
     pub adverts_rejected: Counter,
     /// Bytes of adverts exchanged directly.
@@ -96,6 +101,16 @@ impl NetMetrics {
         );
     }
 
+    /// Adverts of others by how their time fitted this node's clock.
+    #[must_use]
+    pub fn advert_times(&self) -> AdvertTimes {
+        AdvertTimes {
+            accepted: self.adverts_accepted.get(),
+            future: self.adverts_future.get(),
+            expired: self.adverts_expired.get(),
+        }
+    }
+
     fn gauges(&self) -> [(&'static str, &'static str, &Gauge); 2] {
         [
             ("peers_connected", "Connected peers", &self.peers_connected),
@@ -104,7 +119,7 @@ impl NetMetrics {
     }
 
     #[rustfmt::skip]
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 12] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 14] {
         [
             ("requests_sent", "Task requests sent", &self.requests_sent),
             ("requests_failed", "Task requests without an answer", &self.requests_failed),
@@ -116,6 +131,8 @@ impl NetMetrics {
             ("adverts_published", "Own capacity adverts published", &self.adverts_published),
             ("adverts_accepted", "New capacity adverts of others", &self.adverts_accepted),
             ("adverts_stale", "Capacity adverts that were known or expired", &self.adverts_stale),
+            ("adverts_expired", "Capacity adverts whose time was over by this node's clock", &self.adverts_expired),
+            ("adverts_future", "Capacity adverts from the future of this node's clock", &self.adverts_future),
             ("adverts_rejected", "Capacity adverts that were forged", &self.adverts_rejected),
             ("peers_shut_out", "Peers shut out for misbehaviour", &self.peers_shut_out),
         ]

@@ -39,11 +39,27 @@ pub struct NodeStatus {
     /// Whether it finishes what it has and takes nothing new.
     #[serde(default)]
     pub draining: bool,
+    /// Adverts of others since the start, by how their time fitted this node's clock.
+    #[serde(default)]
+    pub adverts: AdvertTimes,
     /// Resident memory of the node's process, in bytes; 0 where the system does not tell.
     pub memory: u64,
 }
 
-/// One runtime of this node.
+/// Adverts of others by how their time fitted this node's clock. Many that do not fit are the sign of
+/// a clock that is wrong, here or there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AdvertTimes {
+    /// New ones that were taken.
+    pub accepted: u64,
+    /// Refused: made more than 2 minutes ahead of this node's clock.
+    pub future: u64,
+    /// Refused: over for more than 2 minutes by this node's clock.
+    pub expired: u64,
+}
+
+/// One runtime of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RuntimeStatus {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::node::RuntimeStatus;
 use crate::offer::Grant;
 use crate::resources::Capacity;
 use crate::task::RuntimeKind;
@@ -33,6 +34,9 @@ pub struct PeerInfo {
     /// Why it takes nothing at the moment although it offers something.
     #[serde(default)]
     pub closed: Option<String>,
+    /// Runtimes that it has and that cannot run tasks at the moment, each with why.
+    #[serde(default)]
+    pub away: Vec<RuntimeStatus>,
     /// Whether a connection is open.
     pub connected: bool,
     /// When it was last heard of.
