@@ -32,7 +32,7 @@ fn a_build_needs_permission_and_its_last_lines_reach_the_submitter() {
     assert!(said.contains("p2pnode offer --allow-build"), "{said}");
 
     let status = lab.json("provider", &["offer", "--allow-build"]);
-    assert_eq!(status["offer"]["allow_build"], true, "{status}");
+    assert_eq!(status["offer"]["rules"]["allow_build"], true, "{status}");
     let ended = lab.submit("me", &good, &["--wait-for-peers", "30s"]);
     assert_eq!(ended.status.code(), Some(0), "{:?}", ended.events);
     assert_eq!(ended.log_of(0), "a word\nmore\n");

@@ -5,9 +5,10 @@ use crate::harness::{Lab, text};
 
 /// Asks the proxy for a name and prints the first line of its answer, or nothing.
 fn ask(method: &str, target: &str) -> String {
+    let host = target.trim_start_matches("http://").trim_end_matches('/');
     format!(
         "p=${{HTTP_PROXY#http://}}; p=${{p%/}}; \
-         printf '{method} {target} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' | nc -w 20 ${{p%:*}} ${{p##*:}} | head -n 1"
+         printf '{method} {target} HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n' | nc -w 20 ${{p%:*}} ${{p##*:}} | head -n 1"
     )
 }
 
