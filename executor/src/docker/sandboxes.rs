@@ -43,14 +43,15 @@ impl Sandboxes {
             .cloned()
             .collect();
         others.sort_unstable();
-        others.truncate(MAX_NAMES);
+        // The default's name is told too.
+        others.truncate(MAX_NAMES - 1);
         Self { default, others }
     }
 
-    /// What a job can insist on: the names beside the default, and the default where it is a stronger
-    /// one; none that would be weaker than the owner's choice.
+    /// What a job can insist on: the default's name and the others; none that would be weaker than the
+    /// owner's choice.
     pub(super) fn on_offer(&self, owners: Option<&str>) -> Vec<String> {
-        let default = Some(&self.default).filter(|default| is_stronger(default));
+        let default = Some(&self.default).filter(|default| is_plain(default));
         let names = default.into_iter().chain(&self.others);
         names
             .filter(|name| self.choose(owners, Some(name)).is_ok())
@@ -137,7 +138,7 @@ mod tests {
     fn names_are_told_that_can_travel() {
         let long = "x".repeat(MAX_NAME_BYTES + 1);
         let all = sandboxes(&["runsc", "runc", "crun", "a b", "", "ü", "x\n", &long]);
-        assert_eq!(all.on_offer(None), ["crun", "runsc"]);
+        assert_eq!(all.on_offer(None), ["runc", "crun", "runsc"]);
         let many: Vec<String> = (0..99).map(|n| format!("r{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(sandboxes(&many).on_offer(None).len(), MAX_NAMES);
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stronger_default_is_on_offer_and_is_the_least() {
+    fn the_default_is_on_offer_and_a_stronger_one_is_the_least() {
         let all = with_default("runsc", &["runc", "runsc", "kata-runtime"]);
         assert_eq!(all.on_offer(None), ["runsc", "kata-runtime"]);
         assert_eq!(all.choose(None, Some("runsc")), Ok(Some("runsc".into())));

@@ -1,35 +1,15 @@
-//! Container jobs over real nodes and a real Docker engine.
-//!
-//! The tests look at the engine from outside too, by the labels that every container bears.
-
-#![allow(clippy::unwrap_used)]
-
-mod harness;
+//! What is left of containers when jobs and nodes end.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use harness::{Lab, TestNode, eventually, program, text};
+use crate::bench::containers_of;
+use crate::harness::{Lab, TestNode, eventually, program, text};
 
 /// The example that is also the documentation's.
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/containers/job.toml")
-}
-
-/// Ids of containers that belong to the node `peer`, in whichever of its lives.
-fn containers_of(peer: &str) -> Vec<String> {
-    let listed = Command::new("docker")
-        .args(["ps", "--all", "--filter", "label=p2pnode.node"])
-        .args(["--format", "{{.ID}} {{.Label \"p2pnode.node\"}}"])
-        .output()
-        .unwrap();
-    assert!(listed.status.success(), "{}", text(&listed.stderr));
-    let of_node = |line: &str| {
-        let (id, node) = line.split_once(' ')?;
-        node.starts_with(peer).then(|| id.to_owned())
-    };
-    text(&listed.stdout).lines().filter_map(of_node).collect()
 }
 
 fn sleeping_job(lab: &Lab) -> PathBuf {
