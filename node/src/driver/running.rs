@@ -7,6 +7,7 @@ use std::time::Duration;
 use p2pnode_executor::TaskRun;
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::offer::weakens;
 use p2pnode_protocol::task::{
     Assignment, Failure, FailureKind, InputSource, Outcome, RuntimeKind, TaskTemplate, Usage,
 };
@@ -142,6 +143,17 @@ async fn prepare(
     step: &Step,
     rendered: &RenderedTask,
 ) -> Result<PathBuf, Failure> {
+    if let (Some(least), Some(wanted)) = (&run.limits.sandbox, &run.template.sandbox)
+        && weakens(least, wanted)
+    {
+        // The owner chose after the job was taken; or the job is the owner's own.
+        return Err(Failure::new(
+            FailureKind::KilledByOwner,
+            format!(
+                "its owner runs tasks under {least} and under nothing weaker (offer --runtime)"
+            ),
+        ));
+    }
     let limit = preparing::limit(&run.template);
     let stop = run.control.cancel.child_token();
     let mut working = std::pin::pin!(prepare_dir(context, run, step, rendered, &stop));

@@ -2,7 +2,7 @@
 //!
 //! Pure. Every answer names the key of the job file and what the owner can say to permit it.
 
-use p2pnode_protocol::offer::{Grant, OfferRules, domain_covered};
+use p2pnode_protocol::offer::{Grant, OfferRules, domain_covered, weakens};
 use p2pnode_protocol::task::{NetworkMode, Program, TaskTemplate};
 
 use super::access::{permits_image, program_name};
@@ -34,6 +34,14 @@ pub(super) fn check(
             "the image {} is none of those that the owner permits; `p2pnode offer --image PATTERN` or \
              `p2pnode allow PEER --image PATTERN` permits more",
             program_name(program)
+        ));
+    }
+    if let (Some(least), Some(wanted)) = (&rules.runtime, &template.sandbox)
+        && weakens(least, wanted)
+    {
+        return Err(format!(
+            "the job insists on the OCI runtime {wanted} (task.runtime), and its owner runs tasks under \
+             {least} and under nothing weaker (offer --runtime)"
         ));
     }
     if let Some(most) = rules.max_task_ms
@@ -121,6 +129,10 @@ mod tests {
         rules.egress = vec!["a.org".into()];
         assert!(refused(&rules, &job).contains("--egress b.org"));
         rules.egress.push("*".into());
+        rules.runtime = Some("runsc".into());
+        job.sandbox = Some("runc".into());
+        assert!(refused(&rules, &job).contains("offer --runtime"));
+        job.sandbox = Some("kata-runtime".into());
         job.timeout_ms = 7_200_000;
         rules.max_task_ms = Some(1_800_000);
         let why = refused(&rules, &job);
