@@ -92,6 +92,18 @@ fn an_oci_runtime_is_one_that_the_engine_lists() {
         "{said}"
     );
 
+    // What the owner chose is never weakened by a job.
+    let chosen = lab.json("provider", &["offer", "--runtime", "io.containerd.runc.v2"]);
+    assert_eq!(chosen["offer"]["rules"]["runtime"], "io.containerd.runc.v2");
+    let said = refusal(&lab, &with("runc"));
+    assert!(
+        said.contains("under nothing weaker (offer --runtime)"),
+        "{said}"
+    );
+    let plain = lab.job("plain", &small_job(&shell("echo ran"), ""), &[]);
+    assert_eq!(succeed(&lab, &plain).log_of(0), "ran\n");
+    lab.json("provider", &["offer", "--runtime", "default"]);
+
     let listed = docker(&[
         "info",
         "--format",

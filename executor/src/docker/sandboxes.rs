@@ -6,6 +6,7 @@
 //! the owner chose.
 
 use bollard::models::SystemInfo;
+use p2pnode_protocol::offer::{has_own_kernel, weakens};
 use p2pnode_protocol::task::{Failure, FailureKind};
 
 /// Names that are told at most: they travel in adverts.
@@ -13,16 +14,6 @@ const MAX_NAMES: usize = 16;
 
 /// The longest name that is told, in bytes.
 const MAX_NAME_BYTES: usize = 64;
-
-/// How the names of runtimes begin that do not share the host's kernel with tasks.
-const STRONGER: [&str; 6] = [
-    "runsc",
-    "gvisor",
-    "kata",
-    "io.containerd.runsc",
-    "io.containerd.gvisor",
-    "io.containerd.kata",
-];
 
 /// The OCI runtimes of one engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,9 +71,9 @@ impl Sandboxes {
                 self.all().join(", ")
             ));
         }
-        let floor = owners.or_else(|| Some(&*self.default).filter(|name| is_stronger(name)));
+        let floor = owners.or_else(|| Some(&*self.default).filter(|name| has_own_kernel(name)));
         match floor {
-            Some(floor) if floor != name && !is_stronger(name) => host(format!(
+            Some(floor) if weakens(floor, name) => host(format!(
                 "this provider runs tasks under `{floor}` and under nothing weaker, so not under \
                  `{name}`"
             )),
@@ -98,10 +89,6 @@ impl Sandboxes {
         let names = std::iter::once(&self.default).chain(&self.others);
         names.map(String::as_str).collect()
     }
-}
-
-fn is_stronger(name: &str) -> bool {
-    STRONGER.iter().any(|start| name.starts_with(start))
 }
 
 /// Whether a name is one that may travel: engines take these and no others.

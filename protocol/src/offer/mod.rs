@@ -3,6 +3,7 @@
 //! Kept by the node's core and its store, shown by its API. Whether a rule is kept is decided in the
 //! node; here is what a rule says and what text can tell about it.
 
+mod sandbox;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::gpu::wildcard;
 use crate::job::limits::{MAX_IMAGE_BYTES, image_fault};
 
+pub use sandbox::{has_own_kernel, weakens};
 pub use schedule::{MINUTES_OF_WEEK, Schedule, ScheduleError};
 
 /// The most patterns in one list of rules: more than a person keeps in order.

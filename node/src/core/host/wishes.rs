@@ -2,7 +2,7 @@
 //!
 //! Pure. Every answer names the key of the job file and what the owner can say to permit it.
 
-use p2pnode_protocol::offer::{Grant, OfferRules, domain_covered};
+use p2pnode_protocol::offer::{Grant, OfferRules, domain_covered, weakens};
 use p2pnode_protocol::task::{NetworkMode, Program, TaskTemplate};
 
 use super::access::{permits_image, program_name};
@@ -45,11 +45,12 @@ pub(super) fn check(
             program_name(program)
         ));
     }
-    if let (Some(owners), Some(asked)) = (&rules.runtime, &template.sandbox)
-        && owners != asked
+    if let (Some(least), Some(wanted)) = (&rules.runtime, &template.sandbox)
+        && weakens(least, wanted)
     {
         return Err(format!(
-            "its owner runs containers under {owners} (offer --runtime), the job insists on {asked} (task.runtime)"
+            "the job insists on the OCI runtime {wanted} (task.runtime), and its owner runs tasks under \
+             {least} and under nothing weaker (offer --runtime)"
         ));
     }
     if let Some(most) = rules.max_task_ms
@@ -152,8 +153,8 @@ mod tests {
         job.network = NetworkMode::None;
         assert_eq!(check(&rules, None, &job), Ok(()));
         job.sandbox = Some("runc".into());
-        assert!(refused(&rules, &job).contains("under runsc"));
-        job.sandbox = Some("runsc".into());
+        assert!(refused(&rules, &job).contains("nothing weaker"));
+        job.sandbox = Some("kata-runtime".into());
         assert_eq!(check(&rules, None, &job), Ok(()));
         let granted = Grant {
             images: vec!["other".into()],

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use p2pnode_protocol::Bytes;
 use p2pnode_protocol::job::RenderedTask;
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::offer::weakens;
 use p2pnode_protocol::task::{Failure, FailureKind, InputSource, RuntimeKind};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,17 @@ pub(super) async fn prepare(
     step: &Step,
     rendered: &RenderedTask,
 ) -> Result<PathBuf, Failure> {
+    if let (Some(least), Some(wanted)) = (&run.limits.sandbox, &run.template.sandbox)
+        && weakens(least, wanted)
+    {
+        // The owner chose after the job was taken; or the job is the owner's own.
+        return Err(Failure::new(
+            FailureKind::KilledByOwner,
+            format!(
+                "its owner runs tasks under {least} and under nothing weaker (offer --runtime)"
+            ),
+        ));
+    }
     let limit = preparing::limit(&run.template);
     let stop = run.control.cancel.child_token();
     let mut working = std::pin::pin!(prepare_dir(context, run, step, rendered, &stop));
