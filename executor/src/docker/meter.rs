@@ -91,9 +91,9 @@ impl Files {
     /// version 2 can't, for all readers.
     fn forget_peak(&self) -> bool {
         match self {
-            Self::V1 { memory, .. } => memory
-                .as_deref()
-                .is_some_and(|file| std::fs::write(file, "0").is_ok()),
+            Self::V1 { memory, .. } => memory.as_deref().is_some_and(|folder| {
+                std::fs::write(folder.join("memory.max_usage_in_bytes"), "0").is_ok()
+            }),
             Self::V2 { .. } => false,
         }
     }

@@ -83,7 +83,8 @@ pub enum ValueError {
     Network(String),
     /// Not usable as labels.
     #[error(
-        "labels are up to {MAX_LABELS} pairs of names, such as {{ site = \"lab\" }} or site=lab"
+        "labels are up to {MAX_LABELS} pairs, such as {{ site = \"lab\" }} or site=lab; a name and a value have \
+         1 to {MAX_NAME_BYTES} bytes and no control characters, such as a line's end"
     )]
     Labels,
 }

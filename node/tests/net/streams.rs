@@ -36,7 +36,7 @@ async fn a_stream_carries_64_mib_intact_and_an_end() {
             .unwrap();
     assert!(got == expected, "{} bytes differ", got.len());
     assert_eq!(answer, b"thanks");
-    assert_eq!(b.handle.metrics().stream_bytes.received.get(), BYTES as u64);
+    assert_eq!(b.handle.metrics().blob_bytes.received.get(), BYTES as u64);
 }
 
 /// Opens 500 streams at once over `listen` and accounts for every one of them.

@@ -131,7 +131,9 @@ impl Node {
         }
         let gpu = self.gpu_used();
         if gpu > u64::from(WHOLE_GPU) {
-            return Err(format!("{gpu} thousandths of a GPU run"));
+            return Err(format!(
+                "a slot was given twice: {gpu} thousandths of a GPU run"
+            ));
         }
         Ok((used, total))
     }

@@ -76,7 +76,9 @@ fn by_default_the_machine_stays_usable_and_nothing_is_permitted() {
 
 #[test]
 fn a_first_offer_goes_by_flags_then_settings_then_defaults() {
-    let peer = libp2p::PeerId::random();
+    let peer = libp2p::identity::Keypair::generate_ed25519()
+        .public()
+        .to_peer_id();
     let settings = OfferRequest {
         cpus_milli: Some(2_000),
         memory: Some(Bytes::gib(1).0),
