@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use bincode::{Decode, Encode};
 use p2pnode_protocol::advert::Advert;
 use p2pnode_protocol::api::Event;
 use p2pnode_protocol::job::JobPlan;
@@ -12,7 +11,9 @@ use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::{Phase, TaskRef, TaskRequest, TaskResponse};
 use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::task::{Assignment, Failure, Outcome, RuntimeKind, TaskTemplate, Usage};
-use p2pnode_protocol::{AttemptKey, Capacity, Gpu, JobId, PeerId, Resources};
+use p2pnode_protocol::{AttemptKey, Capacity, Gpu, JobId, PeerId};
+
+pub use p2pnode_protocol::offer::Requested;
 
 pub use super::meant::Meant;
 pub use super::record::{Record, Snapshot, StoredEnd, StoredHosted, StoredJob};
@@ -90,23 +91,6 @@ pub struct RunLimits {
     pub max_ms: Option<u64>,
     /// The OCI runtime of its container, when its job names none.
     pub sandbox: Option<String>,
-}
-
-/// A peer that asked to run tasks here and was not allowed.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Requested {
-    /// The last job that it asked for.
-    pub job: JobId,
-    /// That job's name.
-    pub name: String,
-    /// What it runs.
-    pub program: String,
-    /// What each of its tasks needs.
-    pub resources: Resources,
-    /// When it first asked.
-    pub first_ms: Millis,
-    /// When it last asked.
-    pub last_ms: Millis,
 }
 
 /// What a working runtime can do on this machine.

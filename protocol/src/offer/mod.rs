@@ -12,7 +12,9 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::gpu::wildcard;
+use crate::id::JobId;
 use crate::job::limits::{MAX_IMAGE_BYTES, image_fault};
+use crate::resources::Resources;
 
 pub use sandbox::{has_own_kernel, weakens};
 pub use schedule::{MINUTES_OF_WEEK, Schedule, ScheduleError};
@@ -88,6 +90,23 @@ pub struct Grant {
     pub until_ms: Option<u64>,
     /// Patterns of images that it may run, besides what [`OfferRules::images`] says; empty: any.
     pub images: Vec<String>,
+}
+
+/// A peer that asked to run tasks here and was not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Requested {
+    /// The last job that it asked for.
+    pub job: JobId,
+    /// That job's name.
+    pub name: String,
+    /// What it runs.
+    pub program: String,
+    /// What each of its tasks needs.
+    pub resources: Resources,
+    /// When it first asked, in milliseconds since the Unix epoch.
+    pub first_ms: u64,
+    /// When it last asked, likewise.
+    pub last_ms: u64,
 }
 
 impl OfferRules {

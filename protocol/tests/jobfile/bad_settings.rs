@@ -9,7 +9,7 @@ fn a_task_is_one_image_or_one_module() {
     assert_eq!(faults("\n[task]"), [format!("2: task: {none}")]);
     one_of_task(
         "image = 'a'\nwasm = 'b'",
-        "3: task.wasm: a task is either an image or a WASM module: remove `image` or `wasm`",
+        "3: task.wasm: a task runs one thing: remove `image` or `wasm`",
     );
     one_of_task(
         "image = ''",

@@ -132,6 +132,11 @@ impl BlobStore {
         let reserved = packs::record_bytes(length);
         self.make_room(reserved)?;
         let mut packs = lock(&self.packs);
+        // Another thread may have stored it while room was made.
+        if self.contains(&digest) {
+            lock(&self.index).release(reserved);
+            return Ok(());
+        }
         let appended = packs.append(&digest, bytes);
         let mut index = lock(&self.index);
         index.release(reserved);
