@@ -112,7 +112,7 @@ pub struct OfferArgs {
     #[arg(long, conflicts_with_all = ["cpus", "memory", "disk", "percent", "gpus", "schedule", "allow", "allow_any", "images", "egress"])]
     pub none: bool,
     /// Of the node, when none runs yet.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "The node, when none runs yet")]
     pub node: NodeFlags,
 }
 
