@@ -48,12 +48,7 @@ pub(super) async fn offer(
 }
 
 pub(super) async fn allowed(State(state): State<ApiState>) -> Result<Json<Vec<String>>, Refused> {
-    let allowed = |core: &Core| {
-        core.allowed_peers()
-            .keys()
-            .map(ToString::to_string)
-            .collect()
-    };
+    let allowed = |core: &Core| core.allowed_by_name().map(ToString::to_string).collect();
     Ok(Json(state.node.view(allowed).await?))
 }
 

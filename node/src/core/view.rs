@@ -123,6 +123,15 @@ impl Core {
         self.host.allows(&self.config, now, peer)
     }
 
+    /// Peers that may run tasks here by name: without those that were denied or have used up what they
+    /// were allowed.
+    pub fn allowed_by_name(&self) -> impl Iterator<Item = &PeerId> {
+        let allowed = self.host.allowed().iter();
+        allowed
+            .filter(|(_, grant)| !grant.is_nothing())
+            .map(|(peer, _)| peer)
+    }
+
     /// Peers that the owner allowed by name, and how much.
     #[must_use]
     pub const fn allowed_peers(&self) -> &BTreeMap<PeerId, Grant> {

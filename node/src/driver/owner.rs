@@ -122,7 +122,8 @@ impl Driver {
             Ok((terms, allow)) => {
                 // Whoever is allowed already keeps the limits that were set.
                 let known = self.core.allowed_peers();
-                let fresh = allow.into_iter().filter(|peer| !known.contains_key(peer));
+                let may = |peer: &PeerId| known.get(peer).is_some_and(|grant| !grant.is_nothing());
+                let fresh = allow.into_iter().filter(|peer| !may(peer));
                 inputs.extend(fresh.map(|peer| Input::Allow {
                     peer,
                     grant: Some(Grant::default()),
@@ -242,11 +243,7 @@ impl Owner {
             allow_any: capacity.allow_any,
             rules: capacity.rules,
             closed: capacity.closed,
-            allowed: core
-                .allowed_peers()
-                .keys()
-                .map(ToString::to_string)
-                .collect(),
+            allowed: core.allowed_by_name().map(ToString::to_string).collect(),
             requests: core.requests().len() as u32,
             runtimes: self.runtimes.clone(),
             running: capacity.running,
@@ -308,8 +305,7 @@ impl Owner {
             .into_iter()
             .map(|info| (info.0, info.1))
             .collect();
-        let allowed: std::collections::BTreeSet<PeerId> =
-            core.allowed_peers().keys().copied().collect();
+        let allowed: std::collections::BTreeSet<PeerId> = core.allowed_by_name().copied().collect();
         let net = self.net.clone();
         tokio::spawn(async move {
             for seen in net.peers().await {

@@ -109,6 +109,24 @@ pub struct Requested {
     pub last_ms: u64,
 }
 
+impl Grant {
+    /// A permission for nothing: what a denial is where everybody may.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self {
+            tasks: Some(0),
+            until_ms: None,
+            images: Vec::new(),
+        }
+    }
+
+    /// Whether it permits nothing, because it is a denial or used up.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.tasks == Some(0)
+    }
+}
+
 impl OfferRules {
     /// Whether the offer holds only under some conditions.
     #[must_use]

@@ -186,7 +186,7 @@ mod tests {
 30 27 254:0 /x /d/disks/life/stray rw - ext4 /dev/vda rw
 43 27 7:0 / /d/disks/life/a rw - ext4 /dev/loop0 rw
 46 43 0:39 / /d/disks/life/a/merged rw - overlay p2pnode-disk rw
-47 27 0:39 / /d/work/with\\040blank rw shared:7 - overlay p2pnode-disk rw
+47 27 0:39 / /d/tasks/with\\040blank rw shared:7 - overlay p2pnode-disk rw
 48 27 0:41 / /var/lib/docker/x rw - overlay overlay rw
 49 27 0:40 / /d/disks/lifetime rw - tmpfs x rw
 
@@ -199,7 +199,7 @@ nonsense
         assert_eq!(all.len(), 7);
         let found = places(&all, Path::new("/d/disks/life"));
         let expected = [
-            "/d/work/with blank",
+            "/d/tasks/with blank",
             "/d/disks/life/a/merged",
             "/d/disks/life/a",
             "/d/disks/life/stray",

@@ -58,14 +58,14 @@ impl Access {
     /// What the owner granted this peer, while it holds.
     pub(super) fn grant(&self, peer: &PeerId, now: Millis) -> Option<&Grant> {
         let grant = self.allowed.get(peer)?;
-        let spent = grant.tasks == Some(0) || grant.until_ms.is_some_and(|until| now >= until);
+        let spent = grant.is_nothing() || grant.until_ms.is_some_and(|until| now >= until);
         (!spent).then_some(grant)
     }
 
     /// Why a peer that was allowed once is not any more.
     pub(super) fn spent(&self, peer: &PeerId, now: Millis) -> Option<&'static str> {
         let grant = self.allowed.get(peer)?;
-        if grant.tasks == Some(0) {
+        if grant.is_nothing() {
             return Some("the tasks that its owner allowed are used up");
         }
         (grant.until_ms.is_some_and(|until| now >= until))

@@ -43,11 +43,7 @@ impl Host {
     pub(in crate::core) fn on_allow(&mut self, cx: &mut Cx, peer: PeerId, grant: Option<Grant>) {
         let allowed = grant.is_some();
         // Where everybody may, a denial has to be remembered: it is a permission for nothing.
-        let nothing = || Grant {
-            tasks: Some(0),
-            ..Grant::default()
-        };
-        let grant = grant.or_else(|| self.allows_all(cx.config).then(nothing));
+        let grant = grant.or_else(|| self.allows_all(cx.config).then(Grant::nothing));
         cx.persist(Record::Allowed {
             peer,
             grant: grant.clone(),
