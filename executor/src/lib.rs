@@ -10,6 +10,7 @@
 pub mod docker;
 pub mod egress;
 pub mod host;
+pub mod inside;
 pub mod runtime;
 pub mod wasm;
 

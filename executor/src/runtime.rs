@@ -10,6 +10,8 @@ use p2pnode_protocol::{AttemptKey, Gpu, PeerId, Resources};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::inside::Inside;
+
 /// A program as it stands on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgramFile {
@@ -125,6 +127,10 @@ pub struct TaskRun {
     pub isolation: Isolation,
     /// The OCI runtime that it must run under; absent: the runtime's own choice.
     pub sandbox: Option<String>,
+    /// Whether somebody attends to it: nothing is started but what keeps its sandbox, until the first
+    /// [`Inside::exec`]; the task ends as that command ends. With an empty command that is the task's
+    /// own. A task that nobody attends to within a minute fails.
+    pub attended: bool,
     /// The owner's hold on it.
     pub hold: Hold,
 }
@@ -148,13 +154,15 @@ pub struct LiveUsage {
     pub paused: bool,
 }
 
-/// The owner's hold on a running task: to freeze it, and to see what it uses.
+/// The owner's hold on a running task: to freeze it, to see what it uses, and the way in.
 #[derive(Debug, Clone)]
 pub struct Hold {
     /// Whether it is to be frozen. Its time-outs do not run meanwhile.
     pub pause: watch::Receiver<bool>,
     /// What it uses, told now and then by a runtime that can tell.
     pub usage: Arc<watch::Sender<LiveUsage>>,
+    /// The way in while its process runs, for a runtime whose sandbox can be entered.
+    pub inside: Arc<watch::Sender<Option<Arc<dyn Inside>>>>,
 }
 
 impl Default for Hold {
@@ -163,6 +171,7 @@ impl Default for Hold {
         Self {
             pause: watch::channel(false).1,
             usage: Arc::new(watch::channel(LiveUsage::default()).0),
+            inside: Arc::new(watch::channel(None).0),
         }
     }
 }

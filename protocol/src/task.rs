@@ -161,6 +161,9 @@ pub struct TaskTemplate {
     pub isolation: Isolation,
     /// The OCI runtime (`runsc`, `kata`) that the job insists on; absent: whichever the owner chose.
     pub sandbox: Option<String>,
+    /// Whether its submitter attends to it: the first command that comes in through a tunnel is the
+    /// task's own, and the task ends with it.
+    pub attended: bool,
 }
 
 /// One task handed out: the template's blanks filled in.

@@ -96,6 +96,7 @@ impl Rig {
             root: false,
             isolation: Isolation::Task,
             sandbox: None,
+            attended: false,
             hold: Hold::default(),
         }
     }

@@ -153,6 +153,7 @@ impl<'a> Trial<'a> {
             root: false,
             isolation: subject.isolation(),
             sandbox: None,
+            attended: false,
             hold: Hold::default(),
         };
         Self {

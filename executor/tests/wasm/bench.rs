@@ -102,6 +102,7 @@ pub fn task(work_dir: &Path) -> TaskRun {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
         hold: Hold::default(),
     }
 }

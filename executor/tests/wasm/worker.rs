@@ -56,6 +56,7 @@ async fn node(module: PathBuf, work_root: PathBuf) {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
         hold: Hold::default(),
     };
     let (log, mut output) = tokio::sync::mpsc::channel(1);

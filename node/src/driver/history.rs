@@ -214,6 +214,7 @@ mod tests {
             root: false,
             isolation: Isolation::Task,
             sandbox: None,
+            attended: false,
         };
         let mut half = Gpu::whole("a".into(), "T4".into(), Bytes::gib(16));
         half.milli = 500;

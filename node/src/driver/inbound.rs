@@ -88,6 +88,7 @@ impl Inbound {
         match kind {
             StreamKind::Blob => self.serve_blobs(peer, stream),
             StreamKind::Log => self.receive_log(peer, stream),
+            StreamKind::Tunnel => drop(stream),
         }
     }
 

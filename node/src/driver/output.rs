@@ -176,6 +176,7 @@ mod tests {
             root: false,
             isolation: Isolation::Task,
             sandbox: None,
+            attended: false,
             hold: Hold::default(),
         }
     }

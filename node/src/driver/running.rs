@@ -157,6 +157,7 @@ fn task_run(run: &Run, rendered: &RenderedTask, work_dir: PathBuf) -> TaskRun {
             .sandbox
             .clone()
             .or_else(|| run.limits.sandbox.clone()),
+        attended: run.template.attended,
         hold: run.control.hold.clone(),
     }
 }

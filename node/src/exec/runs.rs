@@ -88,6 +88,7 @@ impl Runs {
             hold: Hold {
                 pause: paused,
                 usage: Arc::new(watch::channel(LiveUsage::default()).0),
+                inside: Arc::new(watch::channel(None).0),
             },
             why: Arc::default(),
         };
@@ -180,6 +181,7 @@ mod tests {
             root: false,
             isolation: Isolation::Task,
             sandbox: None,
+            attended: false,
         };
         RunAbout {
             template: Arc::new(template),

@@ -20,16 +20,19 @@ pub enum StreamKind {
     Blob,
     /// What tasks write to stdout and stderr: `log/1`.
     Log,
+    /// What a job's owner does inside its tasks: `tunnel/1`.
+    Tunnel,
 }
 
 impl StreamKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Blob, Self::Log];
+    pub const ALL: [Self; 3] = [Self::Blob, Self::Log, Self::Tunnel];
 
     fn suffix(self) -> &'static str {
         match self {
             Self::Blob => "blob/1",
             Self::Log => "log/1",
+            Self::Tunnel => "tunnel/1",
         }
     }
 }
@@ -53,6 +56,7 @@ pub struct Protocols {
     pub providers: RecordKey,
     blob: StreamProtocol,
     log: StreamProtocol,
+    tunnel: StreamProtocol,
 }
 
 impl Protocols {
@@ -83,6 +87,7 @@ impl Protocols {
             providers: RecordKey::new(&format!("{prefix}/provider")),
             blob: id(StreamKind::Blob.suffix())?,
             log: id(StreamKind::Log.suffix())?,
+            tunnel: id(StreamKind::Tunnel.suffix())?,
         })
     }
 
@@ -92,6 +97,7 @@ impl Protocols {
         match kind {
             StreamKind::Blob => self.blob.clone(),
             StreamKind::Log => self.log.clone(),
+            StreamKind::Tunnel => self.tunnel.clone(),
         }
     }
 

@@ -78,6 +78,7 @@ pub fn template(step: u16, cpus: u32, keep_ms: u64) -> TaskTemplate {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
     }
 }
 

@@ -61,6 +61,7 @@ fn template() -> TaskTemplate {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
     }
 }
 

@@ -77,6 +77,7 @@ pub fn template() -> TaskTemplate {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
     }
 }
 

@@ -38,6 +38,7 @@ fn task() -> TaskRun {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
         hold: Hold::default(),
     }
 }

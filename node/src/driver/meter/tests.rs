@@ -74,6 +74,7 @@ fn task(index: u32) -> TaskRun {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
         hold: Hold::default(),
     }
 }

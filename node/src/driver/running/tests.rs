@@ -53,6 +53,7 @@ fn template(prepare_timeout_ms: u64) -> TaskTemplate {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
     }
 }
 

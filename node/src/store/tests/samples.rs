@@ -76,6 +76,7 @@ pub(super) fn template(step: u16) -> TaskTemplate {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
     }
 }
 

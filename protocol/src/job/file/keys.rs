@@ -40,6 +40,7 @@ pub(super) static SECTIONS: [Keys; 12] = [
             "command",
             "env",
             "root",
+            "attended",
             "isolation",
             "runtime",
             "login",

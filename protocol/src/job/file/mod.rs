@@ -56,6 +56,8 @@ pub struct JobFile {
     pub isolation: Isolation,
     /// The OCI runtime that it insists on.
     pub sandbox: Option<String>,
+    /// Whether its submitter attends to it.
+    pub attended: bool,
     /// Where the credentials for its image are.
     pub login: Option<LoginSpec>,
     /// The array's keys in the order of the file.
@@ -202,6 +204,7 @@ impl JobFile {
             root: self.root,
             isolation: self.isolation,
             sandbox: self.sandbox.clone(),
+            attended: self.attended,
         }
     }
 }
@@ -247,6 +250,7 @@ fn sections(root: &Section<'_>, faults: &mut Faults<'_>, file_name: &str) -> Job
         root: task.root,
         isolation: task.isolation,
         sandbox: task.sandbox,
+        attended: task.attended,
         login: task.login,
         keys,
         chunk,

@@ -100,6 +100,13 @@ pub(super) fn beside(section: &Section<'_>, task: &mut Task, faults: &mut Faults
             );
         }
     }
+    task.attended = section.flag(faults, "attended");
+    if let Some(item) = has(faults, "attended")
+        && task.attended
+        && !is_container
+    {
+        item.fault(faults, "is of containers: nobody can enter a WASM module");
+    }
     if let Some(item) = has(faults, "login") {
         task.login = login(&item, faults);
         if !matches!(task.program, ProgramSpec::Image(_)) {

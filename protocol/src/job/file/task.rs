@@ -68,6 +68,7 @@ pub(super) struct Task {
     pub root: bool,
     pub isolation: Isolation,
     pub sandbox: Option<String>,
+    pub attended: bool,
     pub login: Option<LoginSpec>,
 }
 
@@ -80,6 +81,7 @@ pub(super) fn task(root: &Section<'_>, faults: &mut Faults<'_>) -> Task {
         root: false,
         isolation: Isolation::Task,
         sandbox: None,
+        attended: false,
         login: None,
     };
     let mend = "write `image = \"debian:12\"` or `wasm = \"program.wasm\"` under [task]";
