@@ -142,13 +142,10 @@ async fn carry<S: Duplex>(channel: Channel<Msg>, stream: S, traffic: &Traffic) {
             }
         }
         let _ = to.eof().await;
-        // The client answers the end with its own, and then closes.
+        // Both have said all that they had to say: only then is a client of OpenSSH told to go.
+        let _ = timeout(LINGER, traffic.input_ended()).await;
     };
-    let inward = inlet::carry(&mut from, writer, traffic, |_| async {});
-    let outward = async {
-        outward.await;
-        tokio::time::sleep(LINGER).await;
-    };
+    let inward = inlet::carry(&mut from, writer, traffic, LINGER, |_| async {});
     tokio::select! {
         _ = inward => {}
         () = outward => {}
@@ -156,9 +153,9 @@ async fn carry<S: Duplex>(channel: Channel<Msg>, stream: S, traffic: &Traffic) {
     let _ = to.close().await;
 }
 
-/// How long a client may send after the port's side has ended: as long as TCP's own patience with a
-/// half-closed connection that is idle (Linux's keepalive, two hours).
-const LINGER: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long what one side has sent may take to be passed on after the other side has ended (10 min):
+/// as long as an inlet may be full.
+const LINGER: Duration = Duration::from_secs(600);
 
 /// Ports that a connection listens on.
 #[derive(Default)]

@@ -15,6 +15,7 @@ use russh::{ChannelMsg, ChannelReadHalf};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// Packets that wait here, beyond those that wait in the library.
 const WAITING: usize = 64;
@@ -40,6 +41,8 @@ pub(super) struct Traffic {
     stuck: AtomicBool,
     /// Channels of the connection.
     channels: Arc<AtomicUsize>,
+    /// The client's end was passed on, after all that it sent.
+    input_ended: CancellationToken,
 }
 
 impl Traffic {
@@ -47,7 +50,13 @@ impl Traffic {
         Self {
             stuck: AtomicBool::new(false),
             channels,
+            input_ended: CancellationToken::new(),
         }
+    }
+
+    /// Waits until the client has sent its last byte, and it was passed on or has nowhere to go.
+    pub(super) async fn input_ended(&self) {
+        self.input_ended.cancelled().await;
     }
 
     /// Runs what sends output.
@@ -75,10 +84,12 @@ pub(super) enum InletEnd {
 }
 
 /// Carries what the client sends to `sink` until the channel closes; other messages go to `other`.
+/// What came before the close still goes to `sink`, for `linger` at most.
 pub(super) async fn carry<W, F>(
     channel: &mut ChannelReadHalf,
     sink: W,
     traffic: &Traffic,
+    linger: Duration,
     mut other: impl FnMut(ChannelMsg) -> F,
 ) -> InletEnd
 where
@@ -88,6 +99,7 @@ where
     let (sender, receiver) = mpsc::channel(WAITING);
     let writing = async {
         write_all(receiver, sink).await;
+        traffic.input_ended.cancel();
         // What comes after is read and left: the command has closed its stdin.
         std::future::pending::<()>().await;
     };
@@ -103,10 +115,12 @@ where
                     }
                 }
                 ChannelMsg::Eof => sender = None,
-                ChannelMsg::Close => return InletEnd::Closed,
+                ChannelMsg::Close => break,
                 message => other(message).await,
             }
         }
+        drop(sender);
+        let _ = timeout(linger, traffic.input_ended()).await;
         InletEnd::Closed
     };
     tokio::select! {

@@ -308,14 +308,14 @@ async fn a_task_without_a_way_out_reaches_nobody_else() {
     let rig = Rig::new();
     let way = SshWay::new(&rig).await;
     let mut direct = way.program("ssh");
-    direct.args(["-W", "192.0.2.1:80", "task"]);
+    direct.args(["-o", "LogLevel=INFO", "-W", "192.0.2.1:80", "task"]);
     let refused = output(direct).await;
     assert_eq!(refused.status.code(), Some(255));
     let why = text(&refused.stderr);
     assert!(why.contains("no way out"), "{why}");
     let mut nobody = way.program("ssh");
     nobody
-        .arg("-W")
+        .args(["-o", "LogLevel=INFO", "-W"])
         .arg(format!("localhost:{}", free_port().await))
         .arg("task");
     let why = text(&output(nobody).await.stderr);
