@@ -143,12 +143,7 @@ fn config(host_key: Ed25519Keypair) -> Config {
                 kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
             ]),
             key: Cow::Borrowed(&[Algorithm::Ed25519]),
-            // AES has instructions of its own on nearly every machine; ring uses them.
-            cipher: Cow::Borrowed(&[
-                cipher::AES_128_GCM,
-                cipher::AES_256_GCM,
-                cipher::CHACHA20_POLY1305,
-            ]),
+            cipher: Cow::Borrowed(ciphers()),
             compression: Cow::Borrowed(&[compression::NONE]),
             ..Preferred::DEFAULT
         },
@@ -156,6 +151,26 @@ fn config(host_key: Ed25519Keypair) -> Config {
         keepalive_interval: Some(KEEPALIVE),
         keepalive_max: KEEPALIVES,
         ..Config::default()
+    }
+}
+
+/// AES-GCM alone where the processor has instructions for it: it is several times faster there, and
+/// OpenSSH's client would otherwise choose ChaCha20, which it lists first.
+fn ciphers() -> &'static [cipher::Name] {
+    #[cfg(target_arch = "x86_64")]
+    let fast = std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    let fast = std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let fast = false;
+    if fast {
+        &[cipher::AES_128_GCM, cipher::AES_256_GCM]
+    } else {
+        &[
+            cipher::CHACHA20_POLY1305,
+            cipher::AES_128_GCM,
+            cipher::AES_256_GCM,
+        ]
     }
 }
 

@@ -96,6 +96,29 @@ async fn what_goes_in_comes_out_again_however_much_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_late_gets_everything() {
+    let rig = Rig::new();
+    let way = SshWay::new(&rig).await;
+    // More than the buffers of both directions: the client's window closes, and what would open it
+    // again stands behind input that the command cannot take.
+    let input = noise(40 << 20);
+    let mut child = ssh(&way, "cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let typed = input.clone();
+    let typing = tokio::spawn(async move { stdin.write_all(&typed).await });
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let ended = timeout(LONG, child.wait_with_output()).await;
+    let ended = ended.unwrap().unwrap();
+    typing.await.unwrap().unwrap();
+    assert!(ended.stdout == input, "{} bytes", ended.stdout.len());
+    assert!(ended.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn variables_are_set_unless_they_decide_over_loading() {
     let rig = Rig::new();
     let way = SshWay::new(&rig).await;
