@@ -100,3 +100,78 @@ async fn a_task_without_a_way_out_reaches_nobody_else() {
     let why = text(&output(nobody).await.stderr);
     assert!(why.contains("nobody in the task listens"), "{why}");
 }
+
+/// A proxy that lets nobody but `example.org:80` be reached, and answers in its place in capitals.
+async fn way_out() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(socket.read_u8().await.unwrap());
+                }
+                if !head.starts_with(b"CONNECT example.org:80 HTTP/1.1\r\n") {
+                    let no = b"HTTP/1.1 403 Forbidden\r\n\r\n";
+                    return socket.write_all(no).await.unwrap();
+                }
+                let yes = b"HTTP/1.1 200 Connection established\r\n\r\n";
+                socket.write_all(yes).await.unwrap();
+                let mut heard = Vec::new();
+                socket.read_to_end(&mut heard).await.unwrap();
+                heard.make_ascii_uppercase();
+                socket.write_all(&heard).await.unwrap();
+            });
+        }
+    });
+    port
+}
+
+/// Asks a SOCKS 5 proxy (RFC 1928) for a connection, and says something; none when it is refused.
+async fn ask_through(proxy: u16, host: &str) -> Option<String> {
+    let mut socket = loop {
+        match TcpStream::connect(("127.0.0.1", proxy)).await {
+            Ok(socket) => break socket,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+        }
+    };
+    socket.write_all(&[5, 1, 0]).await.unwrap();
+    let mut method = [0; 2];
+    socket.read_exact(&mut method).await.unwrap();
+    assert_eq!(method, [5, 0]);
+    let mut request = vec![5, 1, 0, 3, host.len() as u8];
+    request.extend(host.as_bytes());
+    request.extend(80_u16.to_be_bytes());
+    socket.write_all(&request).await.unwrap();
+    let mut answer = [0; 10];
+    // OpenSSH says yes before it knows, and closes when it was wrong.
+    socket.read_exact(&mut answer).await.ok()?;
+    socket.write_all(b"hello").await.ok()?;
+    socket.shutdown().await.ok()?;
+    let mut said = String::new();
+    socket.read_to_string(&mut said).await.ok()?;
+    (!said.is_empty()).then_some(said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_hosts_are_reached_by_the_tasks_way_out_alone() {
+    let rig = Rig::with_way_out(Some(way_out().await));
+    let way = SshWay::new(&rig).await;
+    let near = free_port().await;
+    let mut socks = way.program("ssh");
+    socks
+        .args(["-N", "-D"])
+        .arg(format!("127.0.0.1:{near}"))
+        .arg("task");
+    let mut running = socks.spawn().unwrap();
+    let asking = timeout(LONG, ask_through(near, "example.org")).await;
+    assert_eq!(asking.unwrap().as_deref(), Some("HELLO"));
+    let asking = timeout(LONG, ask_through(near, "example.com")).await;
+    assert_eq!(asking.unwrap(), None);
+    running.kill().await.unwrap();
+    let mut direct = way.program("ssh");
+    direct.args(["-o", "LogLevel=INFO", "-W", "example.com:80", "task"]);
+    let why = text(&output(direct).await.stderr);
+    assert!(why.contains("its way out says no"), "{why}");
+}

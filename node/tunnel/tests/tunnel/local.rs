@@ -34,13 +34,17 @@ use tokio::sync::mpsc;
 #[derive(Debug)]
 pub struct Local {
     root: PathBuf,
+    /// Where the way out listens, if there is one: in a sandbox always at [`PROXY_PORT`].
+    proxy: Option<u16>,
 }
 
+/// Where a sandbox's way out listens.
+const PROXY_PORT: u16 = 3128;
+
 impl Local {
-    pub fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+    pub fn new(root: &Path, proxy: Option<u16>) -> Self {
+        let root = root.to_owned();
+        Self { root, proxy }
     }
 
     fn command(&self, spec: &ExecSpec, terminal: bool) -> Command {
@@ -225,6 +229,10 @@ impl Inside for Local {
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, InsideError> {
+        let port = match port {
+            PROXY_PORT => self.proxy.ok_or(InsideError::NobodyListens(port))?,
+            port => port,
+        };
         match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(_) => Err(InsideError::NobodyListens(port)),

@@ -66,12 +66,17 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Arc<Self> {
+        Self::with_way_out(None)
+    }
+
+    /// With a proxy at that port of this machine as the task's way out.
+    pub fn with_way_out(proxy: Option<u16>) -> Arc<Self> {
         let folder = TempDir::new().unwrap();
-        let inside = Arc::new(Local::new(folder.path()));
+        let inside = Arc::new(Local::new(folder.path(), proxy));
         Self::around(inside, folder)
     }
 
-    pub fn around(inside: Arc<dyn Inside>, folder: TempDir) -> Arc<Self> {
+    fn around(inside: Arc<dyn Inside>, folder: TempDir) -> Arc<Self> {
         let owner = PeerId::random();
         let gone = CancellationToken::new();
         let door = Door {

@@ -206,6 +206,28 @@ async fn scp_and_sftp_copy_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rsync_copies_what_has_changed() {
+    let rig = Rig::new();
+    let way = SshWay::new(&rig).await;
+    let tree = rig.outside("tree");
+    std::fs::create_dir_all(tree.join("sub")).unwrap();
+    std::fs::write(tree.join("sub/big"), noise(2_000_000)).unwrap();
+    for changed in [&b"one"[..], b"another"] {
+        std::fs::write(tree.join("small"), changed).unwrap();
+        let mut rsync = Command::new("rsync");
+        rsync
+            .args(["-a", "--checksum", "-e"])
+            .arg(format!("ssh -F {}", way.config.display()))
+            .arg(format!("{}/", tree.display()))
+            .arg("task:copy");
+        let copied = output(rsync).await;
+        assert!(copied.status.success(), "{}", text(&copied.stderr));
+        assert_eq!(std::fs::read(rig.inside("copy/small")).unwrap(), changed);
+    }
+    assert!(std::fs::read(rig.inside("copy/sub/big")).unwrap() == noise(2_000_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_sessions_run_at_once() {
     let rig = Rig::new();
     let way = Arc::new(SshWay::new(&rig).await);
