@@ -1,5 +1,6 @@
 //! What the command line accepts.
 
+mod inside;
 mod offer;
 mod owner;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use inside::{ExecArgs, InsideVerb, RunArgs, SshArgs, TunnelArgs};
 pub use offer::{AllowArgs, OfferArgs};
 
 pub use owner::{
@@ -43,7 +45,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub json: bool,
     /// Log more; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
@@ -139,6 +141,9 @@ pub enum Verb {
         /// Its id, the beginning or the end of it, or its name
         peer: String,
     },
+    /// What goes on inside a task.
+    #[command(flatten)]
+    Inside(InsideVerb),
     /// About tasks of others that run here.
     #[command(flatten)]
     Owner(OwnerVerb),
@@ -180,6 +185,7 @@ impl Verb {
             Self::Join(args) => Some(&args.node),
             Self::Offer(args) => Some(&args.node),
             Self::Submit(args) => Some(&args.node),
+            Self::Inside(InsideVerb::Run(args)) => Some(&args.node),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ mod figures;
 mod follow;
 pub mod helpers;
 mod history;
+mod inside;
 mod jobs;
 mod kill;
 mod logs;
@@ -51,6 +52,7 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Allow(args) => access::allow(&global, &args).await,
         Verb::Deny { peer } => access::deny(&global, &peer).await,
         Verb::Requests => access::requests(&global).await,
+        Verb::Inside(verb) => inside::inside(&global, verb).await,
         Verb::Owner(verb) => owner(&global, verb).await,
         Verb::Config(crate::args::ConfigVerb::Show) => config::show(&global),
         Verb::Demo(args) => demo::demo(&global, &args).await,

@@ -21,6 +21,7 @@ use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
 use crate::core::io::{HostedJob, RunKey, RunLimits};
 use crate::exec::{Exec, HeldRun, JobDirs, RunAbout, Runs, WorkDirs};
+use crate::tunnels::Doors;
 
 /// What tasks of the hosting side share.
 #[derive(Clone)]
@@ -31,6 +32,7 @@ pub(super) struct HostContext {
     pub(super) fetcher: Fetcher,
     pub(super) log_target: LogTarget,
     pub(super) meter: Meter,
+    pub(super) doors: Doors,
     pub(super) internal: mpsc::Sender<Internal>,
 }
 
@@ -113,6 +115,8 @@ impl Hosting {
         let step = held.and_then(|held| held.steps.get(&template.step).cloned());
         let log = held.map(|held| held.log.clone());
         let control = self.runs.add(run, about);
+        let (runtime, way) = (template.program.runtime(), control.hold.inside.subscribe());
+        self.context.doors.add(run, runtime, way);
         let job = running::Run {
             key: run,
             template,
@@ -147,6 +151,7 @@ impl Hosting {
 
     /// The run's end is on its way to the core. Returns what was known of it.
     pub(super) fn on_ended(&mut self, run: &RunKey) -> Option<RunAbout> {
+        self.context.doors.remove(run);
         self.runs.remove(run).map(|held| held.about)
     }
 

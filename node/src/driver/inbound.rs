@@ -1,4 +1,4 @@
-//! Streams that peers open: they fetch blobs, and send logs.
+//! Streams that peers open: they fetch blobs, send logs, and reach into their tasks.
 //!
 //! A peer gets blobs of a job only when it has to do with the job: as one of its providers, or as its
 //! submitter. Logs are taken only from providers, and only of attempts that are theirs. Who that is,
@@ -19,6 +19,7 @@ use crate::blobs::{self, BlobStore, PinScope};
 use crate::core::io::{CallFailure, CallId, Input, StoredEnd};
 use crate::frames::{self, FrameError};
 use crate::net::{Misdeed, NetHandle, NetStream, StreamKind};
+use crate::tunnels::Tunnels;
 
 /// Log frames between acknowledgements.
 const ACK_EVERY: u64 = 16;
@@ -28,6 +29,7 @@ pub(super) struct Inbound {
     net: NetHandle,
     blobs: Arc<BlobStore>,
     hub: LogHub,
+    tunnels: Tunnels,
     internal: mpsc::Sender<Internal>,
 }
 
@@ -36,10 +38,12 @@ impl Inbound {
         net: NetHandle,
         blobs: Arc<BlobStore>,
         hub: LogHub,
+        tunnels: Tunnels,
         internal: mpsc::Sender<Internal>,
     ) -> Self {
         Self {
             internal,
+            tunnels,
             net,
             blobs,
             hub,
@@ -88,7 +92,7 @@ impl Inbound {
         match kind {
             StreamKind::Blob => self.serve_blobs(peer, stream),
             StreamKind::Log => self.receive_log(peer, stream),
-            StreamKind::Tunnel => drop(stream),
+            StreamKind::Tunnel => self.tunnels.serve(peer, stream),
         }
     }
 

@@ -25,6 +25,7 @@ use crate::exec::Exec;
 use crate::home::{ApiEndpoint, Home, HomeError, PrivateNetwork};
 use crate::net::{self, NetConfig, NetError};
 use crate::store::{CommitError, LogsError, Store, StoreError};
+use crate::tunnels::{Doors, Tunnels};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -134,7 +135,14 @@ impl Node {
         let (meter, watcher) = (Meter::new(), metrics.watcher());
         let text = metrics.text(handle.clone(), state.blobs.clone(), meter.clone());
         serve_scrapes(config.metrics, text.clone(), &stop_api).await?;
-        let (endpoint, api) = serve_api(&home, config.api, &handle, text, &stop_api).await?;
+        let doors = Doors::default();
+        let tunnels = Tunnels::new(net.clone(), doors.clone(), host_key_secret(&keypair));
+        let api = Api {
+            handle: handle.clone(),
+            tunnels: tunnels.clone(),
+            text,
+        };
+        let (endpoint, api) = api.serve(&home, config.api, &stop_api).await?;
 
         let parts = Parts {
             me,
@@ -146,6 +154,8 @@ impl Node {
             is_private: private.is_some(),
             meter,
             watcher,
+            doors,
+            tunnels,
         };
         let (driver, first) = parts.assemble(state, net_events, command_queue).await?;
         let stopping = handle.stopping().clone();
@@ -240,28 +250,46 @@ fn net_config(
     Ok(net)
 }
 
-async fn serve_api(
-    home: &Home,
-    address: SocketAddr,
-    handle: &NodeHandle,
+/// What the local API is made of.
+struct Api {
+    handle: NodeHandle,
+    tunnels: Tunnels,
     text: MetricsText,
-    stop: &CancellationToken,
-) -> Result<(ApiEndpoint, JoinHandle<io::Result<()>>), NodeError> {
-    let wrong = |source| NodeError::Api { address, source };
-    let listener = TcpListener::bind(address).await.map_err(wrong)?;
-    let bound = listener.local_addr().map_err(wrong)?;
-    let token = home.token()?;
-    let serving = api::serve(listener, handle.clone(), token.clone(), text, stop.clone());
-    let api = tokio::spawn(serving);
-    home.publish_api(bound)?;
-    Ok((
-        ApiEndpoint {
-            addr: bound,
-            token,
-            pid: std::process::id(),
-        },
-        api,
-    ))
+}
+
+impl Api {
+    async fn serve(
+        self,
+        home: &Home,
+        address: SocketAddr,
+        stop: &CancellationToken,
+    ) -> Result<(ApiEndpoint, JoinHandle<io::Result<()>>), NodeError> {
+        let wrong = |source| NodeError::Api { address, source };
+        let listener = TcpListener::bind(address).await.map_err(wrong)?;
+        let addr = listener.local_addr().map_err(wrong)?;
+        let token = home.token()?;
+        let pid = std::process::id();
+        let Self {
+            handle,
+            tunnels,
+            text,
+        } = self;
+        let serving = api::serve(listener, handle, tunnels, token.clone(), text, stop.clone());
+        let api = tokio::spawn(serving);
+        home.publish_api(addr)?;
+        Ok((ApiEndpoint { addr, token, pid }, api))
+    }
+}
+
+/// The secret that host keys of tasks follow from: this node's own, and the same in every life of it.
+fn host_key_secret(keypair: &Keypair) -> [u8; 32] {
+    let secret = keypair.clone().try_into_ed25519();
+    let secret = secret.map_or_else(
+        // There is no other kind of identity here.
+        |_| rand::random::<[u8; 32]>().to_vec(),
+        |pair| pair.secret().as_ref().to_vec(),
+    );
+    blake3::derive_key("p2pnode 2026 host keys of tasks", &secret)
 }
 
 /// Serves the metrics to other machines, when the owner wants that.
