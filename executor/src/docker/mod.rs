@@ -3,9 +3,9 @@
 //! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
 //! one task from creation to removal (`stage` and `disk` before it, `output`, `hold`, `watch`, `space`
-//! and `meter` beside it, `exit` after it), `warm` one task after another in a container that waits
-//! (`pause` is what it does meanwhile, `enter` visits its namespaces, `way_out` is a task's proxy in
-//! it), and [`reaper`] is the process that cleans up after a node that was killed.
+//! and `meter` beside it, `exit` or `stopped` after it), `warm` one task after another in a container
+//! that waits (`pause` is what it does meanwhile, `enter` visits its namespaces, `way_out` is a task's
+//! proxy in it), and [`reaper`] is the process that cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
@@ -33,6 +33,7 @@ mod run;
 mod sandboxes;
 mod space;
 mod stage;
+mod stopped;
 mod warm;
 mod watch;
 mod way_out;

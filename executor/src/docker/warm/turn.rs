@@ -15,7 +15,7 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures::StreamExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::super::container::{WORK, environment};
 use super::super::ending::{self, Exit};
@@ -23,8 +23,9 @@ use super::super::hold::Freezer;
 use super::super::meter::Meter;
 use super::super::output;
 use super::super::remove;
-use super::super::run::{LAST_WORDS, Shared, Stops};
+use super::super::run::{Shared, Stops};
 use super::super::space;
+use super::super::stopped;
 use super::super::watch::{self, Limits, Pulse};
 use super::room::{Parts, Room};
 use crate::{LogSink, TaskRun};
@@ -202,20 +203,8 @@ impl Turn<'_> {
         let end = match exited {
             Ok(end) => end,
             Err(failure) => {
-                let last_words = async move {
-                    if pumped.is_none() && failure.kind != FailureKind::Cancelled {
-                        let _ = timeout(LAST_WORDS, &mut pump).await;
-                    }
-                    // An engine can't end a container whose output nobody reads, unless it sees that
-                    // nobody will.
-                    drop(pump);
-                    failure
-                };
-                let kill = async {
-                    remove::kill(docker, id).await;
-                    freezer.give_up().await;
-                };
-                let ((), failure) = tokio::join!(kill, last_words);
+                let output = pumped.is_none().then_some(pump);
+                stopped::end(docker, id, &freezer, output, failure.kind).await;
                 return Outcome::failed(failure);
             }
         };
