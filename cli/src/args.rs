@@ -58,9 +58,11 @@ pub enum Verb {
         p2pnode join p2pnode1anrwc...      # become a member of a private network"
     )]
     Join(JoinArgs),
-    /// Make a private network, or print the ticket that lets others in
+    /// Make, show and leave private networks, and print the tickets that let others in
     #[command(subcommand)]
-    #[command(after_help = "Examples:\n  p2pnode network create lab\n  p2pnode network ticket")]
+    #[command(
+        after_help = "Examples:\n  p2pnode network create lab\n  p2pnode network ticket --qr\n  p2pnode network show"
+    )]
     Network(NetworkVerb),
     /// Offer this machine's capacity, under your rules; starts a node unless one runs
     #[command(after_help = offer::EXAMPLES)]
@@ -217,11 +219,28 @@ pub enum NetworkVerb {
     },
     /// Print the ticket of this node's private network. Whoever has it is a member
     #[command(
-        after_help = "Example:\n  p2pnode network ticket    # on the other machine: p2pnode join TICKET"
+        after_help = "Examples:\n  p2pnode network ticket                 # on the other machine: p2pnode join TICKET\n  \
+        p2pnode network ticket --until 1h --qr  # for a camera, and not for long"
     )]
     Ticket {
         /// The network's name [default: the one this node is in]
         name: Option<String>,
+        /// Nobody joins with it after so long, such as 1h or 7d [default: it holds for ever]. The key in
+        /// it stays the network's, so it is no less a secret
+        #[arg(long, value_name = "TIME", value_parser = humantime_duration)]
+        until: Option<Duration>,
+        /// Print it as a QR code, too
+        #[arg(long)]
+        qr: bool,
+    },
+    /// List the networks that this node is a member of
+    #[command(after_help = "Example:\n  p2pnode network show --json")]
+    Show,
+    /// Be no member of a private network any more
+    #[command(after_help = "Example:\n  p2pnode network leave lab")]
+    Leave {
+        /// Its name
+        name: String,
     },
 }
 

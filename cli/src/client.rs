@@ -9,7 +9,8 @@ use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use p2pnode_node::home::ApiEndpoint;
-use p2pnode_protocol::api::{ApiError, Event};
+use p2pnode_protocol::TaskKey;
+use p2pnode_protocol::api::{ApiError, Event, TaskInfo};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
@@ -72,6 +73,17 @@ impl Client {
             body: answer.into_body(),
             buffer: Vec::new(),
             read: 0,
+        })
+    }
+
+    /// The task that is meant; the first of its job unless another is named.
+    pub async fn task(&self, task: &JobSelector) -> Result<TaskKey, Failure> {
+        let index = task.task.unwrap_or(0);
+        let path = format!("{}/tasks?from={index}&count=1", task.path());
+        let found: Vec<TaskInfo> = self.get(&path).await?;
+        let found = found.first().and_then(|info| info.task.parse().ok());
+        found.ok_or_else(|| {
+            Failure::usage(format!("there is no task {index}: `p2pnode job` lists a job's tasks"))
         })
     }
 

@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde_json::json;
@@ -92,16 +93,39 @@ pub fn failure(failure: &Failure, json: bool) {
 /// A line of result.
 pub fn line(text: impl AsRef<str>) {
     let mut stdout = io::stdout().lock();
-    // A reader that closed the pipe has seen enough.
-    let _closed = writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush());
+    told(writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush()));
 }
 
 /// Bytes of result as they are.
 pub fn raw(text: &str) {
+    raw_bytes(text.as_bytes());
+}
+
+/// The same, of bytes that need not be text.
+pub fn raw_bytes(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
-    let _closed = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    told(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+}
+
+/// This process has more to do than to print: from now on nothing that can't be printed ends it.
+pub fn outlives_readers() {
+    OUTLIVES_READERS.store(true, Ordering::Relaxed);
+}
+
+static OUTLIVES_READERS: AtomicBool = AtomicBool::new(false);
+
+/// A result that nobody can have is the end of a program that does nothing else: without a word when
+/// its reader has seen enough, and with one when there is no place for it.
+fn told(written: io::Result<()>) {
+    let Err(error) = written else { return };
+    if OUTLIVES_READERS.load(Ordering::Relaxed) {
+        return;
+    }
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(exit::BROKEN_PIPE.into());
+    }
+    note(format!("p2pnode: the output cannot be written: {error}"));
+    std::process::exit(exit::JOB_FAILED.into());
 }
 
 /// Something to be told beside the result.
@@ -111,10 +135,13 @@ pub fn note(text: impl AsRef<str>) {
 
 /// Bytes for stderr as they are.
 pub fn raw_note(text: &str) {
+    raw_note_bytes(text.as_bytes());
+}
+
+/// The same, of bytes that need not be text.
+pub fn raw_note_bytes(bytes: &[u8]) {
     let mut stderr = io::stderr().lock();
-    let _closed = stderr
-        .write_all(text.as_bytes())
-        .and_then(|()| stderr.flush());
+    let _closed = stderr.write_all(bytes).and_then(|()| stderr.flush());
 }
 
 /// A value as one line of JSON.

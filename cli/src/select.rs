@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use p2pnode_protocol::TaskKey;
+
 use crate::exit::Failure;
 
 /// A job, and perhaps one task of it.
@@ -46,6 +48,14 @@ impl JobSelector {
                 "`{text}` is a task, and this is done to whole jobs: write {}",
                 selector.job
             ))),
+        }
+    }
+
+    /// Names this task.
+    pub fn of(task: &TaskKey) -> Self {
+        Self {
+            job: task.job.to_string(),
+            task: Some(task.index),
         }
     }
 

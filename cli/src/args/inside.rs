@@ -1,5 +1,6 @@
 //! Verbs about what goes on inside a task.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -158,9 +159,12 @@ pub struct ExecArgs {
 pub struct SshArgs {
     /// The task: JOB or JOB/INDEX
     pub task: String,
-    /// Flags of ssh; after `--` a command
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub rest: Vec<std::ffi::OsString>,
+    /// Flags of ssh
+    #[arg(allow_hyphen_values = true, num_args = 0..)]
+    pub flags: Vec<OsString>,
+    /// A command in place of a shell
+    #[arg(last = true)]
+    pub command: Vec<OsString>,
 }
 
 /// `tunnel`.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use p2pnode_protocol::task::OUTCOME_WORDS;
 
 use super::humantime_duration;
 
@@ -65,7 +66,7 @@ pub struct StatsArgs {
     #[arg(short, long)]
     pub follow: bool,
     /// Time between two looks
-    #[arg(long, value_name = "TIME", value_parser = humantime_duration, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
     pub interval: Duration,
 }
 
@@ -114,8 +115,8 @@ pub struct HistoryArgs {
     /// Which of them.
     #[command(flatten)]
     pub past: PastArgs,
-    /// Only those that ended so, such as succeeded, failed, killed, cancelled
-    #[arg(long, value_name = "WORD")]
+    /// Only those that ended so
+    #[arg(long, value_name = "WORD", value_parser = OUTCOME_WORDS)]
     pub outcome: Option<String>,
     /// So many lines
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -148,6 +149,17 @@ pub struct PastArgs {
     /// Only what ended within this time, such as 12h or 7d
     #[arg(long, value_name = "TIME", value_parser = humantime_duration)]
     pub since: Option<Duration>,
+}
+
+/// The shortest time between two looks at tasks: their runtimes measure twice a second.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime_duration(text)?;
+    if time < LEAST_INTERVAL {
+        return Err(format!("`{text}` is too short: give 100ms or more"));
+    }
+    Ok(time)
 }
 
 /// What usage is added up by.

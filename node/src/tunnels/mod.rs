@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use p2pnode_protocol::api::{ErrorCode, TaskInfo, TaskState};
 use p2pnode_protocol::{JobId, PeerId};
-use p2pnode_tunnel::Service;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
 pub use self::doors::Doors;
@@ -32,7 +31,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> TunnelStream for T {}
 #[derive(Clone)]
 pub struct Tunnels {
     net: NetHandle,
-    service: Arc<Service<Doors>>,
+    provider: Arc<p2pnode_tunnel::Tunnels>,
 }
 
 impl Tunnels {
@@ -40,14 +39,14 @@ impl Tunnels {
     pub(crate) fn new(net: NetHandle, doors: Doors, secret: [u8; 32]) -> Self {
         Self {
             net,
-            service: Arc::new(Service::new(doors, secret)),
+            provider: p2pnode_tunnel::Tunnels::new(Arc::new(doors), secret),
         }
     }
 
     /// Serves a stream that `peer` opened.
     pub(crate) fn serve(&self, peer: PeerId, stream: NetStream) {
-        let service = self.service.clone();
-        tokio::spawn(async move { service.serve(stream, peer).await });
+        let provider = self.provider.clone();
+        tokio::spawn(async move { provider.serve(stream, peer).await });
     }
 
     /// Opens a stream to `peer`, which may be this node itself.
@@ -66,8 +65,8 @@ impl Tunnels {
 
     fn to_itself(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(OWN_BUFFER);
-        let (service, me) = (self.service.clone(), self.net.local_peer_id());
-        tokio::spawn(async move { service.serve(far, me).await });
+        let (provider, me) = (self.provider.clone(), self.net.local_peer_id());
+        tokio::spawn(async move { provider.serve(far, me).await });
         near
     }
 

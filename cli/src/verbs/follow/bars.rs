@@ -156,7 +156,7 @@ pub(super) const fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Fetching => "inputs arrive",
         Phase::Environment => "the module is compiled",
-        Phase::Pulling => "the image is pulled",
+        Phase::Pulling => "the image is got ready",
         Phase::Loading => "the image is loaded",
         Phase::Building => "the image is built",
         Phase::Ready => "ready",

@@ -7,13 +7,13 @@ use p2pnode_protocol::api::{CreateJob, Event, ForwardInfo, JobState, TaskState};
 use p2pnode_protocol::task::{FailureKind, Stream};
 use p2pnode_protocol::tunnel::ExecSpec;
 
-use super::attend::{self, NEVER_RAN};
+use super::attend::{self, Manner};
 use super::forward::{self, Ports};
 use super::terminal;
 use super::written::Written;
 use crate::args::{Global, RunArgs};
-use crate::client::{Client, EventStream};
-use crate::exit::{self, Failure};
+use crate::client::Client;
+use crate::exit::{self, Failure, NEVER_RAN};
 use crate::interrupt::{Cause, Interrupts};
 use crate::select::JobSelector;
 use crate::{here, output};
@@ -98,7 +98,7 @@ impl<'a> Running<'a> {
             match event {
                 None => return Err(Failure::nobody("the node ended before the command did")),
                 Some(Event::JobCreated { job: id, .. }) => job = Some(id),
-                Some(Event::TaskStarted { task, .. }) => self.started(&task, &mut events).await?,
+                Some(Event::TaskStarted { task, .. }) => self.started(&task).await?,
                 Some(Event::JobFinished { state, no_peer, notes, .. }) => {
                     if interrupted {
                         return Ok(exit::INTERRUPTED);
@@ -111,7 +111,7 @@ impl<'a> Running<'a> {
     }
 
     /// The command runs, or waits to be attended to.
-    async fn started(&mut self, task: &str, events: &mut EventStream) -> Result<(), Failure> {
+    async fn started(&mut self, task: &str) -> Result<(), Failure> {
         for text in &self.args.ports {
             let info = Ports::parse(text)?.open(&self.client, task, false).await?;
             output::note(forward::sentence(&info));
@@ -124,10 +124,13 @@ impl<'a> Running<'a> {
             terminal: self.args.tty.then(terminal::like_this),
             ..ExecSpec::default()
         };
-        let selector = JobSelector::parse(task)?;
-        // Events wait meanwhile: the node keeps them.
-        let _ = events;
-        match attend::attend(&self.client, &selector, spec, true).await {
+        let manner = Manner {
+            interactive: true,
+            tty: self.args.tty,
+        };
+        let key = self.client.task(&JobSelector::parse(task)?).await?;
+        // Events wait meanwhile.
+        match attend::attend(&self.client, key, spec, manner).await {
             Ok(code) => self.code = Some(code),
             Err(failure) => {
                 output::note(format!("p2pnode: {}", failure.message));

@@ -169,14 +169,20 @@ fn program(args: &RunArgs) -> Result<Vec<String>, Failure> {
     Ok(vec![format!("wasm = {}", quoted(path))])
 }
 
+/// Reads variables as they are given on the command line.
+pub fn variables(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::usage(format!("--env {text}: write NAME=VALUE"))),
+    };
+    given.iter().map(pair).collect()
+}
+
 fn environment(given: &[String]) -> Result<Option<String>, Failure> {
-    let mut pairs = Vec::with_capacity(given.len());
-    for text in given {
-        let (name, value) = text.split_once('=').ok_or_else(|| {
-            Failure::usage(format!("--env {text}: write NAME=VALUE"))
-        })?;
-        pairs.push(format!("{} = {}", quoted(name), literal(value)));
-    }
+    let pairs: Vec<String> = variables(given)?
+        .iter()
+        .map(|(name, value)| format!("{} = {}", quoted(name), literal(value)))
+        .collect();
     Ok((!pairs.is_empty()).then(|| format!("env = {{ {} }}", pairs.join(", "))))
 }
 
