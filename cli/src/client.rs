@@ -83,7 +83,9 @@ impl Client {
         let found: Vec<TaskInfo> = self.get(&path).await?;
         let found = found.first().and_then(|info| info.task.parse().ok());
         found.ok_or_else(|| {
-            Failure::usage(format!("there is no task {index}: `p2pnode job` lists a job's tasks"))
+            Failure::usage(format!(
+                "there is no task {index}: `p2pnode job` lists a job's tasks"
+            ))
         })
     }
 
@@ -100,7 +102,9 @@ impl Client {
         let answer = self.send(request).await?;
         let name = answer.headers().get("p2pnode-task");
         let name = name.and_then(|name| name.to_str().ok()).map(str::to_owned);
-        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| gone(&error))?;
+        let upgraded = hyper::upgrade::on(answer)
+            .await
+            .map_err(|error| gone(&error))?;
         let parts = upgraded.downcast::<TokioIo<TcpStream>>();
         match (parts, name) {
             // The provider says nothing before it is asked.

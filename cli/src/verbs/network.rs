@@ -84,7 +84,11 @@ async fn show(global: &Global, dir: &DataDir) -> Result<ExitCode, Failure> {
     let all = std::iter::once(PUBLIC_NETWORK).chain(names.iter().map(String::as_str));
     let rows: Vec<Vec<String>> = all
         .map(|name| {
-            let kind = if name == PUBLIC_NETWORK { "public" } else { "private" };
+            let kind = if name == PUBLIC_NETWORK {
+                "public"
+            } else {
+                "private"
+            };
             let here = match (running.as_deref() == Some(name), next == name) {
                 (true, _) => "the running node is in it",
                 (false, true) => "a node that starts is in it",
@@ -109,7 +113,10 @@ async fn leave(global: &Global, dir: &DataDir, name: &str) -> Result<ExitCode, F
         return Ok(ExitCode::SUCCESS);
     }
     output::line(format!("no member of {name} any more"));
-    if status(global).await?.is_some_and(|status| status.network == name) {
+    if status(global)
+        .await?
+        .is_some_and(|status| status.network == name)
+    {
         output::note("the node that runs is in it until it ends: p2pnode stop");
     }
     Ok(ExitCode::SUCCESS)
@@ -126,11 +133,18 @@ struct Shown {
 fn qr(ticket: &str) -> Result<String, Failure> {
     // Capital letters have a mode of their own, which makes the code a third smaller.
     let code = QrCode::new(ticket.to_ascii_uppercase()).map_err(|error| {
-        Failure::usage(format!("this ticket is too long for a QR code ({error}); send it as text"))
+        Failure::usage(format!(
+            "this ticket is too long for a QR code ({error}); send it as text"
+        ))
     })?;
-    let blocks = code.render::<Dense1x2>().dark_color(Dense1x2::Light);
-    let text = blocks.light_color(Dense1x2::Dark).build();
-    let lines = text.lines().map(|line| format!("\x1b[30;107m{line}\x1b[0m"));
+    let text = code
+        .render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .build();
+    let lines = text
+        .lines()
+        .map(|line| format!("\x1b[30;107m{line}\x1b[0m"));
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 

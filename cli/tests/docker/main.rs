@@ -10,6 +10,7 @@ mod harness;
 mod archives;
 mod bench;
 mod builds;
+mod inside;
 mod life;
 mod limits;
 mod owner;

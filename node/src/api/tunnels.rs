@@ -55,7 +55,10 @@ pub(super) async fn open(
     Query(Which { task: index }): Query<Which>,
     mut request: Request,
 ) -> Result<Response, Refused> {
-    let wants = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
+    let wants = request
+        .headers()
+        .get(UPGRADE)
+        .and_then(|value| value.to_str().ok());
     if wants != Some(PROTOCOL) {
         return Err(Refused::new(
             ErrorCode::Invalid,
@@ -97,7 +100,9 @@ pub(super) async fn create(
     let invalid = |message: String| Refused::new(ErrorCode::Invalid, message);
     let (job, index) = task(&state, &request.task).await?;
     if request.port == 0 {
-        return Err(invalid("port 0 of a task is none: name the port that it listens on".into()));
+        return Err(invalid(
+            "port 0 of a task is none: name the port that it listens on".into(),
+        ));
     }
     let wanted = Wanted {
         job,

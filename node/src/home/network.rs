@@ -4,8 +4,8 @@
 //! person can send to another. Whoever has it is a member. In a data directory each network is a file
 //! of mode 0600 that holds its ticket.
 
-use std::{fs, io};
 use std::str::FromStr;
+use std::{fs, io};
 
 use bincode::{Decode, Encode};
 use data_encoding::BASE32_NOPAD;
@@ -305,7 +305,10 @@ mod tests {
         assert_eq!(dir.networks().unwrap(), ["den", "lab"]);
         assert!(dir.leave_network("den").unwrap() && !dir.leave_network("den").unwrap());
         assert!(!dir.leave_network("../identity").unwrap());
-        assert_eq!((dir.network("den").unwrap(), dir.last_network()), (None, None));
+        assert_eq!(
+            (dir.network("den").unwrap(), dir.last_network()),
+            (None, None)
+        );
         assert_eq!(dir.network("../identity").unwrap(), None);
         let path = folder.path().join("networks/lab");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();

@@ -233,7 +233,11 @@ impl Forwards {
             let socket = UdpSocket::bind(wanted.listen).await;
             let socket = socket.map_err(|error| in_use(&error))?;
             let listen = socket.local_addr().map_err(|error| in_use(&error))?;
-            tokio::spawn(closed.clone().run_until_cancelled_owned(udp::carry(way, socket)));
+            tokio::spawn(
+                closed
+                    .clone()
+                    .run_until_cancelled_owned(udp::carry(way, socket)),
+            );
             listen
         } else {
             let listener = TcpListener::bind(wanted.listen).await;
@@ -265,7 +269,11 @@ impl Forwards {
             }
             table.insert(id, forward);
         }
-        tokio::spawn(ending.run_until_cancelled_owned(self.clone().end_with_job(node.clone(), id, wanted.job)));
+        tokio::spawn(ending.run_until_cancelled_owned(self.clone().end_with_job(
+            node.clone(),
+            id,
+            wanted.job,
+        )));
         Ok(info)
     }
 
@@ -273,7 +281,10 @@ impl Forwards {
     #[must_use]
     pub fn list(&self) -> Vec<ForwardInfo> {
         let table = self.table();
-        table.iter().map(|(id, forward)| forward.info(*id)).collect()
+        table
+            .iter()
+            .map(|(id, forward)| forward.info(*id))
+            .collect()
     }
 
     /// Closes one and its connections.
@@ -336,4 +347,3 @@ impl Forward {
         }
     }
 }
-

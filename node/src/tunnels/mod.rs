@@ -106,13 +106,14 @@ fn unfit(task: &TaskInfo) -> Option<CommandError> {
     match task.state {
         TaskState::Running | TaskState::Queued => None,
         TaskState::Pending => Some(not_yet(name)),
-        TaskState::Collecting
-        | TaskState::Succeeded
-        | TaskState::Failed
-        | TaskState::Cancelled => Some(CommandError::new(
-            ErrorCode::Invalid,
-            format!("task {name} has ended; its outputs and `p2pnode logs {name}` are what is left"),
-        )),
+        TaskState::Collecting | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {
+            Some(CommandError::new(
+                ErrorCode::Invalid,
+                format!(
+                    "task {name} has ended; its outputs and `p2pnode logs {name}` are what is left"
+                ),
+            ))
+        }
     }
 }
 

@@ -44,7 +44,9 @@ pub async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, Failure>
         env: written::variables(&args.env)?,
         terminal: args.tty.then(terminal::like_this),
     };
-    attend(&client, task, spec, manner).await.map(ExitCode::from)
+    attend(&client, task, spec, manner)
+        .await
+        .map(ExitCode::from)
 }
 
 /// Streams to a task's provider, through the node here.
@@ -82,7 +84,11 @@ pub async fn attend(
     let started = ExecClient::start(Arc::new(way), target, spec).await;
     let (input, events) = started.map_err(never_ran)?.split();
     // From here on the terminal is the command's, and so is Ctrl-C.
-    let raw = if manner.tty { Some(Raw::begin()?) } else { None };
+    let raw = if manner.tty {
+        Some(Raw::begin()?)
+    } else {
+        None
+    };
     let mut typing = tokio::spawn(hand_on(input.clone(), manner.interactive));
     let ended = tokio::select! {
         ended = print(events) => ended,
@@ -123,7 +129,9 @@ async fn print(mut events: mpsc::Receiver<ExecEvent>) -> Result<u8, Failure> {
                 Stream::Stdout => output::raw_bytes(&bytes),
                 Stream::Stderr => output::raw_note_bytes(&bytes),
             },
-            ExecEvent::Interrupted => output::note("\r[connection lost; going on when it is back]\r"),
+            ExecEvent::Interrupted => {
+                output::note("\r[connection lost; going on when it is back]\r")
+            }
             ExecEvent::Resumed => output::note("\r[connected again]\r"),
             ExecEvent::Ended(ExecEnd::Exited(code)) => {
                 return Ok(u8::try_from(code).unwrap_or(u8::MAX));
@@ -137,7 +145,8 @@ async fn print(mut events: mpsc::Receiver<ExecEvent>) -> Result<u8, Failure> {
 /// Signals of this process go to the command; a terminal's size does, too.
 async fn signals(input: ExecInput, tty: bool) -> Failure {
     let listen = |kind: SignalKind| {
-        signal(kind).map_err(|error| Failure::internal(format!("cannot listen for signals: {error}")))
+        signal(kind)
+            .map_err(|error| Failure::internal(format!("cannot listen for signals: {error}")))
     };
     let all = || -> Result<[Signal; 5], Failure> {
         Ok([
@@ -148,7 +157,13 @@ async fn signals(input: ExecInput, tty: bool) -> Failure {
             listen(SignalKind::quit())?,
         ])
     };
-    let [mut resized, mut interrupt, mut terminate, mut hangup, mut quit] = match all() {
+    let [
+        mut resized,
+        mut interrupt,
+        mut terminate,
+        mut hangup,
+        mut quit,
+    ] = match all() {
         Ok(all) => all,
         Err(failure) => return failure,
     };
@@ -168,4 +183,3 @@ async fn signals(input: ExecInput, tty: bool) -> Failure {
         input.signal(sent).await;
     }
 }
-

@@ -118,7 +118,10 @@ pub async fn forwards(global: &Global, close: Option<u32>) -> Result<ExitCode, F
             ]
         })
         .collect();
-    output::table(&["ID", "HERE", "TASK:PORT", "KIND", "OPEN", "LAST TROUBLE"], &rows);
+    output::table(
+        &["ID", "HERE", "TASK:PORT", "KIND", "OPEN", "LAST TROUBLE"],
+        &rows,
+    );
     Ok(ExitCode::SUCCESS)
 }
 

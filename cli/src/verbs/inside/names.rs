@@ -41,9 +41,20 @@ mod tests {
             ("3f09/12", Some(12)),
             ("last", None),
         ] {
-            assert_eq!(parse(text).map(|found| found.task).ok(), Some(task), "{text}");
+            assert_eq!(
+                parse(text).map(|found| found.task).ok(),
+                Some(task),
+                "{text}"
+            );
         }
-        for wrong in ["", ".p2pnode", "../../etc.p2pnode", "a.b.c", "-oProxy", "a b"] {
+        for wrong in [
+            "",
+            ".p2pnode",
+            "../../etc.p2pnode",
+            "a.b.c",
+            "-oProxy",
+            "a b",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -37,7 +37,9 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
     let code = match here::running(global)? {
         Some(client) => {
             here::note_ignored(&args.node, &[]);
-            Running::new(client, args).to_the_end(&request, &mut interrupts).await?
+            Running::new(client, args)
+                .to_the_end(&request, &mut interrupts)
+                .await?
         }
         None => {
             let node = tokio::select! {
@@ -81,7 +83,7 @@ impl<'a> Running<'a> {
         interrupts: &mut Interrupts,
     ) -> Result<u8, Failure> {
         let mut events = self.client.events(Method::POST, "/jobs", request).await?;
-        let mut job = None;
+        let mut job: Option<String> = None;
         let mut interrupted = false;
         loop {
             let event = tokio::select! {
@@ -99,7 +101,12 @@ impl<'a> Running<'a> {
                 None => return Err(Failure::nobody("the node ended before the command did")),
                 Some(Event::JobCreated { job: id, .. }) => job = Some(id),
                 Some(Event::TaskStarted { task, .. }) => self.started(&task).await?,
-                Some(Event::JobFinished { state, no_peer, notes, .. }) => {
+                Some(Event::JobFinished {
+                    state,
+                    no_peer,
+                    notes,
+                    ..
+                }) => {
                     if interrupted {
                         return Ok(exit::INTERRUPTED);
                     }

@@ -80,9 +80,14 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// What OpenSSH is told, as `Keyword value`; tokens such as `%n` stand for the host's name.
-fn settings(global: &Global, dir: &Path, host: &str) -> Result<Vec<(&'static str, String)>, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::internal(format!("this program's own file is not found: {error}")))?;
+fn settings(
+    global: &Global,
+    dir: &Path,
+    host: &str,
+) -> Result<Vec<(&'static str, String)>, Failure> {
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::internal(format!("this program's own file is not found: {error}"))
+    })?;
     let quoted = |path: &Path| format!("\"{}\"", path.display());
     let mut proxy = quoted(&program);
     if let Some(data_dir) = &global.data_dir {
@@ -97,7 +102,10 @@ fn settings(global: &Global, dir: &Path, host: &str) -> Result<Vec<(&'static str
         ("IdentityFile", quoted(&dir.join(format!("{host}.key")))),
         ("IdentitiesOnly", "yes".to_owned()),
         ("PreferredAuthentications", "publickey".to_owned()),
-        ("UserKnownHostsFile", quoted(&dir.join(format!("{host}.known")))),
+        (
+            "UserKnownHostsFile",
+            quoted(&dir.join(format!("{host}.known"))),
+        ),
         ("GlobalKnownHostsFile", "/dev/null".to_owned()),
         ("StrictHostKeyChecking", "yes".to_owned()),
         ("HostKeyAlgorithms", "ssh-ed25519".to_owned()),
@@ -212,4 +220,3 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
         }
     }
 }
-

@@ -87,7 +87,9 @@ pub struct Written {
 
 /// Text in quotes, as TOML and JSON both write it.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+    serde_json::Value::from(text)
+        .to_string()
+        .replace('\u{7f}', "\\u007f")
 }
 
 /// The same, of a value in which braces mean something.
@@ -108,7 +110,10 @@ impl Written {
                     "the working directory must be one that can be written to, for what comes back: {error}"
                 ))
             })?;
-        let mut lines = vec![format!("name = {}", quoted(&args.job_name)), "[task]".into()];
+        let mut lines = vec![
+            format!("name = {}", quoted(&args.job_name)),
+            "[task]".into(),
+        ];
         lines.extend(program(args)?);
         if !args.command.is_empty() {
             let words: Vec<String> = args.command.iter().map(|word| literal(word)).collect();
@@ -159,13 +164,15 @@ fn program(args: &RunArgs) -> Result<Vec<String>, Failure> {
         return Ok(vec![format!("image = {}", quoted(image))]);
     }
     let Some(wasm) = &args.wasm else {
-        return Err(Failure::usage("say what runs: --image IMAGE or --wasm FILE"));
+        return Err(Failure::usage(
+            "say what runs: --image IMAGE or --wasm FILE",
+        ));
     };
     let path = std::path::absolute(wasm)
         .map_err(|error| Failure::usage(format!("{}: {error}", wasm.display())))?;
-    let path = path.to_str().ok_or_else(|| {
-        Failure::usage(format!("{} is not UTF-8; rename it", wasm.display()))
-    })?;
+    let path = path
+        .to_str()
+        .ok_or_else(|| Failure::usage(format!("{} is not UTF-8; rename it", wasm.display())))?;
     Ok(vec![format!("wasm = {}", quoted(path))])
 }
 
@@ -194,7 +201,11 @@ fn resources(args: &RunArgs) -> Vec<String> {
     }
     let sizes = [("memory", &args.memory), ("disk", &args.disk)];
     for (key, value) in sizes {
-        lines.extend(value.as_ref().map(|value| format!("{key} = {}", quoted(value))));
+        lines.extend(
+            value
+                .as_ref()
+                .map(|value| format!("{key} = {}", quoted(value))),
+        );
     }
     lines
 }
@@ -247,8 +258,24 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let volume = format!("{}:in/data", here.path().display());
         let line = [
-            "-it", "--image", "a:1", "--cpus", "2", "--gpus", "0.5", "--memory", "3GiB", "-e",
-            "A={b}\"\u{7f}\n", "-v", &volume, "--egress", "example.org", "--", "awk", "{print $1}",
+            "-it",
+            "--image",
+            "a:1",
+            "--cpus",
+            "2",
+            "--gpus",
+            "0.5",
+            "--memory",
+            "3GiB",
+            "-e",
+            "A={b}\"\u{7f}\n",
+            "-v",
+            &volume,
+            "--egress",
+            "example.org",
+            "--",
+            "awk",
+            "{print $1}",
             "{frame}",
         ];
         let written = Written::of(&args(&line)).unwrap();
