@@ -1,7 +1,7 @@
 //! Verbs about what goes on inside a task: `run`, `exec`, `cp`, `ssh`, `forward`.
 
 mod attend;
-// mod copy;
+mod copy;
 mod forward;
 mod names;
 mod run;
@@ -23,7 +23,7 @@ pub async fn inside(global: &Global, verb: InsideVerb) -> Result<ExitCode, Failu
     match verb {
         InsideVerb::Run(args) => run::run(global, &args).await,
         InsideVerb::Exec(args) => attend::exec(global, &args).await,
-        InsideVerb::Cp { .. } => Ok(ExitCode::SUCCESS),
+        InsideVerb::Cp { from, to } => copy::copy(global, &from, &to).await,
         InsideVerb::Ssh(args) => ssh::ssh(global, &args).await,
         InsideVerb::SshConfig => ssh::ssh_config(global),
         InsideVerb::Tunnel(args) => ssh::tunnel(global, &args).await,

@@ -55,12 +55,15 @@ impl Files {
 
     /// The public half of the key, which is made when there is none.
     fn client_key(&self) -> Result<[u8; 32], Failure> {
-        ssh_keys::keep(&self.key()).map_err(|error| unwritable(&self.key(), &error))
+        let kept = ssh_keys::keep(&self.key());
+        kept.map_err(|error| Failure::internal(format!("{}: {error}", self.key().display())))
     }
 
     /// Writes down which key the server will show.
     fn trust(&self, host_key: &[u8; 32]) -> Result<(), Failure> {
-        let line = ssh_keys::known_hosts_line(&self.host, host_key);
+        let line = ssh_keys::known_hosts_line(&self.host, host_key)
+            .map_err(|error| Failure::internal(error.to_string()))?;
+        let line = format!("{line}\n");
         let path = self.known();
         if std::fs::read_to_string(&path).is_ok_and(|known| known == line) {
             return Ok(());
