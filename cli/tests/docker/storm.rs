@@ -136,7 +136,13 @@ impl Storm<'_> {
     fn hit(&mut self, deed: &'static str, args: &[&str]) {
         let all = self.containers();
         if let Some(container) = self.random.pick(&all) {
-            let done = Command::new("docker").args(args).arg(container).output();
+            // An engine waits with it for whatever else it does to that container.
+            let mut command = Command::new("timeout");
+            let done = command
+                .args(["60", "docker"])
+                .args(args)
+                .arg(container)
+                .output();
             if done.unwrap().status.success() {
                 self.count(deed);
             }
