@@ -118,7 +118,6 @@ fn a_login_reaches_the_chosen_provider_and_is_written_down_nowhere() {
             &["--wait-for-peers", "2s", "--peers", "provider"],
         );
         let said = refused(&ended);
-        eprintln!("{said}\n{}", ended.stderr);
         assert!(said.contains(image) && said.contains(mend), "{said}");
     }
     let ended = succeed(&lab, &right);
