@@ -91,10 +91,13 @@ impl<'a> Freezer<'a> {
     }
 
     /// Lets it go on whatever the reasons are: it has been killed, and a frozen process can't die.
-    pub(super) async fn give_up(&self) {
-        if std::mem::take(&mut *self.reasons.lock().await).any() {
+    /// Returns whether there were any.
+    pub(super) async fn give_up(&self) -> bool {
+        let any = std::mem::take(&mut *self.reasons.lock().await).any();
+        if any {
             self.unpause().await;
         }
+        any
     }
 
     /// False when the engine can't.

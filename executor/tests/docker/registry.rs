@@ -67,7 +67,11 @@ impl Registry {
     }
 
     pub async fn behind(gate: Gate) -> Self {
-        let layer = random_layer();
+        Self::serving(gate, random_layer()).await
+    }
+
+    /// Of an image whose one layer is this archive.
+    pub async fn serving(gate: Gate, layer: Vec<u8>) -> Self {
         let layer_bytes = layer.len() as u64;
         let (id, by_path) = published(layer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

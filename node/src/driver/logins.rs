@@ -138,3 +138,6 @@ impl HostedLogins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

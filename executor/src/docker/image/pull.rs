@@ -190,8 +190,8 @@ fn unavailable(reference: &str, why: &str) -> Failure {
         FailureKind::ImageUnavailable,
         format!(
             "the image {reference} is not on this machine and cannot be pulled: {why}. Check its \
-             name and, if it is a private one, the credentials, or load it into the engine of this \
-             provider"
+             name and, if it is a private one, the credentials (task.login), or load it into the engine \
+             of this provider"
         ),
     )
 }

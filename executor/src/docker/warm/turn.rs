@@ -4,6 +4,7 @@
 //! task's first process is gone, whatever else it started is killed, as it would be there. A task that
 //! is ended by anything but its own exit takes the container with it.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -175,9 +176,9 @@ impl Turn<'_> {
         let head = Mutex::new(Vec::new());
         let output = output.inspect(|frame| keep_head(&head, frame));
         let mut pump = Box::pin(output::pump(output, log, self.pulse, &freezer));
-        let mut holding = Box::pin(freezer.follow(&self.task.hold, self.pulse));
-        let hurry = Notify::new();
-        let mut ended = pin!(self.end_of(exec, &hurry));
+        let (hurry, begun) = (Notify::new(), Notify::new());
+        let mut holding = Box::pin(self.held(&freezer, &begun));
+        let mut ended = pin!(self.end_of(exec, &hurry, &begun));
         let mut watch = pin!(watch::watch(
             self.limits,
             meter,
@@ -224,12 +225,23 @@ impl Turn<'_> {
             let said = head.lock().map(|head| head.clone()).unwrap_or_default();
             return self.not_started(&String::from_utf8_lossy(&said));
         }
-        self.judge(end, kills).await
+        // It may be frozen yet, or be so in a moment: no next task can begin in it.
+        let thawed = !freezer.give_up().await;
+        self.judge(end, kills, thawed).await
+    }
+
+    /// Does what the owner's hold says, once the task's process has begun. A container that is frozen
+    /// while a process is being started in it can't be thawed: with control groups of the first
+    /// version the engine waits for that process, and nobody gets at the container any more.
+    async fn held(&self, freezer: &Freezer<'_>, begun: &Notify) -> Infallible {
+        begun.notified().await;
+        freezer.follow(&self.task.hold, self.pulse).await
     }
 
     /// Waits until the task's process has ended, and ends what it has left behind: that might hold
-    /// its output open for ever. `hurry` says that its output has ended.
-    async fn end_of(&self, exec: &str, hurry: &Notify) -> Result<End, Error> {
+    /// its output open for ever. `hurry` says that its output has ended; `begun` is told when the
+    /// engine has started it.
+    async fn end_of(&self, exec: &str, hurry: &Notify, begun: &Notify) -> Result<End, Error> {
         let mut pause = FIRST_LOOK;
         loop {
             tokio::select! {
@@ -249,6 +261,7 @@ impl Turn<'_> {
                 pause = LAST_LOOK;
                 continue;
             }
+            begun.notify_one();
             pause = NEXT_LOOK;
             self.gone(pid).await;
             if !clear_processes(&self.room.parts).await {
@@ -283,13 +296,13 @@ impl Turn<'_> {
         Outcome::NotStarted(Failure::new(FailureKind::Host, why))
     }
 
-    async fn judge(&self, end: End, kills: Option<u64>) -> Outcome {
+    async fn judge(&self, end: End, kills: Option<u64>, thawed: bool) -> Outcome {
         let inside = &self.room.parts.inside;
         let lives = inside.lives();
         if end.code == 0 {
             return Outcome::Over {
                 result: Ok(()),
-                tidy: lives,
+                tidy: lives && thawed,
             };
         }
         let oom_killed = match (kills, inside.memory_kills()) {
@@ -312,7 +325,7 @@ impl Turn<'_> {
         });
         Outcome::Over {
             result,
-            tidy: lives && !oom_killed,
+            tidy: lives && thawed && !oom_killed,
         }
     }
 }

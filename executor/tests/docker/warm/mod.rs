@@ -3,6 +3,7 @@
 
 mod disks;
 mod fresh;
+mod holds;
 mod rooms;
 
 use std::collections::BTreeSet;

@@ -86,11 +86,12 @@ impl Job {
         link.epoch = reply.epoch;
         if !taken.is_empty() {
             link.taught.insert(offer.step);
+            // Who failed has to do well first: to take a task is not yet to run it.
             if link.setbacks == 0 {
                 link.probing = false;
-            }
-            if reply.refusal.is_none() {
-                link.rests = 0;
+                if reply.refusal.is_none() {
+                    link.rests = 0;
+                }
             }
             if self.state == JobState::Waiting {
                 self.state = JobState::Running;

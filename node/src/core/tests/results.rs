@@ -292,8 +292,14 @@ fn failures_of_the_host_move_the_task_and_rest_the_host() {
     let (_, effects) = rig.report(1, 2, finished(task(0, 2), failed(FailureKind::Host)));
     assert!(offers(&effects).is_empty(), "twice is not");
     let effects = rig.pass(5_000);
-    assert_eq!(offer(&effects).tasks(), [(0, 3)], "after a rest");
+    let again = offer(&effects);
+    assert_eq!(again.tasks(), [(0, 3)], "after a rest");
     assert_eq!(rig.core.job(job()).unwrap().tasks.moved, 2);
+    // That it takes the task again is not yet that it runs it.
+    rig.take(&again);
+    rig.report(1, 3, finished(task(0, 3), failed(FailureKind::Host)));
+    assert!(offers(&rig.pass(9_000)).is_empty(), "a longer rest");
+    assert_eq!(offer(&rig.pass(1_000)).tasks(), [(0, 4)]);
 }
 
 #[test]
