@@ -21,6 +21,28 @@ const SIGXFSZ: i64 = 25;
 /// How the init process begins its own complaint when it can't start the task's command.
 const INIT_COMPLAINT: &[u8] = b"[FATAL tini";
 
+/// How engines say that it is the command's fault when they can't start one.
+const UNFIT: [&str; 5] = [
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "is a directory",
+    "exec format error",
+];
+
+/// Whether an engine that could not start a command in a running container blames the command.
+pub(super) fn blames_command(said: &str) -> bool {
+    said.contains("exec: ") && UNFIT.iter().any(|sign| said.contains(sign))
+}
+
+/// Why a command could not be started.
+pub(super) fn no_command(command: &str) -> Failure {
+    Failure::new(
+        FailureKind::BadProgram,
+        format!("`{command}` cannot be started: it is not in the image, or is no program"),
+    )
+}
+
 /// What is known when a container has exited.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Exit<'a> {
@@ -63,10 +85,7 @@ pub(super) fn of_exit(exit: &Exit<'_>) -> Result<(), Failure> {
     }
     let command = exit.command.unwrap_or("the image's own command");
     if exit.stderr_head.starts_with(INIT_COMPLAINT) {
-        return Err(Failure::new(
-            FailureKind::BadProgram,
-            format!("`{command}` cannot be started: it is not in the image, or is no program"),
-        ));
+        return Err(no_command(command));
     }
     let hint = match code {
         126 => format!(" (usually: `{command}` or something it calls is no program)"),

@@ -5,7 +5,8 @@
 //! one task from creation to removal (`stage` and `disk` before it, `output`, `hold`, `watch`, `space`
 //! and `meter` beside it, `exit` or `stopped` after it), `warm` one task after another in a container
 //! that waits (`pause` is what it does meanwhile, `enter` visits its namespaces, `way_out` is a task's
-//! proxy in it), and [`reaper`] is the process that cleans up after a node that was killed.
+//! proxy in it), `inside` lets a job's owner into a running task, and [`reaper`] is the process that
+//! cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
@@ -21,6 +22,7 @@ mod fitness;
 mod hold;
 mod hosts;
 mod image;
+mod inside;
 pub mod labels;
 mod leftovers;
 mod list;
@@ -139,11 +141,22 @@ impl DockerRuntime {
             lost: Lost::default(),
             serial: AtomicU64::new(1),
             gate: Arc::new(gate),
+            sees_containers: true,
         };
         Self {
             owner,
             shared: Arc::new(shared),
         }
+    }
+
+    /// The same as if its containers' processes and files were out of this host's sight, like those of an
+    /// engine on another machine: for tests of what is left then. To be called before anything runs.
+    #[must_use]
+    pub fn without_sight(mut self) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.sees_containers = false;
+        }
+        self
     }
 
     /// What this machine and this engine can do beyond the least.

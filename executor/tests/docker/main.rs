@@ -20,6 +20,7 @@ mod hold;
 mod holes;
 mod hostile;
 mod images;
+mod inside;
 mod interrupted;
 mod life;
 mod limits;

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use super::super::container::{WORK, environment};
 use super::super::ending::{self, Exit};
 use super::super::hold::Freezer;
+use super::super::inside::{Place, Presence};
 use super::super::meter::Meter;
 use super::super::output;
 use super::super::remove;
@@ -36,15 +37,6 @@ const FRAME_BYTES: usize = 64 << 10;
 
 /// How much of the engine's words is kept when it can't start a command.
 const HEAD_BYTES: usize = 512;
-
-/// How engines say that it is the command's fault.
-const UNFIT: [&str; 5] = [
-    "executable file not found",
-    "no such file or directory",
-    "permission denied",
-    "is a directory",
-    "exec format error",
-];
 
 /// When a task that still writes is first asked for its process: shorter ones are over by then, and
 /// cost the engine one question instead of two.
@@ -68,20 +60,31 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    fn failed(failure: Failure) -> Self {
+    pub(super) fn failed(failure: Failure) -> Self {
         Self::Over {
             result: Err(failure),
             tidy: false,
+        }
+    }
+
+    /// The same, not tidy unless `also`.
+    pub(super) fn tidy_if(self, also: bool) -> Self {
+        match self {
+            Self::Over { result, tidy } => Self::Over {
+                result,
+                tidy: tidy && also,
+            },
+            not_started @ Self::NotStarted(_) => not_started,
         }
     }
 }
 
 /// How an exec ended.
 #[derive(Debug, Clone, Copy)]
-struct End {
-    code: i64,
+pub(super) struct End {
+    pub code: i64,
     /// Whether there has been a process at all.
-    started: bool,
+    pub started: bool,
 }
 
 /// A task and the room in which it runs.
@@ -101,7 +104,7 @@ pub(super) struct Turn<'a> {
 
 impl Turn<'_> {
     /// Runs the task to its end. The work directory stands in its slot already.
-    pub(super) async fn run(&self, log: &LogSink) -> Outcome {
+    pub(super) async fn run(&self, log: &LogSink, place: Place) -> Outcome {
         let kills = self.room.parts.inside.memory_kills();
         let meter = Meter::new(
             self.room.docker.clone(),
@@ -120,6 +123,9 @@ impl Turn<'_> {
         }
         let meter = meter.starting_over();
         self.pulse.begins();
+        if let Some(attendance) = place.attendance.clone() {
+            return self.attended(&attendance, place, meter, kills).await;
+        }
         let (exec, output) = match self.start(env).await {
             Ok(started) => started,
             Err(error) => {
@@ -127,7 +133,9 @@ impl Turn<'_> {
                 return Outcome::NotStarted(ending::of_loss(why, &error));
             }
         };
-        self.live(&exec, output, meter, log, kills).await
+        let presence = place.show(&self.task.hold, &self.room.docker, &self.room.id);
+        self.live((&exec, output), meter, log, kills, presence)
+            .await
     }
 
     async fn start(&self, mut env: Vec<String>) -> Result<(String, Output), Error> {
@@ -165,11 +173,11 @@ impl Turn<'_> {
 
     async fn live(
         &self,
-        exec: &str,
-        output: Output,
+        (exec, output): (&str, Output),
         meter: Meter,
         log: &LogSink,
         kills: Option<u64>,
+        presence: Presence<'_>,
     ) -> Outcome {
         let (docker, id) = (&self.room.docker, &self.room.id);
         let freezer = Freezer::new(docker, id);
@@ -200,6 +208,7 @@ impl Turn<'_> {
         };
         // It may be in the midst of freezing, for which the output, or the end, would wait.
         drop(holding);
+        drop(presence);
         self.pulse.ends();
         let end = match exited {
             Ok(end) => end,
@@ -282,13 +291,9 @@ impl Turn<'_> {
     /// Why there never was a process, by what the engine said in the place of output.
     fn not_started(&self, said: &str) -> Outcome {
         let command = self.command.first().map_or("", String::as_str);
-        let is_commands_fault =
-            said.contains("exec: ") && UNFIT.iter().any(|sign| said.contains(sign));
-        if is_commands_fault && self.room.parts.inside.lives() {
-            let why =
-                format!("`{command}` cannot be started: it is not in the image, or is no program");
+        if ending::blames_command(said) && self.room.parts.inside.lives() {
             return Outcome::Over {
-                result: Err(Failure::new(FailureKind::BadProgram, why)),
+                result: Err(ending::no_command(command)),
                 tidy: true,
             };
         }
@@ -296,7 +301,7 @@ impl Turn<'_> {
         Outcome::NotStarted(Failure::new(FailureKind::Host, why))
     }
 
-    async fn judge(&self, end: End, kills: Option<u64>, thawed: bool) -> Outcome {
+    pub(super) async fn judge(&self, end: End, kills: Option<u64>, thawed: bool) -> Outcome {
         let inside = &self.room.parts.inside;
         let lives = inside.lives();
         if end.code == 0 {
@@ -342,7 +347,7 @@ fn keep_head(head: &Mutex<Vec<u8>>, frame: &Result<LogOutput, Error>) {
 
 type Output = std::pin::Pin<Box<dyn futures::Stream<Item = Result<LogOutput, Error>> + Send>>;
 
-async fn clear_processes(parts: &Arc<Parts>) -> bool {
+pub(super) async fn clear_processes(parts: &Arc<Parts>) -> bool {
     let parts = Arc::clone(parts);
     let cleared = tokio::task::spawn_blocking(move || parts.inside.clear_processes());
     cleared.await.unwrap_or(false)
