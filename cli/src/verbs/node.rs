@@ -85,6 +85,10 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
                 for rule in rules(offer) {
                     output::line(format!("  {rule}"));
                 }
+                output::line(format!("  for {}", users(offer, status.private)));
+                if let Some(why) = &offer.closed {
+                    output::note(format!("it is closed at the moment: {why}"));
+                }
                 note_nobody(offer, status.private);
             }
             None => output::line("the running node now offers nothing"),

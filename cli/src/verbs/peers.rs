@@ -7,6 +7,7 @@ use p2pnode_protocol::Capacity;
 use p2pnode_protocol::api::PeerInfo;
 
 use super::follow::gone;
+use super::figures;
 use crate::args::{Global, PeersArgs};
 use crate::client::Client;
 use crate::exit::{self, Failure};
@@ -117,6 +118,10 @@ fn row(peer: &PeerInfo) -> Vec<String> {
     let runs = match away.collect::<Vec<_>>() {
         away if away.is_empty() => runs,
         away => format!("{runs} ({})", away.join(", ")),
+    };
+    let runs = match &peer.closed {
+        Some(why) => format!("{runs}; closed: {}", figures::line(why, 60)),
+        None => runs,
     };
     let rtt = match (peer.connected, peer.rtt_ms) {
         (true, Some(rtt)) => format!("{rtt:.1} ms"),
