@@ -60,7 +60,7 @@ enum Sight {
         mounts: Mounts,
         /// The folder of this host that is the task's work directory.
         work_dir: PathBuf,
-        seen: OnceCell<Result<Arc<View>, String>>,
+        seen: OnceCell<Arc<View>>,
     },
     /// Nothing, with the reason.
     None(String),
@@ -119,7 +119,7 @@ impl Core {
                 seen,
             } => {
                 let look = || self.look(mounts.clone(), work_dir.clone());
-                seen.get_or_init(look).await.clone()
+                seen.get_or_try_init(look).await.cloned()
             }
         }
     }
@@ -138,7 +138,10 @@ impl Core {
     /// The same for what can't be done otherwise.
     async fn must_see(&self, what: &str) -> Result<Arc<View>, InsideError> {
         let view = self.view().await;
-        view.map_err(|why| InsideError::Unsupported(format!("{what}: {why}")))
+        view.map_err(|why| match self.place.door.is_shut() {
+            true => InsideError::Ended,
+            false => InsideError::Unsupported(format!("{what}: {why}")),
+        })
     }
 }
 
@@ -155,7 +158,10 @@ impl Inside for Entry {
                 self.0.place.door.leaves_sockets();
                 Ok(Box::new(ports::connect(&view, port).await?))
             }
-            Err(_) => Ok(Box::new(relay::connect(&self.0, port).await?)),
+            Err(why) => {
+                tracing::debug!(why, "a program in the task passes a connection on");
+                Ok(Box::new(relay::connect(&self.0, port).await?))
+            }
         }
     }
 

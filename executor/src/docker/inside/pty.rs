@@ -27,6 +27,9 @@ use crate::LogChunk;
 /// Bytes read at once: more than the kernel keeps for a terminal.
 const READ_BYTES: usize = 16 << 10;
 
+/// The sign that stands for none, by the kernel's table of them.
+const NO_SIGN: u8 = 0;
+
 /// The kernel's number for devpts.
 const DEVPTS: i64 = 0x1cd1;
 
@@ -139,7 +142,7 @@ async fn read(far: &Receiver, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// What is typed at a terminal. Shut down, it types what stands for the end, where that means anything.
+/// What is typed at a terminal. Shut down, it types what stands for the end.
 #[derive(Debug)]
 pub(super) struct Input {
     far: Sender,
@@ -150,11 +153,18 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// The sign of the end, when the terminal reads whole lines.
-    fn sign_of_end(&self) -> io::Result<Option<u8>> {
+    /// The sign of the end, if the terminal has one, and how often it is to be typed: in the midst of a
+    /// line the first one only ends the line. A program that reads keys one by one knows it as well.
+    fn end(&self) -> io::Result<(u8, u8)> {
         let modes = tcgetattr(&self.far)?;
+        let sign = modes.special_codes[SpecialCodeIndex::VEOF];
         let lines = modes.local_modes.contains(LocalModes::ICANON);
-        Ok(lines.then(|| modes.special_codes[SpecialCodeIndex::VEOF]))
+        let times = match (sign, lines && self.begun) {
+            (NO_SIGN, _) => 0,
+            (_, true) => 2,
+            (_, false) => 1,
+        };
+        Ok((sign, times))
     }
 }
 
@@ -176,11 +186,8 @@ impl AsyncWrite for Input {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(sign) = self.sign_of_end()? else {
-            return Poll::Ready(Ok(()));
-        };
-        // In the midst of a line the first one only ends the line.
-        let mut left = self.endings.unwrap_or(if self.begun { 2 } else { 1 });
+        let (sign, times) = self.end()?;
+        let mut left = self.endings.unwrap_or(times);
         while left > 0 {
             self.endings = Some(left);
             ready!(Pin::new(&mut self.far).poll_write(context, &[sign]))?;

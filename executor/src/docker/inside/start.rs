@@ -48,7 +48,10 @@ const THAWING: Duration = Duration::from_secs(5);
 
 /// Gives a command its terminal, whose name is `$0`: the engine has made it the leader of a session
 /// without one, so that the first that it opens becomes its own. What it says before is for this node.
-const TAKE_TERMINAL: &str = r#"command -v "$1" >/dev/null 2>&1 || { echo "$NO_SUCH"; exit 127; }
+const TAKE_TERMINAL: &str = r#"case $1 in
+*/*) [ -f "$1" ] && [ -x "$1" ] ;;
+*) command -v "$1" ;;
+esac >/dev/null 2>&1 || { echo "$NO_SUCH"; exit 127; }
 exec "$@" <>"$0" >&0 2>&0"#;
 
 /// How [`TAKE_TERMINAL`] says that there is no such command.

@@ -59,11 +59,11 @@ async fn without_a_command_it_is_the_tasks_own_or_the_images() {
     let subject = DockerSubject::new().await;
     for kind in KINDS {
         let mut trial = attended(&subject, kind);
-        trial.task.command = DockerSubject::shell("echo the job's; exit 4");
+        trial.task.command = DockerSubject::shell("echo own; exit 4");
         let running = trial.start().await;
         let inside = entry(&trial).await;
         let session = within(inside.exec(ExecSpec::default())).await.unwrap();
-        assert_eq!(finish(session).await.stdout, "the job's\n");
+        assert_eq!(finish(session).await.stdout, "own\n");
         assert_eq!(running.finish().await.failure(), FailureKind::Exit(4));
         // The test image's own is a shell.
         let mut trial = attended(&subject, kind);

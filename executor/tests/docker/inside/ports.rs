@@ -1,5 +1,7 @@
 //! Ports of a task that has no network.
 
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use p2pnode_executor::inside::{Inside, InsideError};
@@ -8,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::{KINDS, blind, open_with, refused, root};
 use crate::contract::{PATIENCE, clean, within};
-use crate::subject::DockerSubject;
+use crate::subject::{DockerSubject, containers};
 
 /// Serves what is asked of it, once for each connection, on port 7000.
 const SERVE: &str = "echo ready; while :; do nc -l -p 7000 -e sh -c 'read x; echo got $x'; done";
@@ -57,6 +59,32 @@ async fn a_port_of_a_task_is_reached_although_it_has_no_network() {
     }
 }
 
+/// Answers datagrams on a port of the one container there is. The test image has no program for that,
+/// so a thread goes into the container's network.
+async fn answer_datagrams(subject: &DockerSubject, port: u16) -> SocketAddr {
+    let all = containers(&subject.engine, subject.node, &subject.incarnation).await;
+    let [container] = &all[..] else {
+        panic!("{all:?}")
+    };
+    let id = container.id.as_deref().unwrap();
+    let options = None::<bollard::query_parameters::InspectContainerOptions>;
+    let seen = subject.engine.inspect_container(id, options).await.unwrap();
+    let pid = seen.state.unwrap().pid.unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let network = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(network.as_fd(), kind).unwrap();
+        let socket = std::net::UdpSocket::bind(("127.0.0.1", port)).unwrap();
+        tell.send(socket.local_addr().unwrap()).unwrap();
+        let mut question = [0; 100];
+        let (count, from) = socket.recv_from(&mut question).unwrap();
+        let answer = [b"got ", &question[..count]].concat();
+        socket.send_to(&answer, from).unwrap();
+    });
+    told.await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn datagrams_go_both_ways() {
@@ -65,23 +93,18 @@ async fn datagrams_go_both_ways() {
         return;
     }
     for kind in KINDS {
-        let serve =
-            "echo ready; exec nc -u -l -p 7002 -e sh -c 'while read x; do echo got $x; done'";
-        let task = open_with(&subject, kind, serve, |_| {}).await;
+        let task = open_with(&subject, kind, super::WAIT, |_| {}).await;
+        let port = answer_datagrams(&subject, 0).await.port();
+        let socket = task.inside.datagrams(port).await.unwrap();
+        socket.send(b"hello").await.unwrap();
         let mut answer = [0; 100];
-        let start = std::time::Instant::now();
-        let answer = loop {
-            assert!(start.elapsed() < PATIENCE, "no answer");
-            let socket = task.inside.datagrams(7002).await.unwrap();
-            // Whether somebody listens is not known before something came back.
-            let _maybe_nobody = socket.send(b"hello\n").await;
-            let answered =
-                tokio::time::timeout(Duration::from_millis(500), socket.recv(&mut answer));
-            if let Ok(Ok(count)) = answered.await {
-                break String::from_utf8_lossy(&answer[..count]).into_owned();
-            }
-        };
-        assert_eq!(answer, "got hello\n");
+        let count = within(socket.recv(&mut answer)).await.unwrap();
+        assert_eq!(&answer[..count], b"got hello");
+        // Where nobody listens, the kernel says so.
+        let socket = task.inside.datagrams(9).await.unwrap();
+        socket.send(b"hello").await.unwrap();
+        let nobody = within(socket.recv(&mut answer)).await.unwrap_err();
+        assert_eq!(nobody.kind(), std::io::ErrorKind::ConnectionRefused);
         task.close().await;
     }
     clean(&subject).await;
