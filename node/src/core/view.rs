@@ -123,12 +123,12 @@ impl Core {
         self.host.allows(&self.config, now, peer)
     }
 
-    /// Peers that may run tasks here by name: without those that were denied or have used up what they
-    /// were allowed.
-    pub fn allowed_by_name(&self) -> impl Iterator<Item = &PeerId> {
+    /// Peers that may run tasks here by name: without those that were denied, have used up what they were
+    /// allowed, or whose time is over.
+    pub fn allowed_by_name(&self, now: Millis) -> impl Iterator<Item = &PeerId> {
         let allowed = self.host.allowed().iter();
         allowed
-            .filter(|(_, grant)| !grant.is_nothing())
+            .filter(move |(_, grant)| !grant.is_spent(now))
             .map(|(peer, _)| peer)
     }
 

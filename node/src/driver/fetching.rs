@@ -12,6 +12,7 @@ use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
+use super::manifests::ManifestRoom;
 use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress, StoreError};
 use crate::net::{Misdeed, NetHandle, NetStream, OpenError, StreamKind};
 
@@ -84,6 +85,7 @@ pub(super) struct Fetcher {
     store: Arc<BlobStore>,
     peers: Arc<Mutex<HashMap<PeerId, Link>>>,
     slots: Arc<Semaphore>,
+    manifests: ManifestRoom,
 }
 
 /// What is kept for one connected peer.
@@ -110,7 +112,13 @@ impl Fetcher {
             store,
             peers: Arc::default(),
             slots,
+            manifests: ManifestRoom::default(),
         }
+    }
+
+    /// Memory for lists of files.
+    pub(super) const fn manifests(&self) -> &ManifestRoom {
+        &self.manifests
     }
 
     /// Brings `blob` here and pins it for `owner`.
@@ -123,12 +131,14 @@ impl Fetcher {
         progress: Option<mpsc::Sender<Progress>>,
     ) -> Result<Manifest, FetchError> {
         if peer == self.net.local_peer_id() {
+            let _memory = self.manifests.take(peer, [blob]).await;
             return self.own(&blob, owner);
         }
         // Never closed, so a permit always comes. The peer's own first: who waits for it holds nothing.
         let of_peer = self.with(peer, |link| link.slots.clone());
         let _slot_of_peer = of_peer.acquire().await;
         let _slot = self.slots.acquire().await;
+        let _memory = self.manifests.take(peer, [blob]).await;
         let mut tried = 0;
         loop {
             tried += 1;

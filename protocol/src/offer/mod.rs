@@ -110,20 +110,27 @@ pub struct Requested {
 }
 
 impl Grant {
-    /// A permission for nothing: what a denial is where everybody may.
+    /// A permission for nothing, which ended when time began: how a denial is kept.
     #[must_use]
-    pub const fn nothing() -> Self {
+    pub const fn denial() -> Self {
         Self {
             tasks: Some(0),
-            until_ms: None,
+            until_ms: Some(0),
             images: Vec::new(),
         }
     }
 
-    /// Whether it permits nothing, because it is a denial or used up.
+    /// Whether it is a denial, and no permission that is used up.
     #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        self.tasks == Some(0)
+    pub fn is_denial(&self) -> bool {
+        self.tasks == Some(0) && self.until_ms == Some(0)
+    }
+
+    /// Whether it permits nothing at `now_ms`, in milliseconds since the Unix epoch: it is a denial, used
+    /// up, or over.
+    #[must_use]
+    pub fn is_spent(&self, now_ms: u64) -> bool {
+        self.tasks == Some(0) || self.until_ms.is_some_and(|until| now_ms >= until)
     }
 }
 

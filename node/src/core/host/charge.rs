@@ -41,11 +41,10 @@ impl Host {
         let all = self.jobs.keys().filter(|hosted| meant.has(hosted));
         let all: Vec<HostedJob> = all.copied().collect();
         for hosted in all {
-            let Some(job) = self.jobs.get_mut(&hosted) else {
+            let dropped = self.drop_waiting(cx, hosted, |task| !meant.has_task(&hosted, task));
+            let Some(job) = self.jobs.get(&hosted) else {
                 continue;
             };
-            let dropped = job.drop_queued(|task| !meant.has_task(&hosted, task));
-            self.queued -= dropped.len() as u32;
             let runs = job.attempts.iter().filter(|(task, attempt)| {
                 // How the others end is decided already, and nobody hears of it.
                 let counts = matches!(
@@ -97,11 +96,7 @@ impl Host {
         let failure = Failure::new(FailureKind::ProviderStopping, why);
         let all: Vec<HostedJob> = self.jobs.keys().copied().collect();
         for hosted in all {
-            let Some(job) = self.jobs.get_mut(&hosted) else {
-                continue;
-            };
-            let dropped = job.drop_queued(|_| false);
-            self.queued -= dropped.len() as u32;
+            let dropped = self.drop_waiting(cx, hosted, |_| false);
             self.fail_all(cx, hosted, dropped, &failure);
         }
     }

@@ -10,6 +10,7 @@
 mod access;
 mod admission;
 mod charge;
+mod eviction;
 mod gate;
 mod job;
 mod lease;
@@ -172,12 +173,7 @@ impl Host {
             hosted,
             template: template.clone(),
         });
-        let held = HostedStep {
-            template,
-            environment: job::Environment::Absent,
-            queue: VecDeque::new(),
-        };
-        job.steps.insert(step, held);
+        job.steps.insert(step, HostedStep::new(template));
     }
 
     fn reply(

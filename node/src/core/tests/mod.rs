@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod charge;
+mod eviction;
 #[path = "../../../tests/sim/fixture.rs"]
 pub(super) mod fixture;
 mod hosting;
