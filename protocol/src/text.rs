@@ -21,6 +21,15 @@ pub fn printable(words: &str) -> String {
     words.chars().filter(|letter| is_plain(*letter)).collect()
 }
 
+/// The same for texts of several lines: line ends and tabs stay.
+#[must_use]
+pub fn printable_lines(words: &str) -> String {
+    let shown = words
+        .chars()
+        .filter(|letter| is_plain(*letter) || matches!(letter, '\n' | '\t'));
+    shown.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +42,6 @@ mod tests {
         );
         assert_eq!(printable("lab\u{202e}gnp\u{2066}.x"), "labgnp.x");
         assert_eq!(printable("Zoë 東京 🦀"), "Zoë 東京 🦀");
+        assert_eq!(printable_lines("a\n\tb\r\u{1b}c"), "a\n\tbc");
     }
 }

@@ -199,7 +199,14 @@ impl Core {
         (cx, parts)
     }
 
-    fn on_advert(&mut self, now: Millis, out: &mut Vec<Effect>, peer: PeerId, advert: Box<Advert>) {
+    fn on_advert(
+        &mut self,
+        now: Millis,
+        out: &mut Vec<Effect>,
+        peer: PeerId,
+        mut advert: Box<Advert>,
+    ) {
+        advert.tame();
         let (mut cx, parts) = self.cx(now, out);
         let name = advert.name.clone();
         let news = parts.peers.on_advert(&mut cx, peer, advert);
