@@ -3,11 +3,14 @@
 //! What stands in them was written by tasks, which are hostile until proven otherwise: links are
 //! removed and never followed, and folders without permissions are given them back first.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tracing::warn;
 
 /// How often a folder is gone through. Once is enough where folders that were moved up are listed at
@@ -97,20 +100,45 @@ fn move_up(folder: &Path, top: &Path, moved: &mut u64) -> io::Result<()> {
     }
 }
 
-/// Gives the owner access to a folder, if it can be had; otherwise what comes next fails. No task runs
-/// any more, so nothing can put a link in the folder's place between the look and the change.
+/// Gives the owner access to a folder, if it can be had; otherwise what comes next fails. What stands at
+/// the path is changed only if it is a folder itself: were it a link by now, root would change whatever
+/// the link names.
 fn open_up(folder: &Path) {
-    let _not_ours = fs::set_permissions(folder, Permissions::from_mode(0o700));
+    let _not_ours = set_own(folder);
+}
+
+fn set_own(folder: &Path) -> rustix::io::Result<()> {
+    let is = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(folder, OFlags::RDONLY | is, Mode::empty()) {
+        Ok(open) => rustix::fs::fchmod(open, Mode::RWXU),
+        Err(Errno::ACCESS) => set_closed(folder, is),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of a folder that its owner may not look into.
+#[cfg(target_os = "linux")]
+fn set_closed(folder: &Path, is: OFlags) -> rustix::io::Result<()> {
+    // Such a handle only names the folder, and its name in /proc leads to it and nothing else.
+    let named = rustix::fs::open(folder, OFlags::PATH | is, Mode::empty())?;
+    let name = format!("/proc/self/fd/{}", named.as_raw_fd());
+    rustix::fs::chmod(name, Mode::RWXU)
+}
+
+/// Of a folder that its owner may not look into.
+#[cfg(not(target_os = "linux"))]
+fn set_closed(folder: &Path, _is: OFlags) -> rustix::io::Result<()> {
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::chmodat(rustix::fs::CWD, folder, Mode::RWXU, flags)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs::Permissions;
     use std::os::fd::OwnedFd;
-    use std::os::unix::fs::symlink;
-
-    use rustix::fs::{Mode, OFlags};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -157,5 +185,28 @@ mod tests {
         remove_tree(&file).unwrap();
         let gone = remove_tree(&file).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn permissions_are_given_to_folders_and_through_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (precious, link) = (folder.path().join("precious"), folder.path().join("link"));
+        fs::create_dir(&precious).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        for closed in [0o000, 0o555] {
+            fs::set_permissions(&precious, Permissions::from_mode(closed)).unwrap();
+            symlink(&precious, &link).unwrap();
+            // As it would be when a task puts the link there between a look and the change.
+            open_up(&link);
+            assert_eq!(mode(&precious), closed);
+            set_closed(&link, OFlags::DIRECTORY | OFlags::NOFOLLOW).unwrap_err();
+            assert_eq!(mode(&precious), closed);
+            set_closed(&precious, OFlags::DIRECTORY | OFlags::NOFOLLOW).unwrap();
+            assert_eq!(mode(&precious), 0o700);
+            fs::set_permissions(&precious, Permissions::from_mode(closed)).unwrap();
+            open_up(&precious);
+            assert_eq!(mode(&precious), 0o700);
+            fs::remove_file(&link).unwrap();
+        }
     }
 }
