@@ -34,7 +34,7 @@ impl FetchError {
         matches!(
             self,
             Self::Transfer(blobs::FetchError::Store(
-                StoreError::Io { .. } | StoreError::Full { .. }
+                StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Share { .. }
             ))
         )
     }
