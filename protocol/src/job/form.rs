@@ -169,6 +169,13 @@ fn check_words(template: &TaskTemplate) -> Result<(), FormError> {
         must(limits::is_runtime_name(name), "the OCI runtime", name)?;
     }
     if let NetworkMode::Egress { domains } = &template.network {
+        // The proxy is reached from within the container's namespace, where such a runtime has its own.
+        let runtime = template.sandbox.as_deref();
+        must(
+            runtime.is_none(),
+            "beside a way out (network.mode), the OCI runtime (task.runtime)",
+            runtime.unwrap_or_default(),
+        )?;
         at_most("domains", domains.len(), limits::MAX_DOMAINS)?;
         for domain in domains {
             must(domain_fault(domain, false).is_none(), "the domain", domain)?;
