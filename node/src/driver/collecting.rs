@@ -245,3 +245,6 @@ fn claim(claims: &Claims, task: TaskKey, manifest: &Manifest) -> Result<(), Writ
         .map(|entry| entry.path.as_slice());
     claims.claim(task, files)?.map_err(WriteError::Clash)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What is sent away: waiting tasks whose permission is gone, environments that nobody waits for.
 
-use p2pnode_protocol::message::{Refusal, TaskRequest};
+use p2pnode_protocol::message::{Phase, Refusal, TaskRequest};
 use p2pnode_protocol::offer::{Grant, OfferRules, OnClose};
 use p2pnode_protocol::task::{FailureKind, Outcome, Program};
 
@@ -238,6 +238,31 @@ fn a_build_of_anothers_takes_no_longer_than_a_task_may() {
         });
         assert_eq!(found, Some(most));
     }
+}
+
+#[test]
+fn the_owner_sees_what_is_made() {
+    let mut rig = preparing(OfferRules::default());
+    let seen = |rig: &Rig| rig.core.hosted_waiting()[0].3;
+    assert_eq!(seen(&rig), Some(Phase::Fetching));
+    rig.input(Input::Preparing {
+        hosted: hosted(1, 1),
+        step: 0,
+        phase: Phase::Building,
+        done: 1,
+        total: 2,
+    });
+    assert_eq!(seen(&rig), Some(Phase::Building));
+    rig.prepared(1, 1);
+    assert_eq!(seen(&rig), None, "the rest waits for a slot");
+}
+
+#[test]
+fn credentials_are_of_use_for_steps_that_are_here_alone() {
+    let rig = preparing(OfferRules::default());
+    assert!(rig.core.hosts_step(&hosted(1, 1), 0));
+    assert!(!rig.core.hosts_step(&hosted(1, 1), 1));
+    assert!(!rig.core.hosts_step(&hosted(2, 1), 0));
 }
 
 #[test]
