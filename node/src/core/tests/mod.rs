@@ -18,3 +18,4 @@ mod rig;
 mod rules;
 mod seen;
 mod waiting;
+mod words;
