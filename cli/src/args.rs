@@ -115,6 +115,9 @@ pub enum Verb {
         /// Go on until the job ends
         #[arg(short, long)]
         follow: bool,
+        /// Leave in what a terminal obeys, beyond colours
+        #[arg(long)]
+        raw: bool,
     },
     /// Cancel a job
     #[command(after_help = "Example:\n  p2pnode cancel last")]
@@ -134,13 +137,13 @@ pub enum Verb {
     Allow(AllowArgs),
     /// List peers that asked to run tasks here and were not allowed
     #[command(
-        after_help = "Examples:\n  p2pnode requests\n  p2pnode allow h7Ka9Qx2 --tasks 10    # answers one"
+        after_help = "Examples:\n  p2pnode requests\n  p2pnode allow h7Ka9Qx2Zt --tasks 10    # answers one"
     )]
     Requests,
     /// No longer allow a peer to run tasks here
     #[command(after_help = "Example:\n  p2pnode deny 12D3KooW...")]
     Deny {
-        /// Its id, the beginning or the end of it, or its name
+        /// Its id, ten or more characters of its end, or the name of a peer that was allowed
         peer: String,
     },
     /// What goes on inside a task.
@@ -354,7 +357,7 @@ pub struct PeersArgs {
 pub struct SubmitArgs {
     /// The job file
     pub file: PathBuf,
-    /// Only on these peers: ids, the beginning or the end of one, or names
+    /// Only on these peers: ids, ten or more characters of their ends, or names of peers allowed here
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub peers: Vec<String>,
     /// Folder for the outputs; files there are replaced [default: ./<name>-<job>/]

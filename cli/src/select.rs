@@ -83,7 +83,7 @@ impl JobSelector {
 pub fn access_path(peer: &str) -> Result<String, Failure> {
     if peer.trim().is_empty() {
         return Err(Failure::usage(
-            "no peer is named: give its id, the beginning or the end of it, or its name",
+            "no peer is named: give its id, ten or more characters of its end, or the name of a peer that was allowed",
         ));
     }
     Ok(format!("/allowed/{}", escaped(peer)))

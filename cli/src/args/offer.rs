@@ -26,8 +26,7 @@ tasks of peers that you allow.";
 
 pub(super) const ALLOW_EXAMPLES: &str = "Examples:
   p2pnode allow 12D3KooW...            # the whole id, for a peer that was never met
-  p2pnode allow h7Ka9Qx2               # the end or the beginning of the id of a known peer
-  p2pnode allow desk                   # its name
+  p2pnode allow h7Ka9Qx2Zt             # ten or more characters of the end of a known peer's id
   p2pnode allow desk --tasks 10 --until 2h --image 'blender:*'";
 
 /// `offer`.
@@ -121,7 +120,7 @@ pub struct OfferArgs {
 /// `allow`.
 #[derive(Args)]
 pub struct AllowArgs {
-    /// Its id, the beginning or the end of it, or its name
+    /// Its id, ten or more characters of its end, or the name of a peer that was allowed
     pub peer: String,
     /// This many tasks more [default: any number]
     #[arg(long, value_name = "N", value_parser = count::<u64>, allow_negative_numbers = true)]

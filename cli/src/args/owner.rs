@@ -73,7 +73,7 @@ pub struct StatsArgs {
 /// `kill`.
 #[derive(Args)]
 pub struct KillArgs {
-    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, an end of it, or its name)
+    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, ten characters of its end, or the name of one that was allowed)
     #[arg(value_name = "TASK|JOB|PEER")]
     pub target: String,
     /// Why, for the submitter to read
@@ -87,7 +87,7 @@ pub struct KillArgs {
 /// `pause` and `resume`.
 #[derive(Args)]
 pub struct PauseArgs {
-    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, an end of it, or its name)
+    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, ten characters of its end, or the name of one that was allowed)
     #[arg(value_name = "TASK|JOB|PEER", required_unless_present = "all")]
     pub target: Option<String>,
     /// All that run here
@@ -140,7 +140,7 @@ pub struct UsageArgs {
 /// Tasks that ended here.
 #[derive(Args)]
 pub struct PastArgs {
-    /// Only of this peer: its id, an end of it, or its name
+    /// Only of this peer: its id, ten characters of its end, or the name of one that was allowed
     #[arg(long, value_name = "PEER")]
     pub peer: Option<String>,
     /// Only of this job: the beginning of its id

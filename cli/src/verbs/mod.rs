@@ -46,7 +46,7 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Template(verb) => template::template(&global, &verb),
         Verb::Jobs => jobs::list(&global).await,
         Verb::Job { job } => jobs::show(&global, &job).await,
-        Verb::Logs { job, follow } => logs::logs(&global, &job, follow).await,
+        Verb::Logs { job, follow, raw } => logs::logs(&global, &job, follow, raw).await,
         Verb::Cancel { job } => jobs::cancel(&global, &job).await,
         Verb::Wait { job } => jobs::wait(&global, &job).await,
         Verb::Allow(args) => access::allow(&global, &args).await,

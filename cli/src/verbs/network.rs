@@ -191,7 +191,7 @@ async fn ticket(
     }
     output::line(network.ticket());
     if shown.qr {
-        output::line(qr(&network.ticket())?);
+        output::raw(&(qr(&network.ticket())? + "\n"));
     }
     if status.is_none() {
         output::note(

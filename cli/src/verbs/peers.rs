@@ -6,8 +6,8 @@ use std::time::Duration;
 use p2pnode_protocol::Capacity;
 use p2pnode_protocol::api::PeerInfo;
 
-use super::follow::gone;
 use super::figures;
+use super::follow::gone;
 use crate::args::{Global, PeersArgs};
 use crate::client::Client;
 use crate::exit::{self, Failure};

@@ -172,7 +172,7 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
     let stranger = lab.start("stranger", "join", &["--network", "lab"], Some(&provider));
     let _mine = lab.start("me", "join", &[&ticket], None);
     lab.wait_until_known("me", &provider);
-    let ran = lab.submit("me", &job(&lab, "job", 2), &["--peers", "provider"]);
+    let ran = lab.submit("me", &job(&lab, "job", 2), &["--peers", &provider.id]);
     assert_eq!(ran.status.code(), Some(0), "{}", ran.stderr);
     let met = lab.json("stranger", &["status"])["peers_connected"].as_u64();
     assert_eq!(met, Some(0), "{}", stranger.id);

@@ -8,6 +8,7 @@
 mod auth;
 mod error;
 mod events;
+mod few;
 mod hosted;
 mod jobs;
 mod node;
@@ -18,6 +19,7 @@ mod target;
 mod tunnels;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -28,11 +30,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::NodeHandle;
 use crate::tunnels::{Forwards, Tunnels};
+use few::{Few, Limit};
 
 pub use scrape::serve_metrics;
 
 /// The largest request body, in bytes: a job file with a million listed values (16 MiB).
 const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// Connections at a time: many clients that follow jobs, and far fewer than a process has descriptors.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long the header of a connection's first request may take: on loopback it is there at once.
+const MAX_HEADER: Duration = Duration::from_secs(10);
 
 /// Writes the node's metrics as OpenMetrics text.
 pub type MetricsText = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
@@ -113,12 +122,7 @@ pub async fn serve(
         ending: stop.clone(),
     };
     let app = router(&token, state);
-    // Small answers must not wait for a full segment.
-    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY on an API connection");
-        }
-    });
+    let listener = Few::new(listener, MAX_CONNECTIONS, Limit::Header(MAX_HEADER));
     axum::serve(listener, app)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use p2pnode_protocol::advert::{Advert, MAX_WHY_BYTES};
+use p2pnode_protocol::text::is_plain;
 use p2pnode_protocol::{Capacity, PeerId};
 
 use super::desk::{Cx, Timer};
@@ -56,7 +57,7 @@ fn short(peer: &PeerId) -> String {
 
 /// A peer's own words, fit for a terminal.
 pub(super) fn printable(words: &str) -> String {
-    let shown = words.chars().filter(|letter| !letter.is_control());
+    let shown = words.chars().filter(|letter| is_plain(*letter));
     shown.take(MAX_WHY_BYTES).collect()
 }
 

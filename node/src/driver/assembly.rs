@@ -15,6 +15,7 @@ use super::calls::Calls;
 use super::clock::Clock;
 use super::collecting::Collecting;
 use super::conditions::Watch;
+use super::diskroom::DiskRoom;
 use super::fetching::Fetcher;
 use super::history::PastBook;
 use super::hosting::{HostContext, Hosting};
@@ -221,6 +222,7 @@ impl Links {
             dirs: WorkDirs::new(paths.work.clone()),
             blobs: self.blobs.clone(),
             fetcher: self.fetcher.clone(),
+            disk: DiskRoom::default(),
             log_target: LogTarget {
                 me: self.me,
                 net: self.net.clone(),

@@ -240,14 +240,19 @@ fn net_config(
     net.reach.upnp = config.upnp;
     net.known_peers = known_peers(store)?;
     if let Some(private) = private {
-        net.psk = Some(private.key());
-        net.bootstrap.extend(private.addresses());
-        // The key locks TCP only, and what is shouted into the local network everybody hears.
-        let is_quic = |part: Protocol<'_>| matches!(part, Protocol::Quic | Protocol::QuicV1);
-        net.listen.retain(|address| !address.iter().any(is_quic));
-        net.mdns = false;
+        lock_in(&mut net, private);
     }
     Ok(net)
+}
+
+/// Leaves of the ways to others those that a private network's key locks.
+fn lock_in(net: &mut NetConfig, private: &PrivateNetwork) {
+    net.psk = Some(private.key());
+    net.bootstrap.extend(private.addresses());
+    // The key locks TCP only, and what is shouted into the local network everybody hears.
+    let is_quic = |part: Protocol<'_>| matches!(part, Protocol::Quic | Protocol::QuicV1);
+    net.listen.retain(|address| !address.iter().any(is_quic));
+    net.mdns = false;
 }
 
 /// What the local API is made of.
@@ -335,4 +340,34 @@ fn known_peers(store: &Store) -> Result<Vec<(PeerId, Vec<libp2p::Multiaddr>)>, N
         (known.peer, addresses)
     });
     Ok(known.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn in_a_private_network_nothing_goes_where_its_key_does_not_lock() {
+        let mut net = NetConfig::new(Keypair::generate_ed25519(), "lab".to_owned());
+        let listen = [
+            "/ip4/0.0.0.0/tcp/4001",
+            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip6/::/udp/4001/quic",
+            "/ip6/::/tcp/4001",
+        ];
+        net.listen = listen.map(|text| text.parse().unwrap()).to_vec();
+        net.mdns = true;
+        let member: libp2p::Multiaddr = "/ip4/10.0.0.1/tcp/4001".parse().unwrap();
+        let private = PrivateNetwork::create("lab").unwrap();
+        let private = private.with_addresses(std::slice::from_ref(&member));
+        lock_in(&mut net, &private);
+        let kept: Vec<String> = net.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(kept, [listen[0], listen[3]]);
+        assert!(!net.mdns);
+        let key = net.psk.map(|key| key.fingerprint().to_string());
+        assert_eq!(key, Some(private.key().fingerprint().to_string()));
+        assert_eq!(net.bootstrap, [member]);
+    }
 }

@@ -56,7 +56,13 @@ impl Driver {
             Effect::Connect(peer) => self.calls.connect(peer),
             Effect::FindProviders => self.calls.find_providers(),
             Effect::Advertise => self.advertiser.on_change(self.clock.now()),
-            Effect::Prepare { hosted, template } => self.hosting.prepare(hosted, template),
+            Effect::Prepare {
+                hosted,
+                template,
+                making,
+                max_ms,
+            } => self.hosting.prepare(hosted, template, making, max_ms),
+            Effect::StopPreparing { hosted, step } => self.hosting.stop_preparing(&hosted, step),
             Effect::Run {
                 run,
                 template,

@@ -152,7 +152,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// A phase as people read it.
-pub(super) const fn phase_word(phase: Phase) -> &'static str {
+pub(in crate::verbs) const fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Fetching => "inputs arrive",
         Phase::Environment => "the module is compiled",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use p2pnode_protocol::api::{Event, JobInfo, PeerInfo, TaskInfo, TaskState};
 
+pub(super) use self::bars::phase_word;
 use self::view::View;
 use crate::client::{Client, EventStream};
 use crate::exit::{self, Failure};

@@ -129,10 +129,13 @@ async fn print(mut events: mpsc::Receiver<ExecEvent>) -> Result<u8, Failure> {
                 Stream::Stdout => output::raw_bytes(&bytes),
                 Stream::Stderr => output::raw_note_bytes(&bytes),
             },
+            // A terminal in raw mode goes to the next line's beginning only when it is told to.
             ExecEvent::Interrupted => {
-                output::note("\r[connection lost; going on when it is back]\r")
+                output::raw_note_bytes(
+                    b"\r\n[the connection is lost; going on when it is back]\r\n",
+                );
             }
-            ExecEvent::Resumed => output::note("\r[connected again]\r"),
+            ExecEvent::Resumed => output::raw_note_bytes(b"[connected again]\r\n"),
             ExecEvent::Ended(ExecEnd::Exited(code)) => {
                 return Ok(u8::try_from(code).unwrap_or(u8::MAX));
             }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use hyper::Method;
 use p2pnode_protocol::api::{CreateJob, Event, ForwardInfo, JobState, TaskState};
-use p2pnode_protocol::task::{FailureKind, Stream};
+use p2pnode_protocol::task::FailureKind;
 use p2pnode_protocol::tunnel::ExecSpec;
 
 use super::attend::{self, Manner};
@@ -14,9 +14,10 @@ use super::written::Written;
 use crate::args::{Global, RunArgs};
 use crate::client::Client;
 use crate::exit::{self, Failure, NEVER_RAN};
+use crate::here;
 use crate::interrupt::{Cause, Interrupts};
+use crate::output::{self, Logs};
 use crate::select::JobSelector;
-use crate::{here, output};
 
 pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut interrupts = Interrupts::listen()?;
@@ -62,16 +63,18 @@ struct Running<'a> {
     client: Client,
     args: &'a RunArgs,
     forwards: Vec<ForwardInfo>,
+    logs: Logs,
     /// What the command that was attended to ended with.
     code: Option<u8>,
 }
 
 impl<'a> Running<'a> {
-    const fn new(client: Client, args: &'a RunArgs) -> Self {
+    fn new(client: Client, args: &'a RunArgs) -> Self {
         Self {
             client,
             args,
             forwards: Vec::new(),
+            logs: Logs::new(false),
             code: None,
         }
     }
@@ -152,10 +155,7 @@ impl<'a> Running<'a> {
     /// What is told of the way there.
     fn show(&mut self, event: Event) {
         match event {
-            Event::Log { stream, text, .. } => match stream {
-                Stream::Stdout => output::raw(&text),
-                Stream::Stderr => output::raw_note(&text),
-            },
+            Event::Log { stream, text, .. } => self.logs.piece(stream, &text),
             Event::JobWaiting { reasons, .. } => {
                 output::note("waiting for a peer that fits:");
                 for reason in reasons {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind, Manifest};
+use p2pnode_protocol::manifest::{Entry, EntryKind, Manifest};
 use p2pnode_protocol::task::{InputBinding, InputSource, Isolation, NetworkMode, Program};
 use p2pnode_protocol::{AttemptKey, Bytes, Digest, JobId, PeerId, Resources, TaskKey};
 use tokio_util::task::TaskTracker;
@@ -11,7 +11,8 @@ use super::super::actor::Internal;
 use super::super::fetching::Fetcher;
 use super::super::loghub::LogHub;
 use super::super::logpipe::LogTarget;
-use super::readying::{fit, prepare};
+use super::super::preparing::fit;
+use super::readying::prepare;
 use super::*;
 use crate::blobs::BlobStore;
 use crate::exec::{Exec, WorkDirs};
@@ -96,6 +97,7 @@ impl Rig {
             dirs: WorkDirs::new(folder.path().join("work")),
             blobs: blobs.clone(),
             fetcher: Fetcher::new(net.clone(), blobs),
+            disk: super::super::diskroom::DiskRoom::default(),
             log_target: LogTarget {
                 me: net.local_peer_id(),
                 net,
@@ -135,7 +137,7 @@ impl Rig {
         let form = p2pnode_protocol::job::TaskForm::new(&template).unwrap();
         let rendered = form.render(&assignment, JOB).unwrap();
         let dirs = self.context.dirs.of_job(&self.key().hosted());
-        let step = Step::new(dirs, TaskTracker::new());
+        let step = Step::new(dirs, 1, TaskTracker::new());
         let run = Run {
             key: self.key(),
             template,
@@ -185,22 +187,66 @@ async fn inputs_that_do_not_come_in_time_end_the_run() {
 
 #[test]
 fn inputs_count_together_towards_the_disk() {
-    let chunk = ChunkRef {
-        digest: Digest([1; 32]),
-        bytes: 4 << 20,
+    let gigabyte = BlobRef {
+        content_bytes: 1 << 30,
+        ..BLOB
     };
-    let entry = Entry {
-        path: Vec::new(),
-        kind: EntryKind::File {
-            executable: false,
-            chunks: vec![chunk; 256],
-        },
-    };
-    let gigabyte = Manifest {
-        entries: vec![entry],
-    };
-    assert_eq!(fit([&gigabyte], Bytes::gib(1)), Ok(()));
-    let failure = fit([&gigabyte, &gigabyte], Bytes::gib(1)).unwrap_err();
+    assert_eq!(fit([gigabyte], Bytes::gib(1)), Ok(()));
+    let failure = fit([gigabyte, gigabyte], Bytes::gib(1)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::DiskFull);
     assert!(failure.message.contains("2 GiB"), "{}", failure.message);
+}
+
+/// A run of this node's own whose input `paths` are all the same folder of `count` empty ones.
+async fn with_folders(count: usize, paths: usize) -> Result<PathBuf, Failure> {
+    let mut rig = Rig::new().await;
+    rig.submitter = rig.context.log_target.me;
+    let folder = |number| Entry {
+        path: format!("{number:06}").into_bytes(),
+        kind: EntryKind::Folder,
+    };
+    let manifest = Manifest {
+        entries: (0..count).map(folder).collect(),
+    };
+    let owner = blobs::PinOwner::job(rig.key().hosted().scope());
+    let blob = rig.context.blobs.put_manifest(owner, &manifest).unwrap();
+    let mut template = template(0);
+    template.inputs = (0..paths)
+        .map(|number| InputBinding {
+            path: format!("in-{number}"),
+            source: InputSource::PerTask(0),
+        })
+        .collect();
+    let assignment = Assignment {
+        index: 0,
+        attempt: 1,
+        values: Vec::new(),
+        inputs: vec![blob],
+    };
+    let form = p2pnode_protocol::job::TaskForm::new(&template).unwrap();
+    let rendered = form.render(&assignment, JOB).unwrap();
+    let dirs = rig.context.dirs.of_job(&rig.key().hosted());
+    let step = Step::new(dirs, 1, TaskTracker::new());
+    let run = Run {
+        key: rig.key(),
+        template: Arc::new(template),
+        assignment,
+        gpus: Vec::new(),
+        limits: RunLimits::default(),
+        step: None,
+        log: None,
+        control: RunControl::default(),
+    };
+    let made = prepare(&rig.context, &run, &step, &rendered).await?;
+    assert_eq!(std::fs::read_dir(&made).unwrap().count(), paths);
+    Ok(made)
+}
+
+#[tokio::test]
+async fn a_list_that_is_named_often_counts_each_time() {
+    with_folders(10, 3).await.unwrap();
+    // One more than a million, of no bytes at all.
+    let failure = with_folders(250_001, 4).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::DiskFull);
+    assert!(failure.message.contains("1000000 files"), "{failure:?}");
 }
