@@ -30,7 +30,7 @@ use super::inside::{self, Attendance, Place};
 use super::meter::Meter;
 use super::output;
 use super::reaper::Reaper;
-use super::remove::Lost;
+use super::remove::{self, Lost};
 use super::stage::Stage;
 use super::stopped;
 use super::watch::{self, Limits, Pulse};
@@ -255,7 +255,7 @@ impl Run {
         let meter = Meter::new(docker.clone(), self.shared.mounts.clone(), id.clone());
         let AttachContainerResults { output, input } = attached;
         drop(input);
-        let freezer = Freezer::new(docker, &id);
+        let freezer = Freezer::new(docker, &id, place.apart.clone());
         let mut pump = Box::pin(output::pump(output, log, &self.pulse, &freezer));
         let mut holding = Box::pin(freezer.follow(&self.task.hold, &self.pulse));
         let attendance = place.attendance.clone();

@@ -16,7 +16,7 @@ use std::thread;
 use p2pnode_node::home::DataDir;
 use p2pnode_protocol::TaskKey;
 use p2pnode_protocol::tunnel::{Opened, Purpose};
-use p2pnode_tunnel::ssh_keys;
+use p2pnode_tunnel::ssh_keys::{self, ClientKey};
 use tokio::net::TcpStream;
 
 use super::{names, open};
@@ -55,8 +55,8 @@ impl Files {
 
     /// The public half of the key, which is made when there is none.
     fn client_key(&self) -> Result<[u8; 32], Failure> {
-        let kept = ssh_keys::keep(&self.key());
-        kept.map_err(|error| Failure::internal(format!("{}: {error}", self.key().display())))
+        let kept = ClientKey::keep(&self.key());
+        kept.map(|key| key.public()).map_err(|error| Failure::internal(format!("{}: {error}", self.key().display())))
     }
 
     /// Writes down which key the server will show.

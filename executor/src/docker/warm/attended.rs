@@ -18,8 +18,8 @@ impl Turn<'_> {
         kills: Option<u64>,
     ) -> Outcome {
         let (docker, id) = (&self.room.docker, &self.room.id);
+        let freezer = Freezer::new(docker, id, place.apart.clone());
         let presence = place.show(&self.task.hold, docker, id);
-        let freezer = Freezer::new(docker, id);
         let mut holding = Box::pin(freezer.follow(&self.task.hold, self.pulse));
         let hold = &self.task.hold;
         let ended = tokio::select! {

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use super::super::container::{WORK, environment};
 use super::super::ending::{self, Exit};
 use super::super::hold::Freezer;
-use super::super::inside::{Place, Presence};
+use super::super::inside::Place;
 use super::super::meter::Meter;
 use super::super::output;
 use super::super::remove;
@@ -133,9 +133,7 @@ impl Turn<'_> {
                 return Outcome::NotStarted(ending::of_loss(why, &error));
             }
         };
-        let presence = place.show(&self.task.hold, &self.room.docker, &self.room.id);
-        self.live((&exec, output), meter, log, kills, presence)
-            .await
+        self.live((&exec, output), meter, log, kills, place).await
     }
 
     async fn start(&self, mut env: Vec<String>) -> Result<(String, Output), Error> {
@@ -177,10 +175,11 @@ impl Turn<'_> {
         meter: Meter,
         log: &LogSink,
         kills: Option<u64>,
-        presence: Presence<'_>,
+        place: Place,
     ) -> Outcome {
         let (docker, id) = (&self.room.docker, &self.room.id);
-        let freezer = Freezer::new(docker, id);
+        let freezer = Freezer::new(docker, id, place.apart.clone());
+        let presence = place.show(&self.task.hold, docker, id);
         let head = Mutex::new(Vec::new());
         let output = output.inspect(|frame| keep_head(&head, frame));
         let mut pump = Box::pin(output::pump(output, log, self.pulse, &freezer));
