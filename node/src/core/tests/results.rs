@@ -284,7 +284,11 @@ fn other_tasks_of_a_job_go_on_when_one_failed() {
 
 #[test]
 fn failures_of_the_host_move_the_task_and_rest_the_host() {
-    let (mut rig, _) = taken(1, 1, 0);
+    let mut rig = Rig::submitter(&[1]);
+    let mut patient = plan(1);
+    patient.policy.wait_for_peers_ms = 3_600_000;
+    let first = offer(&rig.submit(patient));
+    rig.take(&first);
     let (_, effects) = rig.report(1, 1, finished(task(0, 1), failed(FailureKind::Host)));
     let again = offer(&effects);
     assert_eq!(again.tasks(), [(0, 2)], "once may be chance");
