@@ -17,7 +17,10 @@ use p2pnode_protocol::tunnel::WindowSize;
 use rustix::fs::{OFlags, Uid, fchown, fstatfs};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
-use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Winsize, tcgetattr, tcsetattr,
+    tcsetwinsize,
+};
 use tokio::io::AsyncWrite;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
@@ -70,6 +73,10 @@ impl Pair {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let near = ioctl_tiocgptpeer(&far, flags)?;
         fchown(&near, Some(Uid::from_raw(uid)), None)?;
+        // Rubbing out a character takes away all of its bytes.
+        let mut modes = tcgetattr(&near)?;
+        modes.input_modes |= InputModes::IUTF8;
+        tcsetattr(&near, OptionalActions::Now, &modes)?;
         tcsetwinsize(&far, winsize(size))?;
         Ok(Self {
             far: Far::new(far)?,

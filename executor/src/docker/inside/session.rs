@@ -28,6 +28,9 @@ use crate::inside::{Session, SessionControl};
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
+/// The exit code of what was killed.
+const KILLED: i32 = 137;
+
 /// What a session is told when the task ends first.
 const TASK_ENDED: &str = "the task has ended";
 
@@ -162,8 +165,12 @@ impl Command {
                         self.signal(Signal::KILL).await;
                     }
                     if self.process.is_none() {
-                        // All that is left: it sees the end of its input, and nobody reads it.
-                        return ExecEnd::Lost("nobody attends to it any more".into());
+                        // It sees the end of its input and nobody reads its output, which is all that
+                        // can be done; a task is killed with its container.
+                        return match self.is_task {
+                            true => ExecEnd::Exited(KILLED),
+                            false => ExecEnd::Lost("nobody attends to it any more".into()),
+                        };
                     }
                 }
                 () = self.core.place.door.shut() => return ExecEnd::Lost(TASK_ENDED.into()),

@@ -360,8 +360,8 @@ fn not_begun(core: &Core, command: &[String], said: &str) -> InsideError {
         return InsideError::Paused;
     }
     let why = format!(
-        "the command cannot be started; the task may have as many processes as it may: raise `pids` in \
-         [resources] if it needs more; the container engine said: {said}"
+        "the command cannot be started, as happens when a task has as many processes as `pids` in \
+         [resources] allows; the container engine said: {said}"
     );
     io::Error::other(why).into()
 }

@@ -86,52 +86,57 @@ async fn without_a_command_it_is_the_tasks_own_or_the_images() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn it_ends_as_its_command_does_whatever_ends_that() {
-    let subject = DockerSubject::new().await;
-    for kind in KINDS {
-        // A program that is not there.
-        let trial = attended(&subject, kind);
-        let running = trial.start().await;
-        let inside = entry(&trial).await;
-        let command = vec!["nonesuch".to_owned()];
-        let spec = ExecSpec {
-            command,
-            ..ExecSpec::default()
-        };
-        let error = refused(within(inside.exec(spec)).await);
-        assert!(matches!(error, InsideError::NoCommand(_)), "{error:?}");
-        let ended = running.finish().await;
-        assert_eq!(ended.failure(), FailureKind::BadProgram);
-        assert!(failure_text(&ended).contains("`nonesuch`"));
-        // Whoever attended has gone.
-        let trial = attended(&subject, kind);
-        let running = trial.start().await;
-        let inside = entry(&trial).await;
-        let mut session = within(inside.exec(shell("echo on; sleep 1000")))
-            .await
-            .unwrap();
-        until(&mut session, "on\n").await;
-        drop(session);
-        let kind_of_end = running.finish().await.failure();
-        assert!(
-            matches!(kind_of_end, FailureKind::Exit(137)),
-            "{kind_of_end:?}"
-        );
-        // Its time is over.
-        let mut trial = attended(&subject, kind);
-        trial.task.timeout = Duration::from_secs(2);
-        let running = trial.start().await;
-        let inside = entry(&trial).await;
-        let session = within(inside.exec(shell("sleep 1000"))).await.unwrap();
-        assert_eq!(running.finish().await.failure(), FailureKind::Timeout);
-        assert_ne!(finish(session).await.end, ExecEnd::Exited(0));
-        // It was cancelled before anybody came.
-        let trial = attended(&subject, kind);
-        let running = trial.start().await;
-        entry(&trial).await;
-        trial.cancel.cancel();
-        assert_eq!(running.finish().await.failure(), FailureKind::Cancelled);
+    for subject in [DockerSubject::new().await, super::blind().await] {
+        for kind in KINDS {
+            ends(&subject, kind).await;
+        }
+        clean(&subject).await;
     }
-    clean(&subject).await;
+}
+
+async fn ends(subject: &DockerSubject, kind: Isolation) {
+    // A program that is not there.
+    let trial = attended(subject, kind);
+    let running = trial.start().await;
+    let inside = entry(&trial).await;
+    let command = vec!["nonesuch".to_owned()];
+    let spec = ExecSpec {
+        command,
+        ..ExecSpec::default()
+    };
+    let error = refused(within(inside.exec(spec)).await);
+    assert!(matches!(error, InsideError::NoCommand(_)), "{error:?}");
+    let ended = running.finish().await;
+    assert_eq!(ended.failure(), FailureKind::BadProgram);
+    assert!(failure_text(&ended).contains("`nonesuch`"));
+    // Whoever attended has gone.
+    let trial = attended(subject, kind);
+    let running = trial.start().await;
+    let inside = entry(&trial).await;
+    let mut session = within(inside.exec(shell("echo on; sleep 1000")))
+        .await
+        .unwrap();
+    until(&mut session, "on\n").await;
+    drop(session);
+    let kind_of_end = running.finish().await.failure();
+    assert!(
+        matches!(kind_of_end, FailureKind::Exit(137)),
+        "{kind_of_end:?}"
+    );
+    // Its time is over.
+    let mut trial = attended(subject, kind);
+    trial.task.timeout = Duration::from_secs(2);
+    let running = trial.start().await;
+    let inside = entry(&trial).await;
+    let session = within(inside.exec(shell("sleep 1000"))).await.unwrap();
+    assert_eq!(running.finish().await.failure(), FailureKind::Timeout);
+    assert_ne!(finish(session).await.end, ExecEnd::Exited(0));
+    // It was cancelled before anybody came.
+    let trial = attended(subject, kind);
+    let running = trial.start().await;
+    entry(&trial).await;
+    trial.cancel.cancel();
+    assert_eq!(running.finish().await.failure(), FailureKind::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
