@@ -25,6 +25,7 @@ pub mod labels;
 mod leftovers;
 mod list;
 mod meter;
+mod nameless;
 mod output;
 mod pause;
 pub mod reaper;
@@ -58,10 +59,11 @@ use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
 use self::remove::Lost;
 use self::run::Shared;
-pub use self::space::reserve_of;
+
 use self::warm::Warm;
 use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
+pub use crate::host::space::reserve_of;
 use crate::{
     Environment, Features, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
     TaskRun,
