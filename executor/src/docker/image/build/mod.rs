@@ -9,8 +9,10 @@
 //! Nothing but that image is left: whatever is made on the way carries the label [`BUILD`], and is
 //! swept when the build ends, however it does, and when the node starts again.
 
+mod budget;
 mod context;
 mod dockerfile;
+mod options;
 mod segment;
 mod stages;
 mod step;
