@@ -235,9 +235,11 @@ impl Runtime for DockerRuntime {
             ProgramFile::Image {
                 reference,
                 credentials,
+                local_registry,
             } => Wanted::Reference {
                 reference,
                 credentials,
+                local_registry,
             },
             ProgramFile::Archive { path, digest } => Wanted::Archive { path, digest },
             ProgramFile::Build {
@@ -245,11 +247,13 @@ impl Runtime for DockerRuntime {
                 dockerfile,
                 digest,
                 resources,
+                local_registry,
             } => Wanted::Build {
                 context,
                 dockerfile,
                 digest,
                 resources,
+                local_registry,
             },
             ProgramFile::Wasm { .. } => {
                 let why = "a WASM module cannot run in a container";

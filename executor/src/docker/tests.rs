@@ -45,6 +45,7 @@ async fn without_an_engine_everything_says_so_and_nothing_hangs() {
     let image = ProgramFile::Image {
         reference: "busybox".into(),
         credentials: None,
+        local_registry: true,
     };
     let failure = runtime.prepare(image, progress).await.err().unwrap();
     assert_eq!(failure.kind, FailureKind::Host);

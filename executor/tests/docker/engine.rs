@@ -139,6 +139,7 @@ async fn it_may_come_late_die_and_come_back() {
     let program = ProgramFile::Image {
         reference: IMAGE.to_owned(),
         credentials: None,
+        local_registry: true,
     };
     let (progress, _) = mpsc::channel(1);
     let environment = within(runtime.prepare(program, progress)).await.unwrap();
@@ -196,6 +197,7 @@ async fn an_engine_lost_again_and_again_keeps_no_container() {
         let program = ProgramFile::Image {
             reference: IMAGE.to_owned(),
             credentials: None,
+            local_registry: true,
         };
         let (progress, _) = mpsc::channel(1);
         let environment = within(runtime.prepare(program, progress)).await.unwrap();

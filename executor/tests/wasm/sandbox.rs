@@ -83,6 +83,7 @@ async fn modules_that_cannot_be_run_are_refused() {
     let image = ProgramFile::Image {
         reference: "debian".into(),
         credentials: None,
+        local_registry: true,
     };
     assert!(bench.runtime.prepare(image, progress).await.is_err());
     // The worker is none the worse for it.

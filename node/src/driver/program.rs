@@ -33,10 +33,13 @@ pub(super) async fn ready(
     let number = template.step;
     let written =
         |blob, name: String, most| written(context, hosted, step, number, blob, name, most);
+    // Whoever submits here may have the registries of this network, as with any program of his.
+    let local_registry = hosted.submitter == context.log_target.me;
     match &template.program {
         Program::Image { reference } => Ok(ProgramFile::Image {
             reference: reference.clone(),
             credentials,
+            local_registry,
         }),
         Program::Wasm { module } => {
             let name = format!("step-{number}.wasm");
@@ -59,6 +62,7 @@ pub(super) async fn ready(
                 dockerfile: dockerfile.clone(),
                 digest: folder.digest.to_string(),
                 resources: template.resources.clone(),
+                local_registry,
             })
         }
     }

@@ -179,7 +179,7 @@ impl Earlier<'_> {
         if let Some(id) = self.find(name) {
             return Ok(id.to_owned());
         }
-        let found = pull::resolve(build.work, name, None).await?;
+        let found = pull::resolve(build.work, name, None, build.local_registry).await?;
         if !access::is_named(name, &found) {
             return Err(bad(format!("the image {name} must be given by its name")));
         }
