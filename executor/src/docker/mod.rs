@@ -125,7 +125,7 @@ impl DockerRuntime {
         let label = owner.label();
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let shared = Shared {
-            name_prefix: name_prefix(&owner),
+            name_prefix: labels::name_prefix(&label),
             engine: Engine::new(config.socket),
             reaper: Reaper::new(config.reaper, label.clone(), config.dir.clone()),
             sandbox: config.sandbox,
@@ -190,19 +190,6 @@ impl DockerRuntime {
             }
         }
     }
-}
-
-/// Names are for people and for removing what the engine did not acknowledge; labels say whose it is.
-fn name_prefix(owner: &Owner) -> String {
-    let node = owner.node.to_string();
-    let node = &node[node.len().saturating_sub(8)..];
-    let life: String = owner
-        .incarnation
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(16)
-        .collect();
-    format!("p2pnode-{node}-{life}")
 }
 
 #[async_trait]
