@@ -27,6 +27,7 @@ pub mod labels;
 mod leftovers;
 mod list;
 mod meter;
+mod nameless;
 mod output;
 mod pause;
 pub mod reaper;
@@ -61,10 +62,11 @@ use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
 use self::remove::Lost;
 use self::run::Shared;
-pub use self::space::reserve_of;
+
 use self::warm::Warm;
 use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
+pub use crate::host::space::reserve_of;
 use crate::{
     Environment, Features, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
     TaskRun,
@@ -126,7 +128,7 @@ impl DockerRuntime {
         let label = owner.label();
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let shared = Shared {
-            name_prefix: name_prefix(&owner),
+            name_prefix: labels::name_prefix(&label),
             engine: Engine::new(config.socket),
             reaper: Reaper::new(config.reaper, label.clone(), config.dir.clone()),
             sandbox: config.sandbox,
@@ -204,19 +206,6 @@ impl DockerRuntime {
     }
 }
 
-/// Names are for people and for removing what the engine did not acknowledge; labels say whose it is.
-fn name_prefix(owner: &Owner) -> String {
-    let node = owner.node.to_string();
-    let node = &node[node.len().saturating_sub(8)..];
-    let life: String = owner
-        .incarnation
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(16)
-        .collect();
-    format!("p2pnode-{node}-{life}")
-}
-
 #[async_trait]
 impl Runtime for DockerRuntime {
     fn kind(&self) -> RuntimeKind {
@@ -247,9 +236,11 @@ impl Runtime for DockerRuntime {
             ProgramFile::Image {
                 reference,
                 credentials,
+                local_registry,
             } => Wanted::Reference {
                 reference,
                 credentials,
+                local_registry,
             },
             ProgramFile::Archive { path, digest } => Wanted::Archive { path, digest },
             ProgramFile::Build {
@@ -257,11 +248,13 @@ impl Runtime for DockerRuntime {
                 dockerfile,
                 digest,
                 resources,
+                local_registry,
             } => Wanted::Build {
                 context,
                 dockerfile,
                 digest,
                 resources,
+                local_registry,
             },
             ProgramFile::Wasm { .. } => {
                 let why = "a WASM module cannot run in a container";

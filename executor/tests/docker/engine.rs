@@ -149,6 +149,7 @@ pub async fn prepared(runtime: &DockerRuntime) -> Arc<dyn Environment> {
     let program = ProgramFile::Image {
         reference: IMAGE.to_owned(),
         credentials: None,
+        local_registry: true,
     };
     let (progress, _) = mpsc::channel(1);
     within(runtime.prepare(program, progress)).await.unwrap()

@@ -36,6 +36,7 @@ struct Files {
     address: String,
     by_path: HashMap<String, (&'static str, Vec<u8>)>,
     layers: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 /// Serves until dropped.
@@ -66,6 +67,16 @@ impl Registry {
         self.files.layers.load(Ordering::SeqCst)
     }
 
+    /// How often somebody connected to it.
+    pub fn requests(&self) -> usize {
+        self.files.requests.load(Ordering::SeqCst)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.files.address
+    }
+
     pub async fn behind(gate: Gate) -> Self {
         Self::serving(gate, random_layer()).await
     }
@@ -82,10 +93,12 @@ impl Registry {
             address,
             by_path,
             layers: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
         });
         let served = Arc::clone(&files);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                served.requests.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(answer(stream, Arc::clone(&served)));
             }
         });

@@ -72,6 +72,8 @@ pub(super) async fn ready(
     credentials: Option<Credentials>,
 ) -> Result<(ProgramFile, Written), Failure> {
     let number = template.step;
+    // Whoever submits here may have the registries of this network, as with any program of his.
+    let local_registry = hosted.submitter == context.log_target.me;
     let brought = |blob, name: &str, max_bytes| Brought {
         hosted,
         number,
@@ -84,6 +86,7 @@ pub(super) async fn ready(
             ProgramFile::Image {
                 reference: reference.clone(),
                 credentials,
+                local_registry,
             },
             Written::nothing(step.writing().clone()),
         )),
@@ -109,6 +112,7 @@ pub(super) async fn ready(
                 dockerfile: dockerfile.clone(),
                 digest: folder.digest.to_string(),
                 resources: template.resources.clone(),
+                local_registry,
             };
             Ok((build, written))
         }

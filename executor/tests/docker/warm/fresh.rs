@@ -174,6 +174,7 @@ async fn the_images_own_ways_do_not_matter_here_either() {
         let program = p2pnode_executor::ProgramFile::Image {
             reference: ODD_IMAGE.into(),
             credentials: None,
+            local_registry: true,
         };
         let runtime = job.subject.runtime();
         job.environment = runtime.prepare(program, progress).await.unwrap();
