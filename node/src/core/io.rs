@@ -304,6 +304,8 @@ pub enum Effect {
         making: u32,
         /// How long the owner lets that take, in milliseconds.
         max_ms: Option<u64>,
+        /// Whether it may be had from a registry of this machine or its network.
+        local_registry: bool,
     },
     /// Nobody waits for the environment of a step that is being made: stop, and say nothing.
     StopPreparing {

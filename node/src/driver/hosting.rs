@@ -17,7 +17,7 @@ use super::fetching::Fetcher;
 use super::logins::HostedLogins;
 use super::logpipe::{LogPipe, LogTarget};
 use super::meter::Meter;
-use super::preparing::{self, Preparation, Step};
+use super::preparing::{self, Leave, Preparation, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
 use crate::core::io::{HostedJob, RunKey, RunLimits};
@@ -87,7 +87,7 @@ impl Hosting {
         hosted: HostedJob,
         template: Arc<TaskTemplate>,
         making: u32,
-        max_ms: Option<u64>,
+        leave: Leave,
     ) {
         let context = &self.context;
         let entry = self.jobs.entry(hosted).or_insert_with(|| {
@@ -111,7 +111,7 @@ impl Hosting {
             hosted,
             template,
             making,
-            max_ms,
+            leave,
             stop,
         };
         tokio::spawn(preparing::prepare(context.clone(), preparation, step));

@@ -78,14 +78,22 @@ pub(super) fn limit(template: &TaskTemplate) -> Duration {
     }
 }
 
+/// What the owner permits of a preparation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leave {
+    /// How long it may take, in milliseconds.
+    pub(super) max_ms: Option<u64>,
+    /// Whether the image may come from a registry of this machine or its network.
+    pub(super) local_registry: bool,
+}
+
 /// What is to be prepared, and for how long.
 pub(super) struct Preparation {
     pub(super) hosted: HostedJob,
     pub(super) template: Arc<TaskTemplate>,
     /// Which time it is, in the core's words.
     pub(super) making: u32,
-    /// How long the owner lets it take, in milliseconds.
-    pub(super) max_ms: Option<u64>,
+    pub(super) leave: Leave,
     pub(super) login: Option<Credentials>,
     /// Nobody waits for it any more.
     pub(super) stop: CancellationToken,
@@ -95,7 +103,7 @@ impl Preparation {
     /// How long it may take, and why no longer.
     fn limit(&self) -> (Duration, &'static str) {
         let asked = limit(&self.template);
-        match self.max_ms.map(Duration::from_millis) {
+        match self.leave.max_ms.map(Duration::from_millis) {
             Some(most) if most < asked => (
                 most,
                 "its owner lets no build take longer (offer --max-task-time)",
@@ -107,7 +115,7 @@ impl Preparation {
 
 /// Prepares `step` and tells the core how that went, unless it was stopped.
 pub(super) async fn prepare(context: HostContext, mut preparation: Preparation, step: Arc<Step>) {
-    let login = preparation.login.take();
+    let login = (preparation.login.take(), preparation.leave.local_registry);
     let Preparation { hosted, making, .. } = preparation;
     let template = preparation.template.clone();
     let (limit, why) = preparation.limit();
@@ -140,7 +148,7 @@ async fn work(
     hosted: HostedJob,
     template: &TaskTemplate,
     step: &Step,
-    login: Option<Credentials>,
+    (login, local_registry): (Option<Credentials>, bool),
 ) -> Result<(), Failure> {
     let form = TaskForm::new(template)
         .map_err(|error| Failure::new(FailureKind::BadProgram, error.to_string()))?;
@@ -156,7 +164,8 @@ async fn work(
     for blob in shared.collect::<BTreeSet<BlobRef>>() {
         fetch(context, hosted, template.step, blob).await?;
     }
-    let (program, written) = program::ready(context, hosted, template, step, login).await?;
+    let (program, written) =
+        program::ready(context, hosted, template, step, login, local_registry).await?;
     let phase = template.program.phase();
     report(
         context,

@@ -70,10 +70,9 @@ pub(super) async fn ready(
     template: &TaskTemplate,
     step: &Step,
     credentials: Option<Credentials>,
+    local_registry: bool,
 ) -> Result<(ProgramFile, Written), Failure> {
     let number = template.step;
-    // Whoever submits here may have the registries of this network, as with any program of his.
-    let local_registry = hosted.submitter == context.log_target.me;
     let brought = |blob, name: &str, max_bytes| Brought {
         hosted,
         number,

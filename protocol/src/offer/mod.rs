@@ -175,6 +175,19 @@ pub fn image_matches(patterns: &[String], image: &str) -> bool {
     })
 }
 
+/// Whether one of `patterns` matches the image and names its registry in full, so that whoever wrote it
+/// meant that one: `registry.lan:5000/*`, and not `*`.
+#[must_use]
+pub fn names_registry(patterns: &[String], image: &str) -> bool {
+    let is_named = |pattern: &&String| {
+        let host = pattern.split_once('/').map_or("", |(host, _)| host);
+        let is_host = host == "localhost" || host.contains(['.', ':']);
+        is_host && !host.contains('*')
+    };
+    let naming: Vec<String> = patterns.iter().filter(is_named).cloned().collect();
+    image_matches(&naming, image)
+}
+
 /// What is wrong with a pattern for images, with the mend.
 #[must_use]
 pub fn image_pattern_fault(pattern: &str) -> Option<String> {
@@ -272,6 +285,22 @@ mod tests {
             assert!(!image_matches(&rules, image), "{image}");
         }
         assert!(!image_matches(&[], "blender"));
+    }
+
+    #[test]
+    fn a_registry_is_named_in_full_or_not_at_all() {
+        let image = "registry.lan:5000/team/tool:1";
+        for (pattern, named) in [
+            ("registry.lan:5000/*", true),
+            ("registry.lan:5000/team/tool:1", true),
+            ("registry.lan:5000/other/*", false),
+            ("*", false),
+            ("*.lan:5000/*", false),
+            ("team/*", false),
+        ] {
+            assert_eq!(names_registry(&list(&[pattern]), image), named, "{pattern}");
+        }
+        assert!(names_registry(&list(&["localhost/*"]), "localhost/a"));
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Files {
     /// The public half of the key, which is made when there is none.
     fn client_key(&self) -> Result<[u8; 32], Failure> {
         let kept = ClientKey::keep(&self.key());
-        kept.map(|key| key.public()).map_err(|error| Failure::internal(format!("{}: {error}", self.key().display())))
+        kept.map(|key| key.public())
+            .map_err(|error| Failure::internal(format!("{}: {error}", self.key().display())))
     }
 
     /// Writes down which key the server will show.

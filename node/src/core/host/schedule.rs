@@ -5,6 +5,7 @@
 //! [`crate::core::config::HostConfig::passed_over_ms`] nothing else starts until it fits.
 
 use p2pnode_protocol::message::TaskRef;
+use p2pnode_protocol::offer::names_registry;
 use p2pnode_protocol::task::{Failure, FailureKind, Program};
 
 use super::Host;
@@ -132,7 +133,14 @@ impl Host {
     /// Asks for the environments of steps that have tasks waiting.
     pub(super) fn prepare(&mut self, cx: &mut Cx, hosted: HostedJob) {
         let is_own = hosted.submitter == cx.config.me;
-        let max_task_ms = self.rules().and_then(|rules| rules.max_task_ms);
+        let rules = self.rules();
+        let max_task_ms = rules.and_then(|rules| rules.max_task_ms);
+        let images = rules.map(|rules| rules.images.clone()).unwrap_or_default();
+        // Pulling is a way into this network: only where its owner meant it.
+        let is_meant = |program: &Program| match program {
+            Program::Image { reference } => names_registry(&images, reference),
+            _ => false,
+        };
         let Some(job) = self.jobs.get_mut(&hosted) else {
             return;
         };
@@ -147,6 +155,7 @@ impl Host {
                     template: step.template.clone(),
                     making: step.making,
                     max_ms: max_task_ms.filter(|_| is_build && !is_own),
+                    local_registry: is_own || is_meant(&step.template.program),
                 });
             }
         }
