@@ -27,7 +27,7 @@ tasks of peers that you allow.";
 pub(super) const ALLOW_EXAMPLES: &str = "Examples:
   p2pnode allow 12D3KooW...            # the whole id, for a peer that was never met
   p2pnode allow h7Ka9Qx2Zt             # ten or more characters of the end of a known peer's id
-  p2pnode allow desk --tasks 10 --until 2h --image 'blender:*'";
+  p2pnode allow h7Ka9Qx2Zt --tasks 10 --until 2h --image 'blender:*'";
 
 /// `offer`.
 #[derive(Args)]

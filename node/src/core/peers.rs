@@ -48,10 +48,10 @@ pub(super) const fn offers(total: &Capacity) -> bool {
     total.cpus.0 > 0 || total.memory.0 > 0 || !total.gpus.is_empty()
 }
 
-/// The end of a peer's id, which is what differs.
+/// The end of a peer's id, which is what differs, as long as it takes to name the peer.
 fn short(peer: &PeerId) -> String {
     let text = peer.to_base58();
-    let from = text.len().saturating_sub(8);
+    let from = text.len().saturating_sub(10);
     format!("…{}", &text[from..])
 }
 

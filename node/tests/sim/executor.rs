@@ -97,7 +97,9 @@ impl World {
             making,
             done: false,
         };
-        if self.nodes[number].prepared.insert(key, fresh).is_some() {
+        let twice = self.nodes[number].prepared.insert(key, fresh).is_some();
+        // That shows the bug as well, but not whom it is for.
+        if twice && self.plant != Plant::StopIgnored {
             return Err(format!("node {number} prepares {key:?} twice"));
         }
         let fails = self.schedule.prepare_fails;

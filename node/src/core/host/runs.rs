@@ -27,9 +27,10 @@ impl Host {
         if let Some(job) = self.jobs.get_mut(&hosted)
             && job.phase == Phase::Live
             && let Some(held) = job.steps.get_mut(&step)
-            && held.environment == Environment::Preparing
         {
-            held.progress = Some((phase, done, total));
+            if held.environment == Environment::Preparing {
+                held.progress = Some((phase, done, total));
+            }
             let event = ReportEvent::Preparing {
                 step,
                 phase,

@@ -18,6 +18,7 @@ fn preparing(rules: OfferRules) -> Rig {
         allow_any: true,
         rules,
     }));
+    rig.input(Input::Conditions(Conditions::default()));
     assert_eq!(as_reply(&rig.ask(1, tasks()).0).accepted, 5);
     rig
 }

@@ -117,10 +117,10 @@ async fn prepare_dir(
 }
 
 /// Why inputs do not stand in a work directory.
-struct NotWritten {
-    failure: Failure,
+pub(super) struct NotWritten {
+    pub(super) failure: Failure,
     /// The input, by position, that must be fetched again.
-    missing: Option<usize>,
+    pub(super) missing: Option<usize>,
 }
 
 impl From<Failure> for NotWritten {
@@ -150,6 +150,7 @@ async fn write_dir(
             .map(|input| (input.path.as_bytes().to_vec(), input.blob))
             .collect(),
         max_bytes: run.template.resources.disk.0,
+        max_entries: MAX_ENTRIES,
         stop,
     };
     blocking(move || {
@@ -170,17 +171,21 @@ async fn write_dir(
 }
 
 /// Inputs on their way into a work directory.
-struct Writing {
-    store: Arc<BlobStore>,
-    disk: DiskRoom,
+pub(super) struct Writing {
+    pub(super) store: Arc<BlobStore>,
+    pub(super) disk: DiskRoom,
     /// Each with its path.
-    inputs: Vec<(Vec<u8>, BlobRef)>,
-    max_bytes: u64,
-    stop: CancellationToken,
+    pub(super) inputs: Vec<(Vec<u8>, BlobRef)>,
+    /// The most content, in bytes.
+    pub(super) max_bytes: u64,
+    /// The most files, folders and links.
+    pub(super) max_entries: usize,
+    pub(super) stop: CancellationToken,
 }
 
 impl Writing {
-    fn run(&self, work_dir: &Path) -> Result<(), NotWritten> {
+    /// Writes them, one list of files in memory at a time.
+    pub(super) fn run(&self, work_dir: &Path) -> Result<(), NotWritten> {
         if self.inputs.is_empty() {
             return Ok(());
         }
@@ -196,7 +201,7 @@ impl Writing {
             owner: None,
         };
         // Empty folders take no bytes of content, and many inputs may be one blob.
-        let mut entries = MAX_ENTRIES;
+        let mut entries = self.max_entries;
         for (position, (path, blob)) in self.inputs.iter().enumerate() {
             if self.stop.is_cancelled() {
                 return Err(stopped().into());
@@ -212,7 +217,7 @@ impl Writing {
             };
             entries = entries
                 .checked_sub(manifest.entries.len())
-                .ok_or_else(too_many_entries)?;
+                .ok_or_else(|| too_many(self.max_entries))?;
             blobs::materialize(&self.store, &manifest, &root, path, options).map_err(|error| {
                 NotWritten {
                     missing: error.is_missing().then_some(position),
@@ -224,12 +229,10 @@ impl Writing {
     }
 }
 
-fn too_many_entries() -> Failure {
+fn too_many(most: usize) -> Failure {
     Failure::new(
         FailureKind::DiskFull,
-        format!(
-            "its inputs have more than {MAX_ENTRIES} files and folders together; pack them (inputs)"
-        ),
+        format!("its inputs have more than {most} files and folders together; pack them (inputs)"),
     )
 }
 

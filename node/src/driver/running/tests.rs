@@ -5,6 +5,7 @@
 use p2pnode_protocol::manifest::{Entry, EntryKind, Manifest};
 use p2pnode_protocol::task::{InputBinding, InputSource, Isolation, NetworkMode, Program};
 use p2pnode_protocol::{AttemptKey, Bytes, Digest, JobId, PeerId, Resources, TaskKey};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::actor::Internal;
@@ -12,7 +13,7 @@ use super::super::fetching::Fetcher;
 use super::super::loghub::LogHub;
 use super::super::logpipe::LogTarget;
 use super::super::preparing::fit;
-use super::readying::prepare;
+use super::readying::{Writing, prepare};
 use super::*;
 use crate::blobs::BlobStore;
 use crate::exec::{Exec, WorkDirs};
@@ -197,56 +198,53 @@ fn inputs_count_together_towards_the_disk() {
     assert!(failure.message.contains("2 GiB"), "{}", failure.message);
 }
 
-/// A run of this node's own whose input `paths` are all the same folder of `count` empty ones.
-async fn with_folders(count: usize, paths: usize) -> Result<PathBuf, Failure> {
-    let mut rig = Rig::new().await;
-    rig.submitter = rig.context.log_target.me;
-    let folder = |number| Entry {
-        path: format!("{number:06}").into_bytes(),
+#[test]
+fn a_list_that_is_named_often_counts_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(BlobStore::open(&folder.path().join("blobs"), Bytes::gib(1)).unwrap());
+    let empty = |number: u32| Entry {
+        path: number.to_string().into_bytes(),
         kind: EntryKind::Folder,
     };
     let manifest = Manifest {
-        entries: (0..count).map(folder).collect(),
+        entries: (1..5).map(empty).collect(),
     };
-    let owner = blobs::PinOwner::job(rig.key().hosted().scope());
-    let blob = rig.context.blobs.put_manifest(owner, &manifest).unwrap();
-    let mut template = template(0);
-    template.inputs = (0..paths)
-        .map(|number| InputBinding {
-            path: format!("in-{number}"),
-            source: InputSource::PerTask(0),
-        })
-        .collect();
-    let assignment = Assignment {
-        index: 0,
-        attempt: 1,
-        values: Vec::new(),
-        inputs: vec![blob],
+    let owner = blobs::PinOwner::job(blobs::PinScope::Own(JOB));
+    let blob = store.put_manifest(owner, &manifest).unwrap();
+    let write = |count: u32, max_entries| {
+        let work = tempfile::tempdir_in(&folder).unwrap();
+        let writing = Writing {
+            store: store.clone(),
+            disk: super::super::diskroom::DiskRoom::default(),
+            inputs: (0..count)
+                .map(|number| (number.to_string().into_bytes(), blob))
+                .collect(),
+            max_bytes: 0,
+            max_entries,
+            stop: CancellationToken::new(),
+        };
+        let written = writing.run(work.path()).map_err(|error| error.failure);
+        written.map(|()| std::fs::read_dir(&work).unwrap().count())
     };
-    let form = p2pnode_protocol::job::TaskForm::new(&template).unwrap();
-    let rendered = form.render(&assignment, JOB).unwrap();
-    let dirs = rig.context.dirs.of_job(&rig.key().hosted());
-    let step = Step::new(dirs, 1, TaskTracker::new());
-    let run = Run {
-        key: rig.key(),
-        template: Arc::new(template),
-        assignment,
-        gpus: Vec::new(),
-        limits: RunLimits::default(),
-        step: None,
-        log: None,
-        control: RunControl::default(),
-    };
-    let made = prepare(&rig.context, &run, &step, &rendered).await?;
-    assert_eq!(std::fs::read_dir(&made).unwrap().count(), paths);
-    Ok(made)
+    assert_eq!(write(3, 12), Ok(3));
+    // Four folders each time, and no bytes at all.
+    let failure = write(3, 11).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::DiskFull);
+    assert!(failure.message.contains("11 files"), "{failure:?}");
 }
 
-#[tokio::test]
-async fn a_list_that_is_named_often_counts_each_time() {
-    with_folders(10, 3).await.unwrap();
-    // One more than a million, of no bytes at all.
-    let failure = with_folders(250_001, 4).await.unwrap_err();
-    assert_eq!(failure.kind, FailureKind::DiskFull);
-    assert!(failure.message.contains("1000000 files"), "{failure:?}");
+#[test]
+fn an_input_that_is_gone_is_fetched_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(&folder.path().join("blobs"), Bytes::gib(1)).unwrap();
+    let writing = Writing {
+        store: Arc::new(store),
+        disk: super::super::diskroom::DiskRoom::default(),
+        inputs: vec![(b"in".to_vec(), BLOB)],
+        max_bytes: 1_000,
+        max_entries: 10,
+        stop: CancellationToken::new(),
+    };
+    let missing = writing.run(folder.path()).map_err(|error| error.missing);
+    assert_eq!(missing, Err(Some(0)));
 }
