@@ -295,9 +295,8 @@ fn failures_of_the_host_move_the_task_and_rest_the_host() {
     rig.take(&again);
     let (_, effects) = rig.report(1, 2, finished(task(0, 2), failed(FailureKind::Host)));
     assert!(offers(&effects).is_empty(), "twice is not");
-    let effects = rig.pass(5_000);
-    let again = offer(&effects);
-    assert_eq!(again.tasks(), [(0, 3)], "after a rest");
+    let (seconds, again) = rested(&mut rig);
+    assert_eq!((seconds, again.tasks()), (5, vec![(0, 3)]), "after a rest");
     assert_eq!(rig.core.job(job()).unwrap().tasks.moved, 2);
     // That it takes the task again is not yet that it runs it.
     rig.take(&again);
