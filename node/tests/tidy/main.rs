@@ -29,13 +29,22 @@ const TOP_LEVEL: [&str; 11] = [
 ];
 
 /// Which of our crates each may depend on: `cli -> node -> executor -> protocol`.
-const EDGES: [(&str, &[&str]); 5] = [
+const EDGES: [(&str, &[&str]); 6] = [
     ("protocol", &[]),
     ("executor", &["p2pnode-protocol"]),
-    ("node", &["p2pnode-executor", "p2pnode-protocol"]),
+    ("node/tunnel", &["p2pnode-executor", "p2pnode-protocol"]),
+    (
+        "node",
+        &["p2pnode-executor", "p2pnode-protocol", "p2pnode-tunnel"],
+    ),
     (
         "cli",
-        &["p2pnode-executor", "p2pnode-node", "p2pnode-protocol"],
+        &[
+            "p2pnode-executor",
+            "p2pnode-node",
+            "p2pnode-protocol",
+            "p2pnode-tunnel",
+        ],
     ),
     (
         "testground",

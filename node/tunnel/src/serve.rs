@@ -42,6 +42,7 @@ pub struct Tunnels {
     secret: [u8; 32],
     places: Arc<Places>,
     sessions: Arc<Sessions>,
+    overflow: ssh::Overflow,
 }
 
 impl std::fmt::Debug for Tunnels {
@@ -58,6 +59,7 @@ impl Tunnels {
             secret,
             places: Arc::default(),
             sessions: Arc::default(),
+            overflow: ssh::Overflow::default(),
         })
     }
 
@@ -164,7 +166,7 @@ impl Tunnels {
                     ..Opened::default()
                 };
                 if let Some(stream) = welcome(stream, opened).await {
-                    ssh::serve(stream, door, key, client_key).await;
+                    ssh::serve(stream, door, key, client_key, self.overflow.clone()).await;
                 }
             }
             Purpose::Files => {

@@ -116,3 +116,57 @@ impl<K: Copy + PartialEq> Kept<K> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(kept: &mut Kept<u8>) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some((_, piece)) = kept.next() {
+            all.extend_from_slice(&piece);
+        }
+        all
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_goes_out_again_and_nothing_else() {
+        let mut kept = Kept::new();
+        kept.push(1, Bytes::from_static(b"hello "));
+        assert_eq!(sent(&mut kept), b"hello ");
+        kept.push(1, Bytes::from_static(b"wor"));
+        kept.push(1, Bytes::from_static(b"ld"));
+        assert_eq!(kept.next(), Some((1, Bytes::from_static(b"world"))));
+        kept.acknowledge(3).unwrap();
+        assert_eq!(kept.len(), 8);
+        kept.rewind(4).unwrap();
+        assert_eq!(sent(&mut kept), b"o world");
+        kept.acknowledge(11).unwrap();
+        assert_eq!((kept.len(), kept.next()), (0, None));
+    }
+
+    #[test]
+    fn kinds_stay_apart_and_pieces_fit_a_frame() {
+        let mut kept = Kept::new();
+        kept.push(1, Bytes::from_static(b"a"));
+        kept.push(2, Bytes::from_static(b"b"));
+        kept.push(2, vec![0; MAX_DATA_BYTES + 1].into());
+        let lengths: Vec<_> = std::iter::from_fn(|| kept.next())
+            .map(|(kind, piece)| (kind, piece.len()))
+            .collect();
+        assert_eq!(lengths, [(1, 1), (2, 1), (2, MAX_DATA_BYTES), (2, 1)]);
+    }
+
+    #[test]
+    fn nobody_acknowledges_what_was_not_sent_or_takes_back() {
+        let mut kept = Kept::new();
+        kept.push(1, Bytes::from_static(b"hello"));
+        assert_eq!(kept.acknowledge(1), Err(Impossible));
+        kept.next().unwrap();
+        kept.acknowledge(3).unwrap();
+        assert_eq!(kept.acknowledge(2), Err(Impossible));
+        assert_eq!(kept.acknowledge(u64::MAX), Err(Impossible));
+        assert_eq!(kept.rewind(6), Err(Impossible));
+        assert_eq!(kept.len(), 2);
+    }
+}

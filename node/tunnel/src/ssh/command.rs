@@ -103,7 +103,7 @@ impl Runner {
                 ExecEnd::Lost(why) => self.end(to, LOST, &why).await,
             }
         };
-        let inward = inlet::carry(from, input, &self.traffic, |message| {
+        let inward = inlet::carry(from, input, &self.traffic, inlet::PATIENCE, |message| {
             hear(control.as_ref(), message)
         });
         tokio::select! {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::count;
-use super::inlet::{self, Traffic};
+use super::inlet::{self, Overflow, Traffic};
 use crate::doors::Door;
 
 /// Ports of a sandbox that one connection may listen on.
@@ -142,13 +142,10 @@ async fn carry<S: Duplex>(channel: Channel<Msg>, stream: S, traffic: &Traffic) {
             }
         }
         let _ = to.eof().await;
-        // The client answers the end with its own, and then closes.
+        // Both have said all that they had to say: only then is a client of OpenSSH told to go.
+        let _ = timeout(LINGER, traffic.input_ended()).await;
     };
-    let inward = inlet::carry(&mut from, writer, traffic, |_| async {});
-    let outward = async {
-        outward.await;
-        tokio::time::sleep(LINGER).await;
-    };
+    let inward = inlet::carry(&mut from, writer, traffic, LINGER, |_| async {});
     tokio::select! {
         _ = inward => {}
         () = outward => {}
@@ -156,9 +153,19 @@ async fn carry<S: Duplex>(channel: Channel<Msg>, stream: S, traffic: &Traffic) {
     let _ = to.close().await;
 }
 
-/// How long a client may send after the port's side has ended: as long as TCP's own patience with a
-/// half-closed connection that is idle (Linux's keepalive, two hours).
-const LINGER: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long what one side has sent may take to be passed on after the other side has ended (10 min):
+/// as long as an inlet may be full.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// The connection that ports are forwarded to.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) handle: Handle,
+    pub(super) channels: Arc<AtomicUsize>,
+    pub(super) overflow: Overflow,
+    /// It has ended.
+    pub(super) ended: CancellationToken,
+}
 
 /// Ports that a connection listens on.
 #[derive(Default)]
@@ -170,9 +177,7 @@ impl Forwards {
     pub(super) async fn begin(
         &mut self,
         door: &Door,
-        handle: Handle,
-        channels: &Arc<AtomicUsize>,
-        ended: &CancellationToken,
+        to: Client,
         address: &str,
         port: u32,
     ) -> Option<u32> {
@@ -183,16 +188,9 @@ impl Forwards {
         let listening = timeout(CONNECT, door.inside.listen(wanted)).await;
         let listener = listening.ok()?.ok()?;
         let bound = u32::from(listener.local_addr().ok()?.port());
-        let stop = ended.child_token();
+        let stop = to.ended.child_token();
         self.0.insert((address.to_owned(), bound), stop.clone());
-        let accepting = accept(
-            listener,
-            handle,
-            Arc::clone(channels),
-            address.to_owned(),
-            bound,
-            ended.clone(),
-        );
+        let accepting = accept(listener, to, address.to_owned(), bound);
         let gone = door.gone.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -217,14 +215,7 @@ impl Forwards {
 }
 
 /// Hands connections to the client.
-async fn accept(
-    listener: TcpListener,
-    handle: Handle,
-    channels: Arc<AtomicUsize>,
-    address: String,
-    port: u32,
-    ended: CancellationToken,
-) {
+async fn accept(listener: TcpListener, to: Client, address: String, port: u32) {
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             // Out of descriptors, most likely; it passes.
@@ -232,12 +223,13 @@ async fn accept(
             continue;
         };
         // Dropped when there are too many: whoever connected sees it at once.
-        let Some(counted) = count(&channels) else {
+        let Some(counted) = count(&to.channels) else {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let traffic = Traffic::new(Arc::clone(&channels));
-        let (handle, address, ended) = (handle.clone(), address.clone(), ended.clone());
+        let traffic = Traffic::new(Arc::clone(&to.channels), to.overflow.clone());
+        let (handle, ended) = (to.handle.clone(), to.ended.clone());
+        let address = address.clone();
         tokio::spawn(async move {
             let ip = from.ip().to_string();
             let opening =

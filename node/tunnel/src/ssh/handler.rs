@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::{self, Start};
 use super::forward::{self, Forwards};
-use super::inlet::Traffic;
+use super::inlet::{Overflow, Traffic};
 use crate::doors::Door;
 use crate::serve::{env_is_fine, terminal_is_fine};
 
@@ -40,6 +40,7 @@ pub(super) struct Connection {
     ended: CancellationToken,
     waiting: HashMap<ChannelId, Waiting>,
     channels: Arc<AtomicUsize>,
+    overflow: Overflow,
     forwards: Forwards,
 }
 
@@ -65,6 +66,7 @@ impl Connection {
         door: Door,
         client_key: [u8; PUBLIC_KEY_LEN],
         ended: CancellationToken,
+        overflow: Overflow,
     ) -> Self {
         Self {
             door,
@@ -72,8 +74,13 @@ impl Connection {
             ended,
             waiting: HashMap::new(),
             channels: Arc::default(),
+            overflow,
             forwards: Forwards::default(),
         }
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic::new(Arc::clone(&self.channels), self.overflow.clone())
     }
 
     /// Whether it is the key that the tunnel's hello named.
@@ -161,7 +168,7 @@ impl Handler for Connection {
         let runner = command::Runner {
             door: self.door.clone(),
             handle: session.handle(),
-            traffic: Traffic::new(Arc::clone(&self.channels)),
+            traffic: self.traffic(),
             ended: self.ended.clone(),
         };
         reply.accept().await;
@@ -186,7 +193,7 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        let traffic = Traffic::new(Arc::clone(&self.channels));
+        let traffic = self.traffic();
         let opening = forward::open(self.door.clone(), host.to_owned(), port);
         let (ended, gone) = (self.ended.clone(), self.door.gone.clone());
         tokio::spawn(async move {
@@ -312,14 +319,13 @@ impl Handler for Connection {
         port: &mut u32,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let begun = self.forwards.begin(
-            &self.door,
-            session.handle(),
-            &self.channels,
-            &self.ended,
-            address,
-            *port,
-        );
+        let to = forward::Client {
+            handle: session.handle(),
+            channels: Arc::clone(&self.channels),
+            overflow: self.overflow.clone(),
+            ended: self.ended.clone(),
+        };
+        let begun = self.forwards.begin(&self.door, to, address, *port);
         Ok(match begun.await {
             Some(bound) => {
                 *port = bound;

@@ -3,21 +3,33 @@
 //! The SSH library opens a channel's window again as soon as bytes have come, and stops reading the
 //! whole connection when a channel's queue is full. That slows the client down, which is meant, but
 //! it also keeps the client's own window adjustments from being read: a command that waits for the
-//! client to take its output, while the client waits for the command to take its input, would wait
-//! for ever. So the inlet, when nothing moves any more, ends the channel that is at fault.
+//! client to take its output, while its input stands before the adjustment that would let it go on,
+//! would wait for ever. So an inlet that is full waits only while output flows. When output is stuck
+//! it takes more, out of a store that all connections share, until the adjustment has come; and when
+//! even that is used up, it ends the channel that is at fault.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-/// Packets that wait here, beyond those that wait in the library.
-const WAITING: usize = 64;
+/// Bytes that wait here for a command, beyond those that wait in the library: OpenSSH's window.
+const WAITING_BYTES: usize = 2 << 20;
+
+/// What all connections together may keep beyond that, in KiB (256 MiB): for a hundred commands at a
+/// time the 2 MiB that stand, as a rule, before a window adjustment in the buffers of the way.
+const OVERFLOW_KIB: usize = 256 << 10;
+
+/// Output that is not taken for so long is stuck: longer than a busy machine needs, shorter than
+/// anybody notices.
+const STUCK_AFTER: Duration = Duration::from_millis(5);
 
 /// How long a client has to take a last word: one that reads takes it at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -33,35 +45,181 @@ const LOOKS_WITH_OTHERS: u32 = 6;
 /// even notice that its client is gone.
 const LOOKS: u32 = 60;
 
+/// The store that connections share.
+#[derive(Debug, Clone)]
+pub(crate) struct Overflow(Arc<Semaphore>);
+
+impl Default for Overflow {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(OVERFLOW_KIB)))
+    }
+}
+
+impl Overflow {
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        Arc::clone(&self.0).try_acquire_many_owned(kib).ok()
+    }
+}
+
 /// What a channel's parts know of one another.
 #[derive(Debug)]
 pub(super) struct Traffic {
-    /// Output waits for the client, or for the connection.
-    stuck: AtomicBool,
+    /// Whether output waits for the client, or for the connection.
+    stuck: watch::Sender<bool>,
     /// Channels of the connection.
     channels: Arc<AtomicUsize>,
+    /// The client's end was passed on, after all that it sent.
+    input_ended: CancellationToken,
+    overflow: Overflow,
 }
 
 impl Traffic {
-    pub(super) fn new(channels: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(channels: Arc<AtomicUsize>, overflow: Overflow) -> Self {
         Self {
-            stuck: AtomicBool::new(false),
+            stuck: watch::Sender::new(false),
             channels,
+            input_ended: CancellationToken::new(),
+            overflow,
         }
+    }
+
+    /// Waits until the client has sent its last byte, and it was passed on or has nowhere to go.
+    pub(super) async fn input_ended(&self) {
+        self.input_ended.cancelled().await;
     }
 
     /// Runs what sends output.
     pub(super) async fn sending<T>(&self, sending: impl Future<Output = T>) -> T {
-        self.stuck.store(true, Ordering::Relaxed);
+        tokio::pin!(sending);
+        if let Ok(sent) = timeout(STUCK_AFTER, &mut sending).await {
+            return sent;
+        }
+        self.stuck.send_replace(true);
         let sent = sending.await;
-        self.stuck.store(false, Ordering::Relaxed);
+        self.stuck.send_replace(false);
         sent
     }
 
+    fn is_stuck(&self) -> bool {
+        *self.stuck.borrow()
+    }
+
     fn is_in_the_way(&self, looks: u32) -> bool {
-        self.stuck.load(Ordering::Relaxed)
+        self.is_stuck()
             || looks >= LOOKS
             || looks >= LOOKS_WITH_OTHERS && self.channels.load(Ordering::Relaxed) > 1
+    }
+}
+
+/// What waits for a command.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Something came, or nothing more will.
+    filled: Notify,
+    /// Something went.
+    drained: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    packets: VecDeque<(Bytes, Option<OwnedSemaphorePermit>)>,
+    bytes: usize,
+    /// Nothing more comes.
+    closed: bool,
+    /// Nothing more is taken.
+    abandoned: bool,
+}
+
+impl Queue {
+    fn with<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
+        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a packet if there is room; gives it back if not.
+    fn offer(&self, data: Bytes, traffic: &Traffic) -> Result<(), Bytes> {
+        let taken = self.with(|waiting| {
+            if waiting.abandoned {
+                return Ok(());
+            }
+            let extra = if waiting.bytes < WAITING_BYTES {
+                None
+            } else if traffic.is_stuck()
+                && let Some(extra) = traffic.overflow.take(data.len())
+            {
+                Some(extra)
+            } else {
+                return Err(data);
+            };
+            waiting.bytes += data.len();
+            waiting.packets.push_back((data, extra));
+            Ok(())
+        });
+        self.filled.notify_one();
+        taken
+    }
+
+    /// Adds a packet; false when nothing moves any more.
+    async fn push(&self, mut data: Bytes, traffic: &Traffic) -> bool {
+        let mut stuck = traffic.stuck.subscribe();
+        let mut looks = 0;
+        loop {
+            data = match self.offer(data, traffic) {
+                Ok(()) => return true,
+                Err(data) => data,
+            };
+            tokio::select! {
+                () = self.drained.notified() => {}
+                _ = stuck.changed() => {}
+                () = sleep(LOOK) => {
+                    looks += 1;
+                    if traffic.is_in_the_way(looks) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next packet; none after the last.
+    async fn next(&self) -> Option<Bytes> {
+        loop {
+            let next = self.with(|waiting| match waiting.packets.pop_front() {
+                Some((data, _)) => {
+                    waiting.bytes -= data.len();
+                    Some(Some(data))
+                }
+                None if waiting.closed => Some(None),
+                None => None,
+            });
+            match next {
+                Some(next) => {
+                    self.drained.notify_one();
+                    return next;
+                }
+                None => self.filled.notified().await,
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.with(|waiting| waiting.closed = true);
+        self.filled.notify_one();
+    }
+
+    /// Leaves what waits, and takes what comes for nothing.
+    fn abandon(&self) {
+        self.with(|waiting| {
+            waiting.abandoned = true;
+            waiting.packets.clear();
+            waiting.bytes = 0;
+        });
+        self.drained.notify_one();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.with(|waiting| waiting.packets.is_empty())
     }
 }
 
@@ -75,38 +233,41 @@ pub(super) enum InletEnd {
 }
 
 /// Carries what the client sends to `sink` until the channel closes; other messages go to `other`.
+/// What came before the close still goes to `sink`, for `linger` at most.
 pub(super) async fn carry<W, F>(
     channel: &mut ChannelReadHalf,
     sink: W,
     traffic: &Traffic,
+    linger: Duration,
     mut other: impl FnMut(ChannelMsg) -> F,
 ) -> InletEnd
 where
     W: AsyncWrite + Unpin,
     F: Future<Output = ()>,
 {
-    let (sender, receiver) = mpsc::channel(WAITING);
+    let queue = Queue::default();
     let writing = async {
-        write_all(receiver, sink).await;
-        // What comes after is read and left: the command has closed its stdin.
+        write_all(&queue, sink).await;
+        // What comes after is read and left: the command has closed its stdin, or has it all.
+        queue.abandon();
+        traffic.input_ended.cancel();
         std::future::pending::<()>().await;
     };
     let reading = async {
-        let mut sender = Some(sender);
         while let Some(message) = channel.wait().await {
             match message {
                 ChannelMsg::Data { data } => {
-                    if let Some(open) = &sender
-                        && !push(open, data, traffic).await
-                    {
+                    if !queue.push(data, traffic).await {
                         return InletEnd::Stuck;
                     }
                 }
-                ChannelMsg::Eof => sender = None,
-                ChannelMsg::Close => return InletEnd::Closed,
+                ChannelMsg::Eof => queue.close(),
+                ChannelMsg::Close => break,
                 message => other(message).await,
             }
         }
+        queue.close();
+        let _ = timeout(linger, traffic.input_ended()).await;
         InletEnd::Closed
     };
     tokio::select! {
@@ -115,32 +276,12 @@ where
     }
 }
 
-/// Hands a packet on; false when nothing moves any more.
-async fn push(sender: &mpsc::Sender<Bytes>, data: Bytes, traffic: &Traffic) -> bool {
-    let mut looks = 0;
-    loop {
-        match timeout(LOOK, sender.reserve()).await {
-            Ok(Ok(permit)) => {
-                permit.send(data);
-                return true;
-            }
-            Ok(Err(_)) => return true,
-            Err(_) => {
-                looks += 1;
-                if traffic.is_in_the_way(looks) {
-                    return false;
-                }
-            }
-        }
-    }
-}
-
-async fn write_all<W: AsyncWrite + Unpin>(mut receiver: mpsc::Receiver<Bytes>, mut sink: W) {
-    while let Some(bytes) = receiver.recv().await {
+async fn write_all<W: AsyncWrite + Unpin>(queue: &Queue, mut sink: W) {
+    while let Some(bytes) = queue.next().await {
         if sink.write_all(&bytes).await.is_err() {
             return;
         }
-        if receiver.is_empty() && sink.flush().await.is_err() {
+        if queue.is_empty() && sink.flush().await.is_err() {
             return;
         }
     }

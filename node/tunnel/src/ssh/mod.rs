@@ -27,6 +27,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+pub(crate) use inlet::Overflow;
+
 use crate::doors::{Door, TaskKey};
 
 /// Bytes that a client may send on one channel before it must wait (2 MiB, OpenSSH's own).
@@ -76,6 +78,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     door: Door,
     host_key: Ed25519Keypair,
     client_key: [u8; PUBLIC_KEY_LEN],
+    overflow: Overflow,
 ) {
     let gone = door.gone.clone();
     let cut = CancellationToken::new();
@@ -85,7 +88,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
         stream,
         cut: Box::pin(cut.clone().cancelled_owned()),
     };
-    let handler = handler::Connection::new(door, client_key, cut.child_token());
+    let handler = handler::Connection::new(door, client_key, cut.child_token(), overflow);
     let config = Arc::new(config(host_key));
     let starting = timeout(
         crate::HELLO_TIMEOUT,

@@ -1,13 +1,17 @@
 //! Tunnels against a sandbox that is none: a test double runs commands as processes of this machine.
 //!
-//! `ssh` drives OpenSSH's own programs, `exec` breaks streams at random, `files` copies trees,
-//! `ports` forwards, `hostile` sends what nobody should.
+//! `ssh` and `forwards` drive OpenSSH's own programs, `exec` breaks streams at random, `files` copies
+//! trees, `ports` carries bytes and datagrams, `hostile` sends what nobody should.
+
+#![allow(clippy::unwrap_used)]
 
 mod exec;
 mod files;
+mod forwards;
 mod hostile;
 mod local;
 mod ports;
 mod rig;
+mod screen;
 mod ssh;
 mod throughput;

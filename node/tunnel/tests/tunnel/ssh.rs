@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use p2pnode_tunnel::ssh_keys::ClientKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::rig::{LONG, Rig, SshWay};
+use crate::screen::Screen;
 
 /// Bytes that no pattern of the transport repeats.
 pub fn noise(count: usize) -> Vec<u8> {
@@ -25,7 +25,7 @@ pub fn noise(count: usize) -> Vec<u8> {
     .collect()
 }
 
-async fn output(mut command: Command) -> Output {
+pub async fn output(mut command: Command) -> Output {
     timeout(LONG, command.stdin(Stdio::null()).output())
         .await
         .expect("in time")
@@ -33,7 +33,7 @@ async fn output(mut command: Command) -> Output {
 }
 
 /// Runs with `input` as stdin.
-async fn fed(mut command: Command, input: Vec<u8>) -> Output {
+pub async fn fed(mut command: Command, input: Vec<u8>) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -56,7 +56,7 @@ fn ssh(way: &SshWay, command: &str) -> Command {
     ssh
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -75,10 +75,11 @@ async fn commands_end_as_they_end_and_keep_their_streams_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_megabytes_go_in_and_come_out_again() {
+async fn what_goes_in_comes_out_again_however_much_it_is() {
     let rig = Rig::new();
     let way = SshWay::new(&rig).await;
-    let input = noise(10 << 20);
+    // Several times what all windows and buffers on the way hold.
+    let input = noise(60 << 20);
     let expected = {
         let here = fed(Command::new("sha256sum"), input.clone()).await;
         text(&here.stdout)
@@ -106,81 +107,34 @@ async fn variables_are_set_unless_they_decide_over_loading() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_has_the_size_of_the_clients_and_follows_it() {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    use rustix::termios::{Winsize, tcsetwinsize};
     let rig = Rig::new();
     let way = SshWay::new(&rig).await;
-    let winsize = |columns, rows| Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    tcsetwinsize(&master, winsize(91, 33)).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(name.to_str().unwrap())
-        .unwrap();
+    let (mut screen, terminal) = Screen::new(91, 33);
     let mut command = Command::new("setsid");
     command
-        .arg("--ctty")
-        .arg("ssh")
-        .arg("-F")
+        .args(["--ctty", "ssh", "-F"])
         .arg(&way.config)
         .args(["-tt", "task"])
         // The size is printed when it begins and whenever it changes; a line of input ends it.
-        .arg("trap 'stty size' WINCH; stty size; echo ready; while ! read -r line; do :; done; echo got $line")
+        .arg(
+            "trap 'stty size' WINCH; stty size; echo ready; \
+             while ! read -r line; do :; done; echo got $line",
+        )
         .env("TERM", "xterm")
-        .stdin(slave.try_clone().unwrap())
-        .stdout(slave.try_clone().unwrap())
-        .stderr(slave)
+        .stdin(terminal.try_clone().unwrap())
+        .stdout(terminal.try_clone().unwrap())
+        .stderr(terminal)
         .kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     drop(command);
-    let (seen, mut seeing) = tokio::sync::mpsc::channel::<Vec<u8>>(64);
-    let mut reader = std::fs::File::from(rustix::io::dup(&master).unwrap());
-    std::thread::spawn(move || {
-        use std::io::Read;
-        let mut buffer = [0; 4096];
-        while let Ok(count) = reader.read(&mut buffer) {
-            if count == 0 || seen.blocking_send(buffer[..count].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    let mut screen = String::new();
-    let mut wait_for = async |wanted: &str| {
-        timeout(LONG, async {
-            while !screen.contains(wanted) {
-                screen += &text(
-                    &seeing
-                        .recv()
-                        .await
-                        .unwrap_or_else(|| panic!("ended: {screen}")),
-                );
-            }
-        })
-        .await
-        .unwrap_or_else(|_| panic!("no `{wanted}` in {screen}"));
-    };
-    wait_for("33 91").await;
-    wait_for("ready").await;
-    tcsetwinsize(&master, winsize(120, 50)).unwrap();
-    wait_for("50 120").await;
-    rustix::io::write(&master, b"typed\n").unwrap();
-    wait_for("got typed").await;
-    assert!(
-        timeout(LONG, child.wait())
-            .await
-            .unwrap()
-            .unwrap()
-            .success()
-    );
+    screen.wait_for("33 91").await;
+    screen.wait_for("ready").await;
+    screen.resize(120, 50);
+    screen.wait_for("50 120").await;
+    screen.type_in("typed\n");
+    screen.wait_for("got typed").await;
+    let ended = timeout(LONG, child.wait()).await.unwrap().unwrap();
+    assert!(ended.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,100 +180,6 @@ async fn scp_and_sftp_copy_both_ways() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(!rig.inside("sub/link").exists());
-}
-
-/// A port of this machine that says what it heard in capitals.
-async fn shouting() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut heard = Vec::new();
-                socket.read_to_end(&mut heard).await.unwrap();
-                heard.make_ascii_uppercase();
-                socket.write_all(&heard).await.unwrap();
-            });
-        }
-    });
-    port
-}
-
-/// A port that nobody has at the moment.
-async fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-async fn ask(port: u16) -> String {
-    timeout(LONG, async {
-        loop {
-            let Ok(mut socket) = TcpStream::connect(("127.0.0.1", port)).await else {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                continue;
-            };
-            socket.write_all(b"hello").await.unwrap();
-            socket.shutdown().await.unwrap();
-            let mut answer = String::new();
-            socket.read_to_string(&mut answer).await.unwrap();
-            return answer;
-        }
-    })
-    .await
-    .unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ports_are_forwarded_both_ways() {
-    let rig = Rig::new();
-    let way = SshWay::new(&rig).await;
-    let port = shouting().await;
-    let mut direct = way.program("ssh");
-    direct
-        .arg("-W")
-        .arg(format!("localhost:{port}"))
-        .arg("task");
-    let said = fed(direct, b"hello".to_vec()).await;
-    assert_eq!(text(&said.stdout), "HELLO", "{}", text(&said.stderr));
-    let (near, far) = (free_port().await, free_port().await);
-    let mut both = way.program("ssh");
-    both.args(["-N", "-o", "ExitOnForwardFailure=yes"])
-        .arg("-L")
-        .arg(format!("127.0.0.1:{near}:127.0.0.1:{port}"))
-        .arg("-R")
-        .arg(format!("{far}:127.0.0.1:{port}"))
-        .arg("task");
-    let mut running = both.spawn().unwrap();
-    assert_eq!(ask(near).await, "HELLO");
-    assert_eq!(ask(far).await, "HELLO");
-    running.kill().await.unwrap();
-    // What was listened on is free again once the connection has gone.
-    timeout(LONG, async {
-        while TcpListener::bind(("127.0.0.1", far)).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_task_without_a_way_out_reaches_nobody_else() {
-    let rig = Rig::new();
-    let way = SshWay::new(&rig).await;
-    let mut direct = way.program("ssh");
-    direct.args(["-W", "192.0.2.1:80", "task"]);
-    let refused = output(direct).await;
-    assert_eq!(refused.status.code(), Some(255));
-    let why = text(&refused.stderr);
-    assert!(why.contains("no way out"), "{why}");
-    let mut nobody = way.program("ssh");
-    nobody
-        .arg("-W")
-        .arg(format!("localhost:{}", free_port().await))
-        .arg("task");
-    let why = text(&output(nobody).await.stderr);
-    assert!(why.contains("nobody in the task listens"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

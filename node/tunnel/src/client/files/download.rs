@@ -264,7 +264,9 @@ fn no_name() -> io::Error {
 /// Mode and times, once everything is in it.
 fn finish_folder(folder: Folder) -> Result<(), CopyError> {
     let path = folder.local;
-    settle(&folder.dir.into_std_file(), &folder.entry)
+    // A `Dir` is only a place to begin at; what changes it must be open.
+    let open = folder.dir.open(".");
+    open.and_then(|open| settle(&open.into_std(), &folder.entry))
         .map_err(|source| CopyError::Local { path, source })
 }
 
