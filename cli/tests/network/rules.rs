@@ -31,7 +31,7 @@ fn who_asks_is_kept_until_the_owner_answers_with_limits() {
     let told = text(&lab.run("provider", &["requests"]).stdout);
     assert!(told.contains(&mine.id), "{told}");
 
-    let tail = &mine.id[mine.id.len() - 8..];
+    let tail = &mine.id[mine.id.len() - 10..];
     let allowed = lab.run(
         "provider",
         &["allow", tail, "--tasks", "2", "--until", "1h"],
