@@ -24,6 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// were seen.
 pub(in crate::docker) const LEAST_PIDS: u32 = 64;
 
+/// What a task that may have fewer is given beside its own: what those ten need, and some. Once it runs
+/// it can use them itself.
+const STARTING_PIDS: u32 = 16;
+
+/// The limit of processes of such a container for a task that may have `asked`.
+pub(in crate::docker) fn pids_for(asked: u32) -> u32 {
+    match asked < LEAST_PIDS {
+        true => asked.saturating_add(STARTING_PIDS),
+        false => asked,
+    }
+}
+
 /// How the command that is the task ended: its exit code.
 pub(super) type Ending = Result<i64, Failure>;
 

@@ -35,7 +35,7 @@ use p2pnode_protocol::tunnel::ExecSpec;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-pub(super) use self::attend::{Attendance, LEAST_PIDS, let_wait, own_command};
+pub(super) use self::attend::{Attendance, LEAST_PIDS, let_wait, own_command, pids_for};
 pub(super) use self::door::Presence;
 use self::door::{Door, Pass};
 pub(super) use self::place::{Place, body};

@@ -13,7 +13,7 @@ use super::super::hold::Apart;
 use super::super::pause;
 use super::super::run::Shared;
 use super::super::stage::Stage;
-use super::{Attendance, Door, Entry, LEAST_PIDS, Presence, Sight, View, let_wait, own_command};
+use super::{Attendance, Door, Entry, Presence, Sight, View, let_wait, own_command, pids_for};
 use crate::{Hold, TaskRun};
 
 /// Where a task runs, for those who are let in.
@@ -165,7 +165,7 @@ pub(in crate::docker) async fn body(
     let ensured = tokio::task::spawn_blocking(move || pause::ensure(&dir)).await;
     let program = ensured.unwrap_or_else(|error| Err(error.into()));
     let program = program.map_err(|error| Failure::new(FailureKind::Host, error.to_string()))?;
-    task.resources.pids = task.resources.pids.max(LEAST_PIDS);
+    task.resources.pids = pids_for(task.resources.pids);
     let mut body = create_body(&task, sandbox)?;
     let_wait(&mut body, &program);
     Ok(body)

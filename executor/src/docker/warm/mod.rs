@@ -300,6 +300,10 @@ impl Visit {
             Ok(way_out) => way_out,
             Err(why) => return host(why),
         };
+        // As long as the first process is there, its number was nobody else's.
+        if !room.parts.inside.lives() {
+            return host("the warm container has ended".to_owned());
+        }
         let seen = (room.user, room.parts.inside.view());
         let place = Place::warm(&self.shared, &self.task, seen, way_out.env(), command);
         let place = match place {

@@ -16,7 +16,7 @@ use p2pnode_protocol::{Gpu, JobId, PeerId, Resources};
 
 use super::super::container::{Sandbox, WORK, create_body};
 use super::super::image::Image;
-use super::super::inside::{LEAST_PIDS, let_wait};
+use super::super::inside::{let_wait, pids_for};
 use super::super::pause;
 use super::super::run::{Shared, Stops};
 use super::super::stage::Stage;
@@ -260,7 +260,7 @@ fn waiting(
         work_dir: slot.to_path_buf(),
         ..task.clone()
     };
-    first.resources.pids = first.resources.pids.max(LEAST_PIDS);
+    first.resources.pids = pids_for(first.resources.pids);
     let mut body = create_body(&first, sandbox)?;
     body.attach_stdout = Some(false);
     body.attach_stderr = Some(false);
@@ -346,6 +346,11 @@ mod tests {
         assert_eq!(size(1 << 20), 11 << 20);
         assert_eq!(size(3 << 20), 14 << 20);
         assert_eq!(size(u64::MAX >> 1), (10 << 20) + (1 << 63));
+    }
+
+    #[test]
+    fn a_task_with_few_processes_gets_no_more_than_starting_it_takes() {
+        assert_eq!([1, 63, 64, 1_000].map(pids_for), [17, 79, 64, 1_000]);
     }
 
     #[test]

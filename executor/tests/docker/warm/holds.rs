@@ -6,8 +6,7 @@ use std::time::Duration;
 use p2pnode_executor::{Hold, LiveUsage};
 use tokio::sync::watch;
 
-use super::{Job, WarmSubject, root};
-use crate::contract::clean;
+use super::with_rooms;
 
 /// How long a task may take that was held for a moment.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -17,30 +16,27 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn a_hold_at_any_moment_is_only_a_hold() {
-    let subject = WarmSubject::new().await;
-    if !root() {
-        return;
-    }
-    let job = Job::new(&subject).await;
-    job.text("true").await;
-    for moment in 0..40 {
-        let mut trial = job.trial("sleep 0.05; echo done");
-        let (pause, wanted) = watch::channel(false);
-        trial.task.hold = Hold {
-            pause: wanted,
-            usage: Arc::new(watch::channel(LiveUsage::default()).0),
-        };
-        let running = job.start(&trial);
-        tokio::time::sleep(Duration::from_millis(moment * 4)).await;
-        // It may be over already.
-        let _ended_already = pause.send(true);
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        let _ended_already = pause.send(false);
-        let ended = tokio::time::timeout(LONGEST, running.finish()).await;
-        let ended = ended.unwrap_or_else(|_| panic!("held after {} ms it hangs", moment * 4));
-        ended.expect_success();
-        assert_eq!(ended.stdout, b"done\n");
-    }
-    drop(job);
-    clean(&subject).await;
+    with_rooms(async |job| {
+        job.text("true").await;
+        for moment in 0..40 {
+            let mut trial = job.trial("sleep 0.05; echo done");
+            let (pause, wanted) = watch::channel(false);
+            trial.task.hold = Hold {
+                pause: wanted,
+                usage: Arc::new(watch::channel(LiveUsage::default()).0),
+                ..Hold::default()
+            };
+            let running = job.start(&trial);
+            tokio::time::sleep(Duration::from_millis(moment * 4)).await;
+            // It may be over already.
+            let _ended_already = pause.send(true);
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            let _ended_already = pause.send(false);
+            let ended = tokio::time::timeout(LONGEST, running.finish()).await;
+            let ended = ended.unwrap_or_else(|_| panic!("held after {} ms it hangs", moment * 4));
+            ended.expect_success();
+            assert_eq!(ended.stdout, b"done\n");
+        }
+    })
+    .await;
 }

@@ -5,6 +5,7 @@ mod disks;
 mod fresh;
 mod holds;
 mod rooms;
+mod walls;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
