@@ -45,8 +45,8 @@ use crate::host::cgroup::Mounts;
 use crate::inside::{Duplex, Files, Inside, InsideError, Session};
 use crate::{Hold, LiveUsage};
 
-/// Commands in one task at once, the task itself not counted: a hundred people at a time, and what
-/// their editors start beside.
+/// Commands from outside in one task at once: a hundred people at a time, and what their editors start
+/// beside.
 const MOST_SESSIONS: usize = 128;
 
 /// What this host sees of a container.

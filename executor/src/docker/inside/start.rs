@@ -103,6 +103,9 @@ pub(super) async fn exec(
 fn failure_of(error: &InsideError) -> Failure {
     let kind = match error {
         InsideError::NoCommand(_) => FailureKind::BadProgram,
+        InsideError::Io(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            FailureKind::BadProgram
+        }
         _ => FailureKind::Host,
     };
     Failure::new(kind, error.to_string())
@@ -153,6 +156,7 @@ async fn start(
         core: Arc::clone(core),
         exec,
         tty,
+        seen: view.is_some(),
         process,
         is_task,
     };
