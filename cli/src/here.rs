@@ -134,6 +134,7 @@ pub fn peer_id(global: &Global) -> Result<PeerId, Failure> {
 
 /// Starts a node in this process.
 pub async fn start(global: &Global, config: Config) -> Result<Node, Failure> {
+    output::outlives_readers();
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     let home = Home::open(&dir).map_err(home_failure)?;
     Node::start(home, config, helpers()?)

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use p2pnode_protocol::TaskKey;
+
 use crate::exit::Failure;
 
 /// A job, and perhaps one task of it.
@@ -49,6 +51,14 @@ impl JobSelector {
         }
     }
 
+    /// Names this task.
+    pub fn of(task: &TaskKey) -> Self {
+        Self {
+            job: task.job.to_string(),
+            task: Some(task.index),
+        }
+    }
+
     /// The job's path in the API.
     pub fn path(&self) -> String {
         format!("/jobs/{}", escaped(&self.job))
@@ -73,7 +83,7 @@ impl JobSelector {
 pub fn access_path(peer: &str) -> Result<String, Failure> {
     if peer.trim().is_empty() {
         return Err(Failure::usage(
-            "no peer is named: give its id, the beginning or the end of it, or its name",
+            "no peer is named: give its id, ten or more characters of its end, or the name of a peer that was allowed",
         ));
     }
     Ok(format!("/allowed/{}", escaped(peer)))

@@ -9,6 +9,7 @@ mod figures;
 mod follow;
 pub mod helpers;
 mod history;
+mod inside;
 mod jobs;
 mod kill;
 mod logs;
@@ -45,12 +46,13 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Template(verb) => template::template(&global, &verb),
         Verb::Jobs => jobs::list(&global).await,
         Verb::Job { job } => jobs::show(&global, &job).await,
-        Verb::Logs { job, follow } => logs::logs(&global, &job, follow).await,
+        Verb::Logs { job, follow, raw } => logs::logs(&global, &job, follow, raw).await,
         Verb::Cancel { job } => jobs::cancel(&global, &job).await,
         Verb::Wait { job } => jobs::wait(&global, &job).await,
         Verb::Allow(args) => access::allow(&global, &args).await,
         Verb::Deny { peer } => access::deny(&global, &peer).await,
         Verb::Requests => access::requests(&global).await,
+        Verb::Inside(verb) => inside::inside(&global, verb).await,
         Verb::Owner(verb) => owner(&global, verb).await,
         Verb::Config(crate::args::ConfigVerb::Show) => config::show(&global),
         Verb::Demo(args) => demo::demo(&global, &args).await,

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use p2pnode_node::config::Config;
+use p2pnode_node::config::{Config, PUBLIC_NETWORK};
 use p2pnode_node::home::{DataDir, PrivateNetwork, TicketError};
 use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus};
 use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::{Capacity, MilliCpus};
 use serde_json::json;
 
+use super::figures;
 use super::follow::counted;
 
 use crate::args::{Global, JoinArgs, OfferArgs};
@@ -42,6 +43,11 @@ fn become_member(global: &Global, args: &JoinArgs, ticket: &str) -> Result<(), F
         .parse()
         .map_err(|error: TicketError| Failure::usage(error.to_string()))?;
     let name = network.name();
+    if network.has_expired(figures::now_ms()) {
+        return Err(Failure::usage(
+            "this ticket has expired: ask a member for a new one, which `p2pnode network ticket` prints",
+        ));
+    }
     if args
         .node
         .network
@@ -79,6 +85,10 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
                 for rule in rules(offer) {
                     output::line(format!("  {rule}"));
                 }
+                output::line(format!("  for {}", users(offer, status.private)));
+                if let Some(why) = &offer.closed {
+                    output::note(format!("it is closed at the moment: {why}"));
+                }
                 note_nobody(offer, status.private);
             }
             None => output::line("the running node now offers nothing"),
@@ -86,14 +96,27 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
         return Ok(ExitCode::SUCCESS);
     }
     if args.none {
-        return Err(Failure::nobody(
-            "no node runs here, so nothing is offered; `p2pnode offer` or `p2pnode join` starts one",
-        ));
+        return withdraw(global, args).await;
     }
     let config = here::config(global, &args.node)?;
     // What the settings say counts at every start, whatever was offered before.
     let request = args.request().or(&config.offer);
     run_until_stopped(global, config, interrupts, Some(request)).await
+}
+
+/// Withdraws what is stored, so that no later start offers it again.
+async fn withdraw(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failure> {
+    let node = here::start(global, here::config(global, &args.node)?).await?;
+    let client = Client::new(node.endpoint().clone());
+    let withdrawn = client.ask(Method::PUT, "/offer", &args.request()).await;
+    node.stop().await.map_err(here::node_failure)?;
+    let status: NodeStatus = withdrawn?;
+    if global.json {
+        output::line_json(&status);
+    } else {
+        output::line("nothing is offered, at the next start neither");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a node until it is told to stop; says when it is ready.
@@ -135,10 +158,8 @@ async fn tell_ready(
         );
     } else {
         output::line(format!("ready {} {}", status.peer, status.listen.join(" ")));
-        if let Some(address) = best_address(&status.listen) {
-            output::note(format!(
-                "others join with: p2pnode join --bootstrap {address}"
-            ));
+        if let Some(how) = how_to_join(&status) {
+            output::note(format!("others join with: {how}"));
         }
     }
     here::note_resumed(global, client).await?;
@@ -149,6 +170,19 @@ async fn tell_ready(
         }
     }
     Ok(())
+}
+
+/// What others write to be in the same network. The name of the public one is the default.
+fn how_to_join(status: &NodeStatus) -> Option<String> {
+    if status.private {
+        return Some("the ticket that `p2pnode network ticket` prints".to_owned());
+    }
+    let address = best_address(&status.listen)?;
+    let network = match status.network.as_str() {
+        PUBLIC_NETWORK => String::new(),
+        name => format!("--network {name} "),
+    };
+    Some(format!("p2pnode join {network}--bootstrap {address}"))
 }
 
 /// The address that most others can use.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use p2pnode_protocol::Capacity;
 use p2pnode_protocol::api::PeerInfo;
 
+use super::figures;
 use super::follow::gone;
 use crate::args::{Global, PeersArgs};
 use crate::client::Client;
@@ -117,6 +118,10 @@ fn row(peer: &PeerInfo) -> Vec<String> {
     let runs = match away.collect::<Vec<_>>() {
         away if away.is_empty() => runs,
         away => format!("{runs} ({})", away.join(", ")),
+    };
+    let runs = match &peer.closed {
+        Some(why) => format!("{runs}; closed: {}", figures::line(why, 60)),
+        None => runs,
     };
     let rtt = match (peer.connected, peer.rtt_ms) {
         (true, Some(rtt)) => format!("{rtt:.1} ms"),

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::AttachContainerResults;
@@ -18,7 +17,6 @@ use bollard::query_parameters::{
 };
 use p2pnode_protocol::task::{Failure, FailureKind, Usage};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,15 +32,12 @@ use super::output;
 use super::reaper::Reaper;
 use super::remove::{self, Lost};
 use super::stage::Stage;
+use super::stopped;
 use super::watch::{self, Limits, Pulse};
 use super::{ending, exit};
 use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
-
-/// How long the last output of a killed task is waited for. It is on its way already; only a reader
-/// that is slow, or gone, takes longer.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What all runs of one runtime share.
 #[derive(Debug)]
@@ -260,7 +255,7 @@ impl Run {
         let meter = Meter::new(docker.clone(), self.shared.mounts.clone(), id.clone());
         let AttachContainerResults { output, input } = attached;
         drop(input);
-        let freezer = Freezer::new(docker, &id);
+        let freezer = Freezer::new(docker, &id, place.apart.clone());
         let mut pump = Box::pin(output::pump(output, log, &self.pulse, &freezer));
         let mut holding = Box::pin(freezer.follow(&self.task.hold, &self.pulse));
         let attendance = place.attendance.clone();
@@ -284,20 +279,8 @@ impl Run {
         let code = match exited {
             Ok(code) => code,
             Err(failure) => {
-                let last_words = async move {
-                    if pumped.is_none() && failure.kind != FailureKind::Cancelled {
-                        let _ = timeout(LAST_WORDS, &mut pump).await;
-                    }
-                    // An engine can't end a container whose output nobody reads, unless it sees that
-                    // nobody will.
-                    drop(pump);
-                    failure
-                };
-                let kill = async {
-                    remove::kill(docker, &id).await;
-                    freezer.give_up().await;
-                };
-                let ((), failure) = tokio::join!(kill, last_words);
+                let output = pumped.is_none().then_some(pump);
+                stopped::end(docker, &id, &freezer, output, failure.kind).await;
                 return Err(failure);
             }
         };

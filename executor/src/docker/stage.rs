@@ -11,11 +11,12 @@ use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::container::TaskUser;
 use super::disk::Disk;
+use super::hosts;
 use super::run::Shared;
 use super::watch::Limits;
 use super::workdir::{self, Measure};
-use super::{hosts, space};
 use crate::TaskRun;
+use crate::host::space;
 
 /// The host's side of one run.
 #[derive(Debug)]

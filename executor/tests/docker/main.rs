@@ -15,6 +15,7 @@ mod contract;
 mod disks;
 mod egress;
 mod engine;
+mod gpus;
 mod hold;
 mod holes;
 mod hostile;
@@ -28,6 +29,8 @@ mod private;
 mod registry;
 mod sandbox;
 mod sandboxes;
+#[path = "../gpu/stand_in.rs"]
+mod stand_in;
 mod storm;
 mod subject;
 mod together;

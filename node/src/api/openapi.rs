@@ -14,11 +14,13 @@ use utoipa::OpenApi;
     components(schemas(
         api::AccessRequest,
         api::ApiError,
+        api::CreateForward,
         api::CreateJob,
         api::DrainRequest,
         api::DrainStatus,
         api::ErrorCode,
         api::Event,
+        api::ForwardInfo,
         api::HistoryPage,
         api::HostedDone,
         api::HostedRequest,

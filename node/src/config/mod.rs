@@ -34,6 +34,9 @@ pub use overrides::Overrides;
 pub use value::ValueError;
 pub(crate) use value::network_name;
 
+/// The network that a node is in unless it is told otherwise: everybody's.
+pub const PUBLIC_NETWORK: &str = "main";
+
 /// A node's settings. Every field is a key of the configuration file; `docs/operations.md` describes
 /// them for the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +146,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: host_name(),
-            network: "main".into(),
+            network: PUBLIC_NETWORK.into(),
             listen: default_listen(),
             external: Vec::new(),
             bootstrap: Vec::new(),

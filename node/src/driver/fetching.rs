@@ -12,6 +12,7 @@ use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
+use super::manifests::{ManifestRoom, Taken};
 use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress, StoreError};
 use crate::net::{Misdeed, NetHandle, NetStream, OpenError, StreamKind};
 
@@ -33,7 +34,7 @@ impl FetchError {
         matches!(
             self,
             Self::Transfer(blobs::FetchError::Store(
-                StoreError::Io { .. } | StoreError::Full { .. }
+                StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Share { .. }
             ))
         )
     }
@@ -45,6 +46,13 @@ impl FetchError {
             Self::Transfer(error) => error.may_resume(),
         }
     }
+}
+
+/// A blob that is here.
+pub(super) struct Fetched {
+    pub(super) manifest: Manifest,
+    /// What the manifest takes of memory; to be kept for as long as the manifest is.
+    pub(super) memory: Taken,
 }
 
 /// What a task fails of when an input cannot be fetched.
@@ -84,6 +92,7 @@ pub(super) struct Fetcher {
     store: Arc<BlobStore>,
     peers: Arc<Mutex<HashMap<PeerId, Link>>>,
     slots: Arc<Semaphore>,
+    manifests: ManifestRoom,
 }
 
 /// What is kept for one connected peer.
@@ -110,7 +119,13 @@ impl Fetcher {
             store,
             peers: Arc::default(),
             slots,
+            manifests: ManifestRoom::default(),
         }
+    }
+
+    /// Memory for lists of files.
+    pub(super) const fn manifests(&self) -> &ManifestRoom {
+        &self.manifests
     }
 
     /// Brings `blob` here and pins it for `owner`.
@@ -121,14 +136,17 @@ impl Fetcher {
         blob: BlobRef,
         owner: PinOwner,
         progress: Option<mpsc::Sender<Progress>>,
-    ) -> Result<Manifest, FetchError> {
+    ) -> Result<Fetched, FetchError> {
         if peer == self.net.local_peer_id() {
-            return self.own(&blob, owner);
+            let memory = self.manifests.take(peer, [blob]).await;
+            let manifest = self.own(&blob, owner)?;
+            return Ok(Fetched { manifest, memory });
         }
         // Never closed, so a permit always comes. The peer's own first: who waits for it holds nothing.
         let of_peer = self.with(peer, |link| link.slots.clone());
         let _slot_of_peer = of_peer.acquire().await;
         let _slot = self.slots.acquire().await;
+        let memory = self.manifests.take(peer, [blob]).await;
         let mut tried = 0;
         loop {
             tried += 1;
@@ -136,7 +154,7 @@ impl Fetcher {
                 .try_fetch(peer, job, &blob, owner, progress.as_ref())
                 .await
             {
-                Ok(manifest) => return Ok(manifest),
+                Ok(manifest) => return Ok(Fetched { manifest, memory }),
                 Err(error) if tried < TRIES && error.may_resume() => {
                     tracing::debug!(%peer, %error, "blob stream broke, asking again");
                     tokio::time::sleep(RETRY).await;

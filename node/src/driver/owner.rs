@@ -92,7 +92,7 @@ impl Driver {
             } => {
                 self.after(Input::Allow { peer, grant }, answer, inputs);
             }
-            Command::Status { answer } => self.owner.status(&self.core, answer),
+            Command::Status { answer } => self.owner.status(self.clock.now(), &self.core, answer),
             Command::Peers { answer } => {
                 let now = self.clock.now();
                 self.owner.peers(now, &self.core, answer);
@@ -121,8 +121,8 @@ impl Driver {
         match terms::of(request, present, &self.owner.about.offer, &machine) {
             Ok((terms, allow)) => {
                 // Whoever is allowed already keeps the limits that were set.
-                let known = self.core.allowed_peers();
-                let may = |peer: &PeerId| known.get(peer).is_some_and(|grant| !grant.is_nothing());
+                let (known, now) = (self.core.allowed_peers(), self.clock.now());
+                let may = |peer: &PeerId| known.get(peer).is_some_and(|grant| !grant.is_spent(now));
                 let fresh = allow.into_iter().filter(|peer| !may(peer));
                 inputs.extend(fresh.map(|peer| Input::Allow {
                     peer,
@@ -235,7 +235,7 @@ impl Owner {
         }
     }
 
-    fn status(&self, core: &Core, answer: Answer<NodeStatus>) {
+    fn status(&self, now: Millis, core: &Core, answer: Answer<NodeStatus>) {
         let capacity = core.capacity();
         let offer = capacity.offering.then(|| OfferStatus {
             total: capacity.total,
@@ -243,7 +243,7 @@ impl Owner {
             allow_any: capacity.allow_any,
             rules: capacity.rules,
             closed: capacity.closed,
-            allowed: core.allowed_by_name().map(ToString::to_string).collect(),
+            allowed: core.allowed_by_name(now).map(ToString::to_string).collect(),
             requests: core.requests().len() as u32,
             runtimes: self.runtimes.clone(),
             running: capacity.running,
@@ -305,7 +305,8 @@ impl Owner {
             .into_iter()
             .map(|info| (info.0, info.1))
             .collect();
-        let allowed: std::collections::BTreeSet<PeerId> = core.allowed_by_name().copied().collect();
+        let allowed: std::collections::BTreeSet<PeerId> =
+            core.allowed_by_name(now).copied().collect();
         let net = self.net.clone();
         tokio::spawn(async move {
             for seen in net.peers().await {

@@ -6,6 +6,7 @@
 
 mod errors;
 mod events;
+mod forwards;
 mod history;
 mod hosted;
 mod jobs;
@@ -16,6 +17,7 @@ mod peers;
 
 pub use errors::{ApiError, ErrorCode};
 pub use events::Event;
+pub use forwards::{CreateForward, ForwardInfo};
 pub use history::{HistoryPage, HistoryRow, HostUsage, UsageBy, UsageReport, UsageRow, UsageSum};
 pub use hosted::{
     DrainRequest, DrainStatus, HostedDone, HostedGpu, HostedName, HostedRequest, HostedState,

@@ -81,7 +81,7 @@ async fn a_disk_is_large_without_taking_room_or_time() {
     let image = fs::metadata(&disk.image).unwrap();
     assert!(image.blocks() * 512 < 64 << 20, "{}", image.blocks() * 512);
     let space = rustix::fs::statvfs(&work).unwrap();
-    let room = crate::docker::space::available(&space);
+    let room = crate::host::space::available(&space);
     assert!(room.abs_diff(100 << 30) < 16 << 20, "{room}");
     disk.close();
     disks.close();

@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::super::container::{Sandbox, create_body, environment};
 use super::super::engine::Connected;
+use super::super::hold::Apart;
 use super::super::pause;
 use super::super::run::Shared;
 use super::super::stage::Stage;
@@ -26,6 +27,8 @@ pub(in crate::docker) struct Place {
     /// The wait for the command that is the task, when somebody attends to it.
     pub(in crate::docker) attendance: Option<Arc<Attendance>>,
     pub(in crate::docker) door: Door,
+    /// Between whoever freezes the container and whoever starts a command in it.
+    pub(in crate::docker) apart: Apart,
 }
 
 impl Place {
@@ -50,6 +53,7 @@ impl Place {
             sight: sight(shared, engine, task, stage, sandbox.runtime.is_some()),
             attendance: attendance(task, &command),
             door: Door::default(),
+            apart: Apart::default(),
         })
     }
 
@@ -77,6 +81,7 @@ impl Place {
             sight,
             attendance: attendance(task, command),
             door: Door::default(),
+            apart: Apart::default(),
         })
     }
 

@@ -120,6 +120,7 @@ async fn start(
         _ => None,
     };
     let tty = spec.terminal.is_some() && pair.is_none();
+    let starting = core.place.apart.starting().await;
     let (exec, mut frames, input) = ask(
         core,
         wrapped(&command, pair.as_ref().map(|pair| &*pair.name)),
@@ -129,6 +130,7 @@ async fn start(
     )
     .await?;
     let pid = begun(core, &exec, &command, &mut frames).await?;
+    drop(starting);
     let process = view.as_ref().and_then(|view| Process::find(view, pid));
     let mut ends = Ends {
         frames,

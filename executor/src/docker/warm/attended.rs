@@ -18,8 +18,8 @@ impl Turn<'_> {
         kills: Option<u64>,
     ) -> Outcome {
         let (docker, id) = (&self.room.docker, &self.room.id);
+        let freezer = Freezer::new(docker, id, place.apart.clone());
         let presence = place.show(&self.task.hold, docker, id);
-        let freezer = Freezer::new(docker, id);
         let mut holding = Box::pin(freezer.follow(&self.task.hold, self.pulse));
         let hold = &self.task.hold;
         let ended = tokio::select! {
@@ -44,6 +44,8 @@ impl Turn<'_> {
             remove::kill(docker, id).await;
         }
         let started = true;
-        self.judge(End { code, started }, kills).await
+        // It may be frozen yet, or be so in a moment: no next task can begin in it.
+        let thawed = !freezer.give_up().await;
+        self.judge(End { code, started }, kills, thawed).await
     }
 }

@@ -4,6 +4,7 @@
 //! task's first process is gone, whatever else it started is killed, as it would be there. A task that
 //! is ended by anything but its own exit takes the container with it.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -15,17 +16,18 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures::StreamExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::super::container::{WORK, environment};
 use super::super::ending::{self, Exit};
 use super::super::hold::Freezer;
-use super::super::inside::{Place, Presence};
+use super::super::inside::Place;
 use super::super::meter::Meter;
 use super::super::output;
 use super::super::remove;
-use super::super::run::{LAST_WORDS, Shared, Stops};
+use super::super::run::{Shared, Stops};
 use super::super::space;
+use super::super::stopped;
 use super::super::watch::{self, Limits, Pulse};
 use super::room::{Parts, Room};
 use crate::{LogSink, TaskRun};
@@ -131,9 +133,7 @@ impl Turn<'_> {
                 return Outcome::NotStarted(ending::of_loss(why, &error));
             }
         };
-        let presence = place.show(&self.task.hold, &self.room.docker, &self.room.id);
-        self.live((&exec, output), meter, log, kills, presence)
-            .await
+        self.live((&exec, output), meter, log, kills, place).await
     }
 
     async fn start(&self, mut env: Vec<String>) -> Result<(String, Output), Error> {
@@ -175,16 +175,17 @@ impl Turn<'_> {
         meter: Meter,
         log: &LogSink,
         kills: Option<u64>,
-        presence: Presence<'_>,
+        place: Place,
     ) -> Outcome {
         let (docker, id) = (&self.room.docker, &self.room.id);
-        let freezer = Freezer::new(docker, id);
+        let freezer = Freezer::new(docker, id, place.apart.clone());
+        let presence = place.show(&self.task.hold, docker, id);
         let head = Mutex::new(Vec::new());
         let output = output.inspect(|frame| keep_head(&head, frame));
         let mut pump = Box::pin(output::pump(output, log, self.pulse, &freezer));
-        let mut holding = Box::pin(freezer.follow(&self.task.hold, self.pulse));
-        let hurry = Notify::new();
-        let mut ended = pin!(self.end_of(exec, &hurry));
+        let (hurry, begun) = (Notify::new(), Notify::new());
+        let mut holding = Box::pin(self.held(&freezer, &begun));
+        let mut ended = pin!(self.end_of(exec, &hurry, &begun));
         let mut watch = pin!(watch::watch(
             self.limits,
             meter,
@@ -211,20 +212,8 @@ impl Turn<'_> {
         let end = match exited {
             Ok(end) => end,
             Err(failure) => {
-                let last_words = async move {
-                    if pumped.is_none() && failure.kind != FailureKind::Cancelled {
-                        let _ = timeout(LAST_WORDS, &mut pump).await;
-                    }
-                    // An engine can't end a container whose output nobody reads, unless it sees that
-                    // nobody will.
-                    drop(pump);
-                    failure
-                };
-                let kill = async {
-                    remove::kill(docker, id).await;
-                    freezer.give_up().await;
-                };
-                let ((), failure) = tokio::join!(kill, last_words);
+                let output = pumped.is_none().then_some(pump);
+                stopped::end(docker, id, &freezer, output, failure.kind).await;
                 return Outcome::failed(failure);
             }
         };
@@ -244,12 +233,23 @@ impl Turn<'_> {
             let said = head.lock().map(|head| head.clone()).unwrap_or_default();
             return self.not_started(&String::from_utf8_lossy(&said));
         }
-        self.judge(end, kills).await
+        // It may be frozen yet, or be so in a moment: no next task can begin in it.
+        let thawed = !freezer.give_up().await;
+        self.judge(end, kills, thawed).await
+    }
+
+    /// Does what the owner's hold says, once the task's process has begun. A container that is frozen
+    /// while a process is being started in it can't be thawed: with control groups of the first
+    /// version the engine waits for that process, and nobody gets at the container any more.
+    async fn held(&self, freezer: &Freezer<'_>, begun: &Notify) -> Infallible {
+        begun.notified().await;
+        freezer.follow(&self.task.hold, self.pulse).await
     }
 
     /// Waits until the task's process has ended, and ends what it has left behind: that might hold
-    /// its output open for ever. `hurry` says that its output has ended.
-    async fn end_of(&self, exec: &str, hurry: &Notify) -> Result<End, Error> {
+    /// its output open for ever. `hurry` says that its output has ended; `begun` is told when the
+    /// engine has started it.
+    async fn end_of(&self, exec: &str, hurry: &Notify, begun: &Notify) -> Result<End, Error> {
         let mut pause = FIRST_LOOK;
         loop {
             tokio::select! {
@@ -269,6 +269,7 @@ impl Turn<'_> {
                 pause = LAST_LOOK;
                 continue;
             }
+            begun.notify_one();
             pause = NEXT_LOOK;
             self.gone(pid).await;
             if !clear_processes(&self.room.parts).await {
@@ -299,13 +300,13 @@ impl Turn<'_> {
         Outcome::NotStarted(Failure::new(FailureKind::Host, why))
     }
 
-    pub(super) async fn judge(&self, end: End, kills: Option<u64>) -> Outcome {
+    pub(super) async fn judge(&self, end: End, kills: Option<u64>, thawed: bool) -> Outcome {
         let inside = &self.room.parts.inside;
         let lives = inside.lives();
         if end.code == 0 {
             return Outcome::Over {
                 result: Ok(()),
-                tidy: lives,
+                tidy: lives && thawed,
             };
         }
         let oom_killed = match (kills, inside.memory_kills()) {
@@ -328,7 +329,7 @@ impl Turn<'_> {
         });
         Outcome::Over {
             result,
-            tidy: lives && !oom_killed,
+            tidy: lives && thawed && !oom_killed,
         }
     }
 }
