@@ -2,10 +2,11 @@
 //!
 //! [`Entry`] is what the task's [`Hold`] shows while the task's process runs; `run` and `warm` begin
 //! and end that with a [`Place`], its [`Presence`] and its [`Door`]. Commands are started by the engine
-//! (`start`), so that they have the walls and limits of the container by construction; `session`
-//! follows one to its end, `pump` carries its output, `process` signals it, `pty` is its terminal.
-//! `ports` and `files` are reached from this host, where it sees its containers (`view`); where it does
-//! not, `relay` is what is left of ports. `attend` lets the first command be the task.
+//! (`start`; `wanted` says what exactly), so that they have the walls and limits of the container by
+//! construction; `session` follows one to its end, `pump` carries its output, `process` signals it,
+//! `pty` is its terminal. `ports` and `files` (`file`: an open one) are reached from this host, where it
+//! sees its containers (`view`); where it does not, `relay` is what is left of ports. `attend` lets the
+//! first command be the task.
 //!
 //! It must never do anything for a task that has ended, nor anything with more rights than the task has.
 
@@ -22,6 +23,7 @@ mod relay;
 mod session;
 mod start;
 mod view;
+mod wanted;
 
 use std::fmt;
 use std::io;
@@ -45,8 +47,8 @@ use crate::host::cgroup::Mounts;
 use crate::inside::{Duplex, Files, Inside, InsideError, Session};
 use crate::{Hold, LiveUsage};
 
-/// Commands in one task at once, the task itself not counted: a hundred people at a time, and what
-/// their editors start beside.
+/// Commands from outside in one task at once: a hundred people at a time, and what their editors start
+/// beside.
 const MOST_SESSIONS: usize = 128;
 
 /// What this host sees of a container.

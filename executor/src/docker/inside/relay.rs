@@ -20,7 +20,7 @@ use crate::inside::{Duplex, InsideError, Session};
 
 /// Runs the first of the programs that can pass on bytes to the port `$1`, or says that there is none.
 const SCRIPT: &str = r#"has() { command -v "$1" >/dev/null 2>&1; }
-if has socat; then exec socat - "TCP:127.0.0.1:$1"
+if has socat; then exec socat -t 86400 - "TCP:127.0.0.1:$1"
 elif has nc; then exec nc 127.0.0.1 "$1"
 elif has python3; then exec python3 -c '
 import os, socket, sys, threading
@@ -40,7 +40,8 @@ while True:
     while data:
         data = data[os.write(1, data):]
 ' "$1"
-elif has bash; then exec bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" || exit 1; cat >&3 & cat <&3' "$1"
+elif has bash; then exec bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" 4<&0 || exit 1
+cat <&4 >&3 & cat <&3' "$1"
 fi
 exit 96"#;
 

@@ -50,7 +50,9 @@ pub(super) struct Command {
     pub exec: String,
     /// Whether it has a terminal of the engine's.
     pub tty: bool,
-    /// Its process, where this host sees it.
+    /// Whether this host sees the container's processes.
+    pub seen: bool,
+    /// Its process, when this host has seen it before its end.
     pub process: Option<Process>,
     /// Whether it is the task itself.
     pub is_task: bool,
@@ -97,6 +99,8 @@ impl Command {
     async fn signal(&self, signal: Signal) {
         match &self.process {
             Some(process) => process.signal(signal).await,
+            // It is gone.
+            None if self.seen => {}
             None => tracing::info!(
                 ?signal,
                 "a command in a task is not signalled: this node does not see its processes"
@@ -164,7 +168,7 @@ impl Command {
                     if code.is_none() {
                         self.signal(Signal::KILL).await;
                     }
-                    if self.process.is_none() {
+                    if self.process.is_none() && !self.seen {
                         // It sees the end of its input and nobody reads its output, which is all that
                         // can be done; a task is killed with its container.
                         return match self.is_task {

@@ -21,6 +21,7 @@ use super::door::Pass;
 use super::process::Process;
 use super::pty::Pair;
 use super::session::{Command, Ends};
+use super::wanted::{NO_SUCH, PLAIN_SHELL, command_of, environment, wrapped};
 use super::{Core, MOST_SESSIONS, View, invalid};
 use crate::LogChunk;
 use crate::inside::{InsideError, Session};
@@ -45,20 +46,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long a container that is frozen because its output waits for a reader is waited for.
 const THAWING: Duration = Duration::from_secs(5);
-
-/// Gives a command its terminal, whose name is `$0`: the engine has made it the leader of a session
-/// without one, so that the first that it opens becomes its own. What it says before is for this node.
-const TAKE_TERMINAL: &str = r#"case $1 in
-*/*) [ -f "$1" ] && [ -x "$1" ] ;;
-*) command -v "$1" ;;
-esac >/dev/null 2>&1 || { echo "$NO_SUCH"; exit 127; }
-exec "$@" <>"$0" >&0 2>&0"#;
-
-/// How [`TAKE_TERMINAL`] says that there is no such command.
-const NO_SUCH: &str = "p2pnode: there is no such command";
-
-/// Where shells are: the better one first.
-const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
 
 /// Keys that would detach a terminal of the engine's from its command; it knows no "none", so this is
 /// what nobody types.
@@ -103,6 +90,9 @@ pub(super) async fn exec(
 fn failure_of(error: &InsideError) -> Failure {
     let kind = match error {
         InsideError::NoCommand(_) => FailureKind::BadProgram,
+        InsideError::Io(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            FailureKind::BadProgram
+        }
         _ => FailureKind::Host,
     };
     Failure::new(kind, error.to_string())
@@ -131,8 +121,14 @@ async fn start(
     };
     let tty = spec.terminal.is_some() && pair.is_none();
     let starting = core.place.apart.starting().await;
-    let (exec, mut frames, input) =
-        ask(core, wrapped(&command, pair.as_ref()), env, tty, &pair).await?;
+    let (exec, mut frames, input) = ask(
+        core,
+        wrapped(&command, pair.as_ref().map(|pair| &*pair.name)),
+        env,
+        tty,
+        &pair,
+    )
+    .await?;
     let pid = begun(core, &exec, &command, &mut frames).await?;
     drop(starting);
     let process = view.as_ref().and_then(|view| Process::find(view, pid));
@@ -155,6 +151,7 @@ async fn start(
         core: Arc::clone(core),
         exec,
         tty,
+        seen: view.is_some(),
         process,
         is_task,
     };
@@ -164,55 +161,11 @@ async fn start(
     Ok(command.follow(ends, permit))
 }
 
-/// The task's environment, and what comes on top.
-fn environment(core: &Core, spec: &ExecSpec) -> Result<Vec<String>, InsideError> {
-    let mut all = core.place.env.clone();
-    let term = spec.terminal.as_ref().map(|terminal| &terminal.term);
-    let term = term.map(|term| ("TERM".to_owned(), term.clone()));
-    for (name, value) in term.iter().chain(&spec.env) {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(invalid(format!(
-                "the environment variable `{}` cannot be set: a name must not be empty or hold `=`, \
-                 and neither name nor value may hold a NUL character",
-                name.escape_debug()
-            )));
-        }
-        let begins = format!("{name}=");
-        all.retain(|known| !known.starts_with(&begins));
-        all.push(format!("{begins}{value}"));
-    }
-    Ok(all)
-}
-
-/// The command, filled in when it is empty.
-async fn command_of(
-    core: &Core,
-    spec: &ExecSpec,
-    is_task: bool,
-    view: Option<Arc<View>>,
-) -> Vec<String> {
-    if !spec.command.is_empty() {
-        return spec.command.clone();
-    }
-    let own = core.place.attendance.as_ref().filter(|_| is_task);
-    if let Some(own) = own.filter(|own| !own.command().is_empty()) {
-        return own.command().to_vec();
-    }
-    let find = move || {
-        let view = view.as_ref()?;
-        SHELLS.into_iter().find(|shell| view.has_program(shell))
-    };
-    let found = tokio::task::spawn_blocking(find).await;
-    let [_, plain] = SHELLS;
-    vec![found.ok().flatten().unwrap_or(plain).to_owned()]
-}
-
 /// A terminal of this node's; `None` where only the engine can make one.
 async fn open_pair(core: &Core, view: &Arc<View>, terminal: &Terminal) -> Option<Pair> {
     let (view, uid, size) = (Arc::clone(view), core.place.user.0, terminal.size);
     let open = move || {
-        let [_, plain] = SHELLS;
-        if !view.has_program(plain) {
+        if !view.has_program(PLAIN_SHELL) {
             return Err(io::Error::other("there is no shell to hand it over"));
         }
         Pair::open(&view, uid, size)
@@ -225,17 +178,6 @@ async fn open_pair(core: &Core, view: &Arc<View>, terminal: &Terminal) -> Option
             None
         }
     }
-}
-
-/// What the engine is to start.
-fn wrapped(command: &[String], pair: Option<&Pair>) -> Vec<String> {
-    let Some(pair) = pair else {
-        return command.to_vec();
-    };
-    let [_, plain] = SHELLS;
-    let script = TAKE_TERMINAL.replace("$NO_SUCH", NO_SUCH);
-    let before = [plain.to_owned(), "-c".to_owned(), script, pair.name.clone()];
-    before.into_iter().chain(command.iter().cloned()).collect()
 }
 
 type Input = std::pin::Pin<Box<dyn AsyncWrite + Send>>;
@@ -267,8 +209,13 @@ async fn ask(
         match core.docker.create_exec(&core.id, options.clone()).await {
             Ok(created) => break created,
             Err(error) => match refusal(core, &error) {
-                InsideError::Paused if !core.usage.borrow().paused && since.elapsed() < THAWING => {
-                    sleep(LAST_LOOK).await;
+                InsideError::Paused if core.usage.borrow().paused => {
+                    return Err(InsideError::Paused);
+                }
+                InsideError::Paused if since.elapsed() < THAWING => sleep(LAST_LOOK).await,
+                InsideError::Paused => {
+                    let why = "the task stands still until somebody reads its output: try again";
+                    return Err(io::Error::other(why).into());
                 }
                 refused => return Err(refused),
             },

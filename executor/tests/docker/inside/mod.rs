@@ -1,5 +1,5 @@
 //! What the owner of a job may do inside a running task: commands (`commands`), terminals
-//! (`terminals`), ports (`ports`), files (`files`), tasks that somebody attends to (`attended`), and how
+//! (`terminals`), ports (`ports`), files (`files`, `rights`), tasks that somebody attends to (`attended`), and how
 //! fast all that is (`pace`).
 
 mod attended;
@@ -7,6 +7,7 @@ mod commands;
 mod files;
 mod pace;
 mod ports;
+mod rights;
 mod terminals;
 
 use std::sync::Arc;

@@ -1,9 +1,8 @@
 //! The owner's hold on a task in a warm container.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use p2pnode_executor::{Hold, LiveUsage};
+use p2pnode_executor::Hold;
 use tokio::sync::watch;
 
 use super::with_rooms;
@@ -23,7 +22,6 @@ async fn a_hold_at_any_moment_is_only_a_hold() {
             let (pause, wanted) = watch::channel(false);
             trial.task.hold = Hold {
                 pause: wanted,
-                usage: Arc::new(watch::channel(LiveUsage::default()).0),
                 ..Hold::default()
             };
             let running = job.start(&trial);
