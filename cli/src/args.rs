@@ -3,6 +3,7 @@
 mod inside;
 mod offer;
 mod owner;
+mod reach;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,8 @@ pub use offer::{AllowArgs, OfferArgs};
 pub use owner::{
     By, DrainArgs, HistoryArgs, KillArgs, OwnerVerb, PastArgs, PauseArgs, StatsArgs, UsageArgs,
 };
+
+pub use reach::{FindArgs, PathArgs, PingArgs, ReachVerb};
 
 /// A peer-to-peer compute network: offer idle machines, send work to others.
 #[derive(Parser)]
@@ -152,6 +155,9 @@ pub enum Verb {
     /// About tasks of others that run here.
     #[command(flatten)]
     Owner(OwnerVerb),
+    /// About ways to peers.
+    #[command(flatten)]
+    Reach(ReachVerb),
     /// Show the configuration
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2pnode config show")]
@@ -301,6 +307,9 @@ pub struct NodeFlags {
     /// Do not ask the router to forward ports
     #[arg(long)]
     pub no_upnp: bool,
+    /// Relay for others while the whole Internet can reach this node: on, off or limit [default: limit]
+    #[arg(long, value_name = "HOW")]
+    pub relay: Option<String>,
     /// A label that jobs can ask for, such as site=lab; repeatable
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<String>,
@@ -329,6 +338,7 @@ impl NodeFlags {
             ("--network", self.network.is_some()),
             ("--external", !self.external.is_empty()),
             ("--no-upnp", self.no_upnp),
+            ("--relay", self.relay.is_some()),
             ("--label", !self.labels.is_empty()),
             ("--log", self.log.is_some()),
             ("--api-port", self.api_port.is_some()),

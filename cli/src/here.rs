@@ -53,6 +53,7 @@ pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
         network: flags.network,
         external: flags.external,
         no_upnp: flags.no_upnp,
+        relay: flags.relay,
         labels: flags.labels,
         log: flags.log,
         api_port: flags.api_port,

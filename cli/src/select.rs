@@ -89,6 +89,11 @@ pub fn access_path(peer: &str) -> Result<String, Failure> {
     Ok(format!("/allowed/{}", escaped(peer)))
 }
 
+/// The path of what the API knows of the way to a peer: `ping`, `path` or `find`.
+pub fn way_path(peer: &str, what: &str) -> Result<String, Failure> {
+    access_path(peer).map(|_| format!("/peers/{}/{what}", escaped(peer)))
+}
+
 /// A part of a path with everything escaped that means something in one.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -122,6 +127,8 @@ mod tests {
         assert!(JobSelector::parse_whole("last/0").is_err());
         assert_eq!(access_path("../jobs").unwrap(), "/allowed/%2E%2E%2Fjobs");
         assert!(access_path(" ").is_err());
+        assert_eq!(way_path("a/b", "ping").unwrap(), "/peers/a%2Fb/ping");
+        assert!(way_path("", "ping").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod drain;
 mod figures;
+mod find;
 mod follow;
 pub mod helpers;
 mod history;
@@ -15,8 +16,10 @@ mod kill;
 mod logs;
 mod network;
 mod node;
+mod path;
 mod pause;
 mod peers;
+mod ping;
 mod ps;
 mod stats;
 mod submit;
@@ -28,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::args::{Cli, Global, OwnerVerb, Verb};
+use crate::args::{Cli, Global, OwnerVerb, ReachVerb, Verb};
 use crate::exit::Failure;
 
 /// Does what was asked.
@@ -54,6 +57,7 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Requests => access::requests(&global).await,
         Verb::Inside(verb) => inside::inside(&global, verb).await,
         Verb::Owner(verb) => owner(&global, verb).await,
+        Verb::Reach(verb) => reach(&global, verb).await,
         Verb::Config(crate::args::ConfigVerb::Show) => config::show(&global),
         Verb::Demo(args) => demo::demo(&global, &args).await,
         Verb::Doctor(args) => doctor::doctor(&global, &args).await,
@@ -74,6 +78,15 @@ async fn owner(global: &Global, verb: OwnerVerb) -> Result<ExitCode, Failure> {
         OwnerVerb::Drain(args) => drain::drain(global, &args).await,
         OwnerVerb::History(args) => history::history(global, &args).await,
         OwnerVerb::Usage(args) => usage::usage(global, &args).await,
+    }
+}
+
+/// About ways to peers.
+async fn reach(global: &Global, verb: ReachVerb) -> Result<ExitCode, Failure> {
+    match verb {
+        ReachVerb::Ping(args) => ping::ping(global, &args).await,
+        ReachVerb::Find(args) => find::find(global, &args).await,
+        ReachVerb::Path(args) => path::path(global, &args).await,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use p2pnode_node::config::{Config, PUBLIC_NETWORK};
 use p2pnode_node::home::{DataDir, PrivateNetwork, TicketError};
-use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus};
+use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus, ReachState, ReachStatus};
 use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::{Capacity, MilliCpus};
 use serde_json::json;
@@ -187,8 +187,11 @@ fn how_to_join(status: &NodeStatus) -> Option<String> {
 
 /// The address that most others can use.
 fn best_address(listen: &[String]) -> Option<&String> {
-    let is_local =
-        |address: &&String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    let is_local = |address: &&String| {
+        address.starts_with("/ip4/127.")
+            || address.starts_with("/ip6/::1/")
+            || address.starts_with("/ip6/fe80:")
+    };
     let far = listen.iter().find(|address| !is_local(address));
     far.or_else(|| listen.first())
 }
@@ -318,6 +321,9 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     for address in &status.external {
         output::line(format!("seen as    {address}"));
     }
+    for line in reach(&status.reach) {
+        output::line(line);
+    }
     output::line(format!(
         "peers      {} connected, {} known",
         status.peers_connected, status.peers_known
@@ -354,6 +360,37 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether and how others reach the node, in words.
+fn reach(reach: &ReachStatus) -> Vec<String> {
+    let mut lines = vec![match reach.state {
+        ReachState::Public => "reach      public: the whole Internet reaches it".to_owned(),
+        ReachState::Relayed => format!(
+            "reach      behind NAT, reachable through {}",
+            reach.relays.join(" and ")
+        ),
+        ReachState::Hidden => {
+            "reach      behind NAT, and no relay is found yet: only peers that it connects to itself"
+                .to_owned()
+        }
+        ReachState::Unknown => "reach      unknown yet: nobody outside has told".to_owned(),
+    }];
+    lines.extend(
+        reach
+            .problem
+            .as_ref()
+            .map(|problem| format!("problem    {problem}")),
+    );
+    if reach.relaying {
+        lines.push(format!(
+            "relays     ({}) {}, {}",
+            reach.relay,
+            counted(reach.clients.into(), "node"),
+            counted(reach.circuits.into(), "circuit")
+        ));
+    }
+    lines
 }
 
 pub fn id(global: &Global) -> Result<ExitCode, Failure> {

@@ -69,6 +69,7 @@ fn never_seen(peer: String) -> PeerInfo {
         closed: None,
         away: Vec::new(),
         connected: false,
+        relayed: false,
         last_seen_ms: 0,
     }
 }
@@ -84,6 +85,11 @@ fn print(global: &Global, peers: &[PeerInfo]) {
         );
         return;
     }
+    print_table(peers);
+}
+
+/// One line for each peer.
+pub fn print_table(peers: &[PeerInfo]) {
     let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
     output::table(
         &[
@@ -94,6 +100,7 @@ fn print(global: &Global, peers: &[PeerInfo]) {
             "GPUS",
             "RUNS",
             "RTT",
+            "WAY",
             "MAY RUN HERE",
         ],
         &rows,
@@ -128,6 +135,11 @@ fn row(peer: &PeerInfo) -> Vec<String> {
         (true, None) => "connected".to_owned(),
         (false, _) => "away".to_owned(),
     };
+    let way = match (peer.connected, peer.relayed) {
+        (true, true) => "relayed",
+        (true, false) => "direct",
+        (false, _) => "-",
+    };
     vec![
         peer.peer.clone(),
         peer.name.clone(),
@@ -136,6 +148,7 @@ fn row(peer: &PeerInfo) -> Vec<String> {
         of(|capacity| capacity.gpus.len().to_string()),
         runs,
         rtt,
+        way.to_owned(),
         if peer.allowed { "yes" } else { "no" }.to_owned(),
     ]
 }

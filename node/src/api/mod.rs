@@ -13,6 +13,7 @@ mod hosted;
 mod jobs;
 mod node;
 mod openapi;
+mod reach;
 mod scrape;
 mod select;
 mod target;
@@ -82,6 +83,10 @@ fn router(token: &str, state: ApiState) -> Router {
         .route("/usage", get(hosted::usage))
         .route("/status", get(node::status))
         .route("/peers", get(node::peers))
+        .route("/peers/{peer}/ping", post(reach::ping))
+        .route("/peers/{peer}/path", get(reach::path))
+        .route("/peers/{peer}/find", get(reach::find))
+        .route("/find", post(reach::offers))
         .route("/offer", put(node::offer))
         .route("/fit", post(jobs::fit))
         .route("/allowed", get(node::allowed))

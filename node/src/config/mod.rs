@@ -34,6 +34,8 @@ pub use overrides::Overrides;
 pub use value::ValueError;
 pub(crate) use value::network_name;
 
+use crate::net::RelayPolicy;
+
 /// The network that a node is in unless it is told otherwise: everybody's.
 pub const PUBLIC_NETWORK: &str = "main";
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub mdns: bool,
     /// `upnp`: whether the router is asked to forward ports.
     pub upnp: bool,
+    /// `relay`: how much it relays for others while the whole Internet can reach it.
+    pub relay: RelayPolicy,
     /// `log`: what is logged, in `tracing`'s filter syntax.
     pub log: String,
     /// `labels`: what jobs can ask for in `[placement] labels`.
@@ -152,6 +156,7 @@ impl Default for Config {
             bootstrap: Vec::new(),
             mdns: true,
             upnp: true,
+            relay: RelayPolicy::default(),
             log: "info".into(),
             labels: BTreeMap::new(),
             api: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),

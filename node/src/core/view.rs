@@ -166,8 +166,8 @@ impl Core {
         self.peers.name(peer)
     }
 
-    /// Peers that are connected or whose adverts are known; addresses and round trips are for the
-    /// network to fill in.
+    /// Peers that are connected or whose adverts are known; addresses, ways and round trips are for
+    /// the network to fill in.
     #[must_use]
     pub fn known_peers(&self, now: Millis) -> Vec<(PeerId, PeerInfo)> {
         self.peers
@@ -190,6 +190,7 @@ impl Core {
                     closed: advert.and_then(|advert| advert.closed.as_deref().map(printable)),
                     away: advert.map_or_else(Vec::new, away),
                     connected: peer.connected,
+                    relayed: false,
                     last_seen_ms: peer.seen_ms,
                 };
                 (*id, info)

@@ -26,6 +26,8 @@ pub(super) enum FetchError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Transfer(#[from] blobs::FetchError),
+    #[error("the transfer goes on over a direct connection")]
+    Moved,
 }
 
 impl FetchError {
@@ -44,6 +46,7 @@ impl FetchError {
         match self {
             Self::Open(error) => !matches!(error, OpenError::Unsupported | OpenError::Stopped),
             Self::Transfer(error) => error.may_resume(),
+            Self::Moved => true,
         }
     }
 }
@@ -155,6 +158,11 @@ impl Fetcher {
                 .await
             {
                 Ok(manifest) => return Ok(Fetched { manifest, memory }),
+                // Nothing broke, so this was no try.
+                Err(FetchError::Moved) => {
+                    tracing::info!(%peer, "a direct connection stands: a transfer goes on over it");
+                    tried -= 1;
+                }
                 Err(error) if tried < TRIES && error.may_resume() => {
                     tracing::debug!(%peer, %error, "blob stream broke, asking again");
                     tokio::time::sleep(RETRY).await;
@@ -187,20 +195,43 @@ impl Fetcher {
             }
         };
         if let Some(mut stream) = self.take_idle(peer) {
-            match blobs::fetch(&mut stream, job, item, &self.store, &tell).await {
+            match self.fetch_on(&mut stream, job, item, &tell).await {
                 Ok(manifest) => {
                     self.keep_idle(peer, stream);
                     return Ok(manifest);
                 }
                 // It may have been closed over there while nobody looked, and the others as well.
-                Err(error) if error.may_resume() => self.with(peer, |link| link.idle.clear()),
-                Err(error) => return Err(error.into()),
+                Err(FetchError::Transfer(error)) if error.may_resume() => {
+                    self.with(peer, |link| link.idle.clear());
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut stream = self.net.open_stream(peer, StreamKind::Blob).await?.compat();
-        let manifest = blobs::fetch(&mut stream, job, item, &self.store, &tell).await?;
+        let manifest = self.fetch_on(&mut stream, job, item, &tell).await?;
         self.keep_idle(peer, stream);
         Ok(manifest)
+    }
+
+    /// Fetches over one stream, and leaves it when a better connection stands: what arrived stays.
+    async fn fetch_on(
+        &self,
+        stream: &mut WireStream,
+        job: JobId,
+        item: FetchItem,
+        tell: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, FetchError> {
+        let better = stream.get_ref().better_way();
+        // One that was there when the stream was opened is gone by now, or it would have been taken.
+        let was_there = better.is_cancelled();
+        let fetching = blobs::fetch(stream, job, item, &self.store, tell);
+        if was_there {
+            return Ok(fetching.await?);
+        }
+        match better.run_until_cancelled(fetching).await {
+            Some(fetched) => Ok(fetched?),
+            None => Err(FetchError::Moved),
+        }
     }
 
     /// A blob of this node's own, which is here.
@@ -222,7 +253,10 @@ impl Fetcher {
 
     fn take_idle(&self, peer: PeerId) -> Option<WireStream> {
         self.with(peer, |link| {
-            link.idle.retain(|(_, since)| since.elapsed() < MAX_IDLE);
+            link.idle.retain(|(stream, since)| {
+                let outdone = stream.get_ref().better_way().is_cancelled();
+                since.elapsed() < MAX_IDLE && !outdone
+            });
             link.idle.pop().map(|(stream, _)| stream)
         })
     }

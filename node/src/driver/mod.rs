@@ -35,6 +35,7 @@ mod performing;
 mod preparing;
 mod probing;
 mod program;
+mod reaching;
 mod remembering;
 mod running;
 mod submitting;

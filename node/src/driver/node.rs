@@ -238,6 +238,7 @@ fn net_config(
     net.bootstrap.clone_from(&config.bootstrap);
     net.mdns = config.mdns;
     net.reach.upnp = config.upnp;
+    net.reach.relay = config.relay;
     net.known_peers = known_peers(store)?;
     if let Some(private) = private {
         lock_in(&mut net, private);

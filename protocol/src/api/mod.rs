@@ -14,6 +14,7 @@ mod logs;
 mod node;
 mod offer;
 mod peers;
+mod reach;
 
 pub use errors::{ApiError, ErrorCode};
 pub use events::Event;
@@ -30,3 +31,6 @@ pub use logs::{LogEntries, LogEntry};
 pub use node::{AdvertTimes, NodeStatus, RuntimeStatus};
 pub use offer::{AccessRequest, OfferRequest, OfferStatus};
 pub use peers::{PeerAccess, PeerFit, PeerInfo};
+pub use reach::{
+    FindOffers, FoundOffers, PeerEcho, PeerLink, PeerPath, PeerWhereabouts, ReachState, ReachStatus,
+};
