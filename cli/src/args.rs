@@ -1,18 +1,23 @@
 //! What the command line accepts.
 
+mod inside;
 mod offer;
 mod owner;
+mod reach;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use inside::{ExecArgs, InsideVerb, RunArgs, SshArgs, TunnelArgs};
 pub use offer::{AllowArgs, OfferArgs};
 
 pub use owner::{
     By, DrainArgs, HistoryArgs, KillArgs, OwnerVerb, PastArgs, PauseArgs, StatsArgs, UsageArgs,
 };
+
+pub use reach::{FindArgs, PathArgs, PingArgs, ReachVerb};
 
 /// A peer-to-peer compute network: offer idle machines, send work to others.
 #[derive(Parser)]
@@ -43,7 +48,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub json: bool,
     /// Log more; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
@@ -56,9 +61,11 @@ pub enum Verb {
         p2pnode join p2pnode1anrwc...      # become a member of a private network"
     )]
     Join(JoinArgs),
-    /// Make a private network, or print the ticket that lets others in
+    /// Make, show and leave private networks, and print the tickets that let others in
     #[command(subcommand)]
-    #[command(after_help = "Examples:\n  p2pnode network create lab\n  p2pnode network ticket")]
+    #[command(
+        after_help = "Examples:\n  p2pnode network create lab\n  p2pnode network ticket --qr\n  p2pnode network show"
+    )]
     Network(NetworkVerb),
     /// Offer this machine's capacity, under your rules; starts a node unless one runs
     #[command(after_help = offer::EXAMPLES)]
@@ -111,6 +118,9 @@ pub enum Verb {
         /// Go on until the job ends
         #[arg(short, long)]
         follow: bool,
+        /// Leave in what a terminal obeys, beyond colours
+        #[arg(long)]
+        raw: bool,
     },
     /// Cancel a job
     #[command(after_help = "Example:\n  p2pnode cancel last")]
@@ -130,18 +140,24 @@ pub enum Verb {
     Allow(AllowArgs),
     /// List peers that asked to run tasks here and were not allowed
     #[command(
-        after_help = "Examples:\n  p2pnode requests\n  p2pnode allow h7Ka9Qx2 --tasks 10    # answers one"
+        after_help = "Examples:\n  p2pnode requests\n  p2pnode allow h7Ka9Qx2Zt --tasks 10    # answers one"
     )]
     Requests,
     /// No longer allow a peer to run tasks here
     #[command(after_help = "Example:\n  p2pnode deny 12D3KooW...")]
     Deny {
-        /// Its id, the beginning or the end of it, or its name
+        /// Its id, ten or more characters of its end, or the name of a peer that was allowed
         peer: String,
     },
+    /// What goes on inside a task.
+    #[command(flatten)]
+    Inside(InsideVerb),
     /// About tasks of others that run here.
     #[command(flatten)]
     Owner(OwnerVerb),
+    /// About ways to peers.
+    #[command(flatten)]
+    Reach(ReachVerb),
     /// Show the configuration
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2pnode config show")]
@@ -180,6 +196,7 @@ impl Verb {
             Self::Join(args) => Some(&args.node),
             Self::Offer(args) => Some(&args.node),
             Self::Submit(args) => Some(&args.node),
+            Self::Inside(InsideVerb::Run(args)) => Some(&args.node),
             _ => None,
         }
     }
@@ -211,11 +228,28 @@ pub enum NetworkVerb {
     },
     /// Print the ticket of this node's private network. Whoever has it is a member
     #[command(
-        after_help = "Example:\n  p2pnode network ticket    # on the other machine: p2pnode join TICKET"
+        after_help = "Examples:\n  p2pnode network ticket                 # on the other machine: p2pnode join TICKET\n  \
+        p2pnode network ticket --until 1h --qr  # for a camera, and not for long"
     )]
     Ticket {
         /// The network's name [default: the one this node is in]
         name: Option<String>,
+        /// Nobody joins with it after so long, such as 1h or 7d [default: it holds for ever]. The key in
+        /// it stays the network's, so it is no less a secret
+        #[arg(long, value_name = "TIME", value_parser = humantime_duration)]
+        until: Option<Duration>,
+        /// Print it as a QR code, too
+        #[arg(long)]
+        qr: bool,
+    },
+    /// List the networks that this node is a member of
+    #[command(after_help = "Example:\n  p2pnode network show --json")]
+    Show,
+    /// Be no member of a private network any more
+    #[command(after_help = "Example:\n  p2pnode network leave lab")]
+    Leave {
+        /// Its name
+        name: String,
     },
 }
 
@@ -273,6 +307,9 @@ pub struct NodeFlags {
     /// Do not ask the router to forward ports
     #[arg(long)]
     pub no_upnp: bool,
+    /// Relay for others while the whole Internet can reach this node: on, off or limit [default: limit]
+    #[arg(long, value_name = "HOW")]
+    pub relay: Option<String>,
     /// A label that jobs can ask for, such as site=lab; repeatable
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<String>,
@@ -301,6 +338,7 @@ impl NodeFlags {
             ("--network", self.network.is_some()),
             ("--external", !self.external.is_empty()),
             ("--no-upnp", self.no_upnp),
+            ("--relay", self.relay.is_some()),
             ("--label", !self.labels.is_empty()),
             ("--log", self.log.is_some()),
             ("--api-port", self.api_port.is_some()),
@@ -329,7 +367,7 @@ pub struct PeersArgs {
 pub struct SubmitArgs {
     /// The job file
     pub file: PathBuf,
-    /// Only on these peers: ids, the beginning or the end of one, or names
+    /// Only on these peers: ids, ten or more characters of their ends, or names of peers allowed here
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub peers: Vec<String>,
     /// Folder for the outputs; files there are replaced [default: ./<name>-<job>/]

@@ -4,16 +4,22 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use hyper::http::request::Builder;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use p2pnode_node::home::ApiEndpoint;
-use p2pnode_protocol::api::{ApiError, Event};
+use p2pnode_protocol::TaskKey;
+use p2pnode_protocol::api::{ApiError, Event, TaskInfo};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use crate::exit::Failure;
+use crate::select::JobSelector;
+
+/// What a connection to the node is upgraded to.
+const TUNNEL: &str = "p2pnode-tunnel";
 
 /// The longest event that is read, in bytes: far more than any node sends.
 const MAX_EVENT_BYTES: usize = 8 << 20;
@@ -70,6 +76,45 @@ impl Client {
         })
     }
 
+    /// The task that is meant; the first of its job unless another is named.
+    pub async fn task(&self, task: &JobSelector) -> Result<TaskKey, Failure> {
+        let index = task.task.unwrap_or(0);
+        let path = format!("{}/tasks?from={index}&count=1", task.path());
+        let found: Vec<TaskInfo> = self.get(&path).await?;
+        let found = found.first().and_then(|info| info.task.parse().ok());
+        found.ok_or_else(|| {
+            Failure::usage(format!(
+                "there is no task {index}: `p2pnode job` lists a job's tasks"
+            ))
+        })
+    }
+
+    /// Joins this process to a stream that leads to the task's provider: what is said on it is the
+    /// tunnel protocol. Also the task's whole name.
+    pub async fn tunnel(&self, task: &JobSelector) -> Result<(String, TcpStream), Failure> {
+        let path = format!("{}/tunnel?task={}", task.path(), task.task.unwrap_or(0));
+        let request = self
+            .builder(Method::POST, &path)
+            .header(UPGRADE, TUNNEL)
+            .header(CONNECTION, "upgrade")
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| Failure::internal(error.to_string()))?;
+        let answer = self.send(request).await?;
+        let name = answer.headers().get("p2pnode-task");
+        let name = name.and_then(|name| name.to_str().ok()).map(str::to_owned);
+        let upgraded = hyper::upgrade::on(answer)
+            .await
+            .map_err(|error| gone(&error))?;
+        let parts = upgraded.downcast::<TokioIo<TcpStream>>();
+        match (parts, name) {
+            // The provider says nothing before it is asked.
+            (Ok(parts), Some(name)) if parts.read_buf.is_empty() => {
+                Ok((name, parts.io.into_inner()))
+            }
+            _ => Err(Failure::internal("the node's answer is not a tunnel's")),
+        }
+    }
+
     async fn request<B: Serialize>(
         &self,
         method: Method,
@@ -77,9 +122,29 @@ impl Client {
         body: &B,
         accept: &str,
     ) -> Result<Response<Incoming>, Failure> {
-        let gone = |error: &dyn std::fmt::Display| {
-            Failure::nobody(format!("the node does not answer: {error}"))
+        let content = match method {
+            Method::GET => Vec::new(),
+            _ => serde_json::to_vec(body).map_err(|error| Failure::internal(error.to_string()))?,
         };
+        let request = self
+            .builder(method, path)
+            .header(ACCEPT, accept)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(content)))
+            .map_err(|error| Failure::internal(error.to_string()))?;
+        self.send(request).await
+    }
+
+    fn builder(&self, method: Method, path: &str) -> Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header(HOST, self.endpoint.addr.to_string())
+            .header(AUTHORIZATION, format!("Bearer {}", self.endpoint.token))
+    }
+
+    /// Sends a request on a connection of its own.
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
         let stream = TcpStream::connect(self.endpoint.addr)
             .await
             .map_err(|error| gone(&error))?;
@@ -87,25 +152,12 @@ impl Client {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| gone(&error))?;
-        tokio::spawn(connection);
-        let content = match method {
-            Method::GET => Vec::new(),
-            _ => serde_json::to_vec(body).map_err(|error| Failure::internal(error.to_string()))?,
-        };
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/api/v1{path}"))
-            .header(HOST, self.endpoint.addr.to_string())
-            .header(AUTHORIZATION, format!("Bearer {}", self.endpoint.token))
-            .header(ACCEPT, accept)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(content)))
-            .map_err(|error| Failure::internal(error.to_string()))?;
+        tokio::spawn(connection.with_upgrades());
         let answer = sender
             .send_request(request)
             .await
             .map_err(|error| gone(&error))?;
-        if answer.status().is_success() {
+        if answer.status().is_success() || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
         let status = answer.status();
@@ -117,10 +169,14 @@ impl Client {
     }
 }
 
+fn gone(error: &dyn std::fmt::Display) -> Failure {
+    Failure::nobody(format!("the node does not answer: {error}"))
+}
+
 async fn read_all(answer: Response<Incoming>) -> Result<Bytes, Failure> {
     let read = answer.into_body().collect().await;
     read.map(http_body_util::Collected::to_bytes)
-        .map_err(|error| Failure::nobody(format!("the node does not answer: {error}")))
+        .map_err(|error| gone(&error))
 }
 
 /// Events as they come.

@@ -10,6 +10,10 @@ pub const JOB_FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// No node, or no peer that fits.
 pub const NOBODY: u8 = 3;
+/// A command of `run` or `exec` never ran, or the way to it was lost; as `docker run` has it.
+pub const NEVER_RAN: u8 = 125;
+/// Nobody reads on, as shells count SIGPIPE.
+pub const BROKEN_PIPE: u8 = 141;
 /// Interrupted, as shells count SIGINT.
 pub const INTERRUPTED: u8 = 130;
 
@@ -48,6 +52,11 @@ impl Failure {
     /// No node runs, or no peer fits.
     pub fn nobody(message: impl Into<String>) -> Self {
         Self::new(NOBODY, message)
+    }
+
+    /// A command elsewhere never ran, or the way to it was lost.
+    pub fn never_ran(message: impl Into<String>) -> Self {
+        Self::new(NEVER_RAN, message)
     }
 
     /// Adds one line for each fault.

@@ -53,6 +53,7 @@ pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
         network: flags.network,
         external: flags.external,
         no_upnp: flags.no_upnp,
+        relay: flags.relay,
         labels: flags.labels,
         log: flags.log,
         api_port: flags.api_port,
@@ -134,6 +135,7 @@ pub fn peer_id(global: &Global) -> Result<PeerId, Failure> {
 
 /// Starts a node in this process.
 pub async fn start(global: &Global, config: Config) -> Result<Node, Failure> {
+    output::outlives_readers();
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     let home = Home::open(&dir).map_err(home_failure)?;
     Node::start(home, config, helpers()?)

@@ -10,6 +10,7 @@ mod here;
 mod interrupt;
 mod output;
 mod select;
+mod terminal;
 mod verbs;
 
 use std::process::ExitCode;

@@ -1,16 +1,24 @@
 //! The only module that prints. Results go to stdout, everything else to stderr.
+//!
+//! Much of what is printed was chosen by peers: only [`Logs`] lets anything through that does more than
+//! show itself, and of that colours alone.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use p2pnode_protocol::task::Stream;
+use p2pnode_protocol::text::{is_plain, printable, printable_lines};
 use serde::Serialize;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Global;
 use crate::exit::{self, Failure};
+use crate::terminal::Filter;
 
 /// What a node logs unless it is told otherwise. That Kademlia knows nobody yet is no news: every first
 /// node of a network begins so.
@@ -75,7 +83,7 @@ pub fn failure(failure: &Failure, json: bool) {
         }));
         return;
     }
-    eprintln!("p2pnode: {}", failure.message);
+    note(format!("p2pnode: {}", failure.message));
     // A single detail is the message itself.
     if failure.details.len() > 1
         || failure
@@ -84,51 +92,136 @@ pub fn failure(failure: &Failure, json: bool) {
             .is_some_and(|one| *one != failure.message)
     {
         for detail in &failure.details {
-            eprintln!("  {detail}");
+            note(format!("  {detail}"));
         }
     }
 }
 
 /// A line of result.
 pub fn line(text: impl AsRef<str>) {
-    let mut stdout = io::stdout().lock();
-    // A reader that closed the pipe has seen enough.
-    let _closed = writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush());
+    raw(&(printable_lines(text.as_ref()) + "\n"));
 }
 
 /// Bytes of result as they are.
 pub fn raw(text: &str) {
+    raw_bytes(text.as_bytes());
+}
+
+/// The same, of bytes that need not be text.
+pub fn raw_bytes(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
-    let _closed = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    told(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+}
+
+/// This process has more to do than to print: from now on nothing that can't be printed ends it.
+pub fn outlives_readers() {
+    OUTLIVES_READERS.store(true, Ordering::Relaxed);
+}
+
+static OUTLIVES_READERS: AtomicBool = AtomicBool::new(false);
+
+/// A result that nobody can have is the end of a program that does nothing else: without a word when
+/// its reader has seen enough, and with one when there is no place for it.
+fn told(written: io::Result<()>) {
+    let Err(error) = written else { return };
+    if OUTLIVES_READERS.load(Ordering::Relaxed) {
+        return;
+    }
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(exit::BROKEN_PIPE.into());
+    }
+    note(format!("p2pnode: the output cannot be written: {error}"));
+    std::process::exit(exit::JOB_FAILED.into());
 }
 
 /// Something to be told beside the result.
 pub fn note(text: impl AsRef<str>) {
-    let _closed = writeln!(io::stderr().lock(), "{}", text.as_ref());
+    raw_note(&(printable_lines(text.as_ref()) + "\n"));
 }
 
 /// Bytes for stderr as they are.
-pub fn raw_note(text: &str) {
+fn raw_note(text: &str) {
+    raw_note_bytes(text.as_bytes());
+}
+
+/// The same, of bytes that need not be text.
+pub fn raw_note_bytes(bytes: &[u8]) {
     let mut stderr = io::stderr().lock();
-    let _closed = stderr
-        .write_all(text.as_bytes())
-        .and_then(|()| stderr.flush());
+    let _closed = stderr.write_all(bytes).and_then(|()| stderr.flush());
 }
 
 /// A value as one line of JSON.
 pub fn line_json(value: &impl Serialize) {
     match serde_json::to_string(value) {
-        Ok(text) => line(text),
+        Ok(text) => raw(&(escaped(&text) + "\n")),
         Err(error) => note(format!("p2pnode: cannot be written as JSON: {error}")),
+    }
+}
+
+/// JSON in which everything is escaped that does not only show itself. All of it stands in texts, where
+/// an escape means the same.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if is_plain(letter) || letter == '\n' {
+            out.push(letter);
+        } else {
+            // All of these are of Unicode's first plane. Writing to a text cannot fail.
+            let _infallible = write!(out, "\\u{:04x}", u32::from(letter));
+        }
+    }
+    out
+}
+
+/// What tasks write, on its way out.
+#[derive(Debug)]
+pub struct Logs {
+    stdout: Option<Filter>,
+    stderr: Option<Filter>,
+}
+
+impl Logs {
+    /// Filters what goes to a terminal; nothing when `raw`.
+    pub fn new(raw: bool) -> Self {
+        let filter = |is_terminal: bool| (is_terminal && !raw).then(Filter::default);
+        Self {
+            stdout: filter(io::stdout().is_terminal()),
+            stderr: filter(io::stderr().is_terminal()),
+        }
+    }
+
+    /// Prints a piece of one task's output, to the stream that it was written to.
+    pub fn piece(&mut self, stream: Stream, text: &str) {
+        let filter = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let shown = filter.as_mut().map(|filter| filter.pass(text));
+        let shown = shown.as_deref().unwrap_or(text);
+        match stream {
+            Stream::Stdout => raw(shown),
+            Stream::Stderr => raw_note(shown),
+        }
+    }
+
+    /// Prints a piece of output of one of several tasks, each line with the task's number. A line of one
+    /// does not change those of others.
+    pub fn lines(&self, index: &str, text: &str) {
+        for line in text.lines() {
+            let shown = match self.stdout {
+                // A sequence that is cut at the end of a piece is lost.
+                Some(_) => Filter::default().pass(line) + "\u{1b}[m",
+                None => line.to_owned(),
+            };
+            raw(&format!("{index:>5} | {shown}\n"));
+        }
     }
 }
 
 /// A value as JSON for people and programs.
 pub fn pretty_json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => line(text),
+        Ok(text) => raw(&(escaped(&text) + "\n")),
         Err(error) => note(format!("p2pnode: cannot be written as JSON: {error}")),
     }
 }
@@ -150,8 +243,11 @@ pub fn fresh_screen() {
 
 /// Rows under headings, columns aligned, two spaces between.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) {
+    // A cell of several lines, or of what is not shown, would break the columns.
+    let plain = |row: &Vec<String>| row.iter().map(|cell| printable(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(plain).collect();
     let mut widths: Vec<usize> = headings.iter().map(|text| text.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -165,7 +261,21 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
         line(padded.join("  ").trim_end());
     };
     print(headings.to_vec());
-    for row in rows {
+    for row in &rows {
         print(row.iter().map(String::as_str).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_means_the_same_and_obeys_nobody() {
+        let value = json!({ "name": "a\u{1b}[2J\u{9b}b\u{202e}\u{7f}\"\\", "e": "é🦀" });
+        let text = escaped(&value.to_string());
+        assert!(text.chars().all(is_plain), "{text:?}");
+        let back: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, value);
     }
 }

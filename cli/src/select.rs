@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use p2pnode_protocol::TaskKey;
+
 use crate::exit::Failure;
 
 /// A job, and perhaps one task of it.
@@ -49,6 +51,14 @@ impl JobSelector {
         }
     }
 
+    /// Names this task.
+    pub fn of(task: &TaskKey) -> Self {
+        Self {
+            job: task.job.to_string(),
+            task: Some(task.index),
+        }
+    }
+
     /// The job's path in the API.
     pub fn path(&self) -> String {
         format!("/jobs/{}", escaped(&self.job))
@@ -73,10 +83,15 @@ impl JobSelector {
 pub fn access_path(peer: &str) -> Result<String, Failure> {
     if peer.trim().is_empty() {
         return Err(Failure::usage(
-            "no peer is named: give its id, the beginning or the end of it, or its name",
+            "no peer is named: give its id, ten or more characters of its end, or the name of a peer that was allowed",
         ));
     }
     Ok(format!("/allowed/{}", escaped(peer)))
+}
+
+/// The path of what the API knows of the way to a peer: `ping`, `path` or `find`.
+pub fn way_path(peer: &str, what: &str) -> Result<String, Failure> {
+    access_path(peer).map(|_| format!("/peers/{}/{what}", escaped(peer)))
 }
 
 /// A part of a path with everything escaped that means something in one.
@@ -112,6 +127,8 @@ mod tests {
         assert!(JobSelector::parse_whole("last/0").is_err());
         assert_eq!(access_path("../jobs").unwrap(), "/allowed/%2E%2E%2Fjobs");
         assert!(access_path(" ").is_err());
+        assert_eq!(way_path("a/b", "ping").unwrap(), "/peers/a%2Fb/ping");
+        assert!(way_path("", "ping").is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use harness::{Lab, modules, program, text};
 fn every_verb_has_help_with_an_example_where_it_takes_arguments() {
     let help = program().arg("--help").output().unwrap();
     assert_eq!(help.status.code(), Some(0));
-    let verbs = "join network offer stop status id peers submit validate template jobs job logs cancel wait allow requests deny ps stats kill pause resume drain history usage config demo doctor completions";
+    let verbs = "join network offer stop status id peers submit validate template jobs job logs cancel wait allow requests deny ps stats kill pause resume drain history usage ping find path config demo doctor completions";
     for verb in verbs.split(' ') {
         assert!(
             text(&help.stdout).contains(&format!("\n  {verb}")),

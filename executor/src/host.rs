@@ -8,6 +8,7 @@
 pub(crate) mod cgroup;
 mod gpu;
 pub mod sensors;
+pub(crate) mod space;
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};

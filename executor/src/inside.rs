@@ -30,7 +30,8 @@ pub trait Inside: fmt::Debug + Send + Sync + 'static {
     /// Starts a command.
     ///
     /// # Errors
-    /// [`InsideError::NoCommand`] when the sandbox has no such program.
+    /// [`InsideError::NoCommand`] when the sandbox has no such program, [`InsideError::Paused`],
+    /// [`InsideError::TooMany`].
     async fn exec(&self, command: ExecSpec) -> Result<Session, InsideError>;
 
     /// Connects to a TCP port of its loopback.
@@ -58,15 +59,18 @@ pub trait Inside: fmt::Debug + Send + Sync + 'static {
     async fn files(&self) -> Result<Box<dyn Files>, InsideError>;
 }
 
-/// A running command. Dropping it kills the command and what it started.
+/// A running command. Dropping it kills the command and what it started: all processes of its session.
+/// What it has left behind when it ends by itself lives on, until the task ends.
 pub struct Session {
     /// Its stdin. Shut down: it sees the end.
     pub input: Box<dyn AsyncWrite + Send + Unpin>,
-    /// What it writes, until it has ended. Bounded: who doesn't read slows it down.
+    /// What it writes, until it has ended. Bounded: who doesn't read slows it down. When this is
+    /// dropped its output is, too, and it goes on.
     pub output: mpsc::Receiver<LogChunk>,
     /// The hand on it.
     pub control: Box<dyn SessionControl>,
-    /// Ready once it has ended and all of its output is in `output`.
+    /// Ready once it has ended and all of its output is in `output`. It is this future that, dropped
+    /// before it is ready, kills the command.
     pub end: BoxFuture<'static, ExecEnd>,
 }
 
@@ -247,6 +251,12 @@ pub enum InsideError {
     /// Nobody listens on that port.
     #[error("nobody in the task listens on port {0}")]
     NobodyListens(u16),
+    /// As many commands run in the task as one task may have at once; the field says how many.
+    #[error("{0} commands run in the task already, which is as many as one task may have: end one")]
+    TooMany(usize),
+    /// The machine's owner has frozen the task.
+    #[error("the owner of the machine has paused this task")]
+    Paused,
     /// Not possible on this host; the field says why, with the mend.
     #[error("{0}")]
     Unsupported(String),

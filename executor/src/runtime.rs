@@ -26,6 +26,10 @@ pub enum ProgramFile {
         reference: String,
         /// What the registry is shown when it has to be pulled.
         credentials: Option<Credentials>,
+        /// Whether it may come from a registry on this machine or its network: when the node's owner
+        /// has named it, or asks himself. Others' images come from public registries, or a job could
+        /// knock at every door behind the owner's firewall.
+        local_registry: bool,
     },
     /// A container image in an archive, as `docker save` writes it or as an OCI layout in a tar file.
     Archive {
@@ -44,6 +48,8 @@ pub enum ProgramFile {
         digest: String,
         /// Limits of every step of the build.
         resources: Resources,
+        /// As for an image by reference: of what the build names.
+        local_registry: bool,
     },
 }
 

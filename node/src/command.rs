@@ -5,6 +5,7 @@
 //! through [`Command`]s that the driver turns into inputs.
 
 mod owner;
+mod reach;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use self::owner::{OwnerCommand, PastQuery};
+pub use self::reach::ReachCommand;
 use crate::core::Core;
 
 /// Why a command failed: what the API's error says.
@@ -129,6 +131,8 @@ pub enum Command {
     },
     /// About tasks of others that run here.
     Owner(OwnerCommand),
+    /// About ways to peers.
+    Reach(ReachCommand),
     /// Stop the node.
     Stop,
 }

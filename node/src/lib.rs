@@ -16,3 +16,4 @@ pub mod home;
 pub mod jobfile;
 pub mod net;
 pub mod store;
+pub mod tunnels;

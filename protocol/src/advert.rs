@@ -8,6 +8,7 @@ use libp2p_identity::{Keypair, PeerId, PublicKey};
 use crate::codec::{self, CodecError};
 use crate::resources::Capacity;
 use crate::task::RuntimeKind;
+use crate::text::{is_plain, printable};
 
 /// The largest encoded advert, in bytes (8 KiB): 16 GPUs, 32 labels and 64 image names fit.
 pub const MAX_ADVERT_BYTES: usize = 8 << 10;
@@ -136,7 +137,36 @@ fn signed_bytes(advert: &[u8]) -> Vec<u8> {
     [DOMAIN, advert].concat()
 }
 
+/// Takes out of a text what does not only show itself.
+fn tame(words: &mut String) {
+    if !words.chars().all(is_plain) {
+        *words = printable(words);
+    }
+}
+
 impl Advert {
+    /// Takes out of every text what does not only show itself: people look at them, and a peer chose them.
+    pub fn tame(&mut self) {
+        let gpus = self.total.gpus.iter_mut().chain(&mut self.free.gpus);
+        let of_gpus = gpus.flat_map(|gpu| [&mut gpu.uuid, &mut gpu.model]);
+        let away = self.away.iter_mut().map(|(_, why)| why);
+        of_gpus
+            .chain(away)
+            .chain([&mut self.name])
+            .chain(&mut self.closed)
+            .chain(&mut self.images)
+            .chain(&mut self.features.sandboxes)
+            .for_each(tame);
+        let labels = std::mem::take(&mut self.labels).into_iter();
+        self.labels = labels
+            .map(|(mut name, mut value)| {
+                tame(&mut name);
+                tame(&mut value);
+                (name, value)
+            })
+            .collect();
+    }
+
     /// Signs this advert as the owner of `key`.
     ///
     /// # Errors

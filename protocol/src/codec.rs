@@ -55,8 +55,10 @@ fn limited() -> impl Config {
     config::standard().with_limit::<CLAIM_MAX>()
 }
 
-/// What a decode of `bytes` bytes may claim, in bytes.
-const fn budget(bytes: usize) -> usize {
+/// The most memory that a decode of `bytes` bytes may claim for one level of nested collections, in bytes:
+/// what whoever decodes several at once has to reckon with.
+#[must_use]
+pub const fn budget(bytes: usize) -> usize {
     let wanted = bytes
         .saturating_mul(CLAIM_FACTOR)
         .saturating_add(CLAIM_BASE);

@@ -20,6 +20,7 @@ pub mod offer;
 pub mod resources;
 pub mod stream;
 pub mod task;
+pub mod text;
 pub mod tunnel;
 pub mod units;
 

@@ -98,6 +98,15 @@ pub enum Shortage {
         /// Matching ones there.
         have: usize,
     },
+    /// Parts of GPUs are asked for where only whole ones are given.
+    #[error(
+        "needs a part of {needed} matching GPUs, and only whole ones are given there; their owner can \
+         share them: p2pnode offer --share-gpus"
+    )]
+    UnsharedGpus {
+        /// Asked for.
+        needed: u16,
+    },
 }
 
 impl Capacity {
@@ -130,18 +139,22 @@ impl Capacity {
                 have: self.pids,
             });
         }
-        let matching = self
-            .gpus
-            .iter()
-            .filter(|gpu| needs.gpus.matches(gpu))
-            .count();
-        if usize::from(needs.gpus.count) > matching {
-            return Err(Shortage::Gpus {
-                needed: needs.gpus.count,
-                have: matching,
-            });
+        let wanted = usize::from(needs.gpus.count);
+        let matching = self.gpus.iter().filter(|gpu| needs.gpus.matches(gpu));
+        let have = matching.count();
+        if wanted <= have {
+            return Ok(());
         }
-        Ok(())
+        let needed = needs.gpus.count;
+        let were_shared = |gpu: &&Gpu| {
+            let shared = true;
+            let gpu = (**gpu).clone();
+            needs.gpus.matches(&Gpu { shared, ..gpu })
+        };
+        if wanted <= self.gpus.iter().filter(were_shared).count() {
+            return Err(Shortage::UnsharedGpus { needed });
+        }
+        Err(Shortage::Gpus { needed, have })
     }
 
     /// Takes `needs` out of this amount and returns the UUIDs of the GPUs taken.
@@ -270,7 +283,10 @@ mod tests {
         };
         // 24 GiB halved; only the shared one will do.
         assert_eq!(free.slots(&part(500, None), 100), 2);
-        assert!(free.check(&part(500, Some(Bytes::gib(13)))).is_err());
+        let short = free.check(&part(500, Some(Bytes::gib(13)))).unwrap_err();
+        assert_eq!(short, Shortage::Gpus { needed: 1, have: 0 });
+        let said = machine().check(&part(500, None)).unwrap_err().to_string();
+        assert!(said.contains("--share-gpus"), "{said}");
         let first = free.take(&part(300, None)).unwrap();
         assert_eq!((first[0].uuid.as_str(), first[0].milli), ("GPU-b", 300));
         let second = free.take(&part(700, None)).unwrap();

@@ -355,6 +355,26 @@ impl FailureKind {
     }
 }
 
+/// The words of all outcomes: of [`Outcome::Succeeded`], and of each [`FailureKind`].
+pub const OUTCOME_WORDS: [&str; 16] = [
+    "succeeded",
+    "failed",
+    "timeout",
+    "stalled",
+    "out_of_memory",
+    "disk_full",
+    "no_outputs",
+    "bad_output",
+    "bad_program",
+    "no_image",
+    "no_input",
+    "killed",
+    "cancelled",
+    "stopped",
+    "lost",
+    "host",
+];
+
 impl Outcome {
     /// The outcome in one word.
     #[must_use]

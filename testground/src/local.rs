@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{cases, lab};
+use crate::{cases, interactive, lab};
 
 /// Measures p2pnode on this machine.
 #[derive(Parser)]
@@ -58,6 +58,15 @@ enum Case {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Commands, keys and files inside a task, beside OpenSSH's server on this machine. As root
+    Interactive {
+        /// How often a fresh command is run
+        #[arg(long, default_value_t = 30)]
+        runs: usize,
+        /// Size of the file that is copied, in MiB
+        #[arg(long, default_value_t = 1_024)]
+        mib: u64,
+    },
     /// One container task beside `docker run --rm` with the same flags
     Docker {
         /// How often
@@ -86,6 +95,7 @@ pub fn run() -> anyhow::Result<()> {
         Case::Transfer { mib } => cases::transfer(&lab, mib),
         Case::Discovery { runs } => cases::discovery(&lab, runs),
         Case::Idle { seconds } => cases::idle(&lab, seconds),
+        Case::Interactive { runs, mib } => interactive::interactive(&lab, runs, mib),
         Case::Docker { runs } => cases::docker(&lab, runs),
     }
 }

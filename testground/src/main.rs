@@ -9,6 +9,8 @@
 #[cfg(not(feature = "testground"))]
 mod cases;
 #[cfg(not(feature = "testground"))]
+mod interactive;
+#[cfg(not(feature = "testground"))]
 mod lab;
 #[cfg(not(feature = "testground"))]
 mod local;

@@ -1,8 +1,10 @@
 //! What `offer` and `allow` accept: an owner's terms.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use p2pnode_protocol::api::OfferRequest;
 use p2pnode_protocol::offer::{Grant, OnClose};
@@ -24,9 +26,8 @@ tasks of peers that you allow.";
 
 pub(super) const ALLOW_EXAMPLES: &str = "Examples:
   p2pnode allow 12D3KooW...            # the whole id, for a peer that was never met
-  p2pnode allow h7Ka9Qx2               # the end or the beginning of the id of a known peer
-  p2pnode allow desk                   # its name
-  p2pnode allow desk --tasks 10 --until 2h --image 'blender:*'";
+  p2pnode allow h7Ka9Qx2Zt             # ten or more characters of the end of a known peer's id
+  p2pnode allow h7Ka9Qx2Zt --tasks 10 --until 2h --image 'blender:*'";
 
 /// `offer`.
 #[derive(Args)]
@@ -42,7 +43,7 @@ pub struct OfferArgs {
     #[arg(long, allow_negative_numbers = true)]
     disk: Option<Bytes>,
     /// Part of the CPUs, memory and free disk to offer, where no amount is named
-    #[arg(long, value_name = "1-100", value_parser = percent)]
+    #[arg(long, value_name = "1-100", value_parser = percent, allow_negative_numbers = true)]
     percent: Option<u8>,
     /// GPUs to offer: a number, `all`, or UUIDs with commas between them; never one that is not named
     #[arg(long, value_name = "N|all|UUID,...", allow_hyphen_values = true)]
@@ -51,10 +52,10 @@ pub struct OfferArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     share_gpus: Option<bool>,
     /// Tasks at the same time, at most; 0 takes the limit away
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count::<u32>, allow_negative_numbers = true)]
     max_tasks: Option<u32>,
     /// Longest run of a task, such as 2h; 0s takes the limit away
-    #[arg(long, value_name = "TIME", value_parser = humantime_duration)]
+    #[arg(long, value_name = "TIME", value_parser = humantime_duration, allow_negative_numbers = true)]
     max_task_time: Option<Duration>,
 
     /// When it holds, by this machine's clock, such as 'mon-fri 19:00-07:00; sat,sun'; or `always`
@@ -67,9 +68,9 @@ pub struct OfferArgs {
     /// Not while this machine runs on battery
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "When")]
     not_on_battery: Option<bool>,
-    /// Not while it is hotter than this, in degrees Celsius: 85 for CPU and GPU, or cpu=85,gpu=80;
-    /// 0 takes a limit away
-    #[arg(long, value_name = "DEGREES", value_parser = temperature, help_heading = "When")]
+    /// Not while it is hotter than this, in degrees Celsius: 85 for whichever of CPU and GPU can be
+    /// read, or cpu=85,gpu=80; 0 takes a limit away
+    #[arg(long, value_name = "DEGREES", value_parser = temperature, allow_negative_numbers = true, help_heading = "When")]
     max_temperature: Option<Temperature>,
     /// What becomes of running tasks when it ceases to hold: they finish, or they stop and go elsewhere
     #[arg(long, value_name = "WHAT", help_heading = "When")]
@@ -105,7 +106,7 @@ pub struct OfferArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "To whom and what")]
     allow_build: Option<bool>,
     /// The OCI runtime of containers, such as runsc (gVisor); `default` is the engine's own
-    #[arg(long, value_name = "NAME", help_heading = "To whom and what")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "To whom and what")]
     runtime: Option<String>,
 
     /// Withdraw what is offered; the node goes on, and so does what runs
@@ -119,10 +120,10 @@ pub struct OfferArgs {
 /// `allow`.
 #[derive(Args)]
 pub struct AllowArgs {
-    /// Its id, the beginning or the end of it, or its name
+    /// Its id, ten or more characters of its end, or the name of a peer that was allowed
     pub peer: String,
     /// This many tasks more [default: any number]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count::<u64>, allow_negative_numbers = true)]
     tasks: Option<u64>,
     /// For so long, such as 2h or 7d [default: until it is denied]
     #[arg(long, value_name = "TIME", value_parser = humantime_duration)]
@@ -138,10 +139,11 @@ enum Close {
     Stop,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Temperature {
     cpu: Option<u16>,
     gpu: Option<u16>,
+    any: Option<u16>,
 }
 
 impl OfferArgs {
@@ -163,6 +165,7 @@ impl OfferArgs {
             not_on_battery: self.not_on_battery,
             max_cpu_c: self.max_temperature.and_then(|limit| limit.cpu),
             max_gpu_c: self.max_temperature.and_then(|limit| limit.gpu),
+            max_c: self.max_temperature.and_then(|limit| limit.any),
             on_close: self.on_close.map(|close| match close {
                 Close::Finish => OnClose::Finish,
                 Close::Stop => OnClose::Stop,
@@ -222,6 +225,12 @@ fn list(given: &[String], nothing: &str) -> Option<Vec<String>> {
     (!given.is_empty()).then(named)
 }
 
+/// A number of tasks.
+fn count<N: FromStr>(text: &str) -> Result<N, String> {
+    let number = text.trim().parse();
+    number.map_err(|_| format!("`{text}` is no number of tasks: give 0, 1, 2 and so on"))
+}
+
 fn percent(text: &str) -> Result<u8, String> {
     let number = text.trim().trim_end_matches('%').parse().ok();
     number
@@ -231,16 +240,11 @@ fn percent(text: &str) -> Result<u8, String> {
 
 fn temperature(text: &str) -> Result<Temperature, String> {
     let wrong = || format!("`{text}` is no temperature: write 85, or cpu=85,gpu=80");
-    if let Ok(both) = text.trim().parse() {
-        return Ok(Temperature {
-            cpu: Some(both),
-            gpu: Some(both),
-        });
+    let mut limits = Temperature::default();
+    if let Ok(any) = text.trim().parse() {
+        limits.any = Some(any);
+        return Ok(limits);
     }
-    let mut limits = Temperature {
-        cpu: None,
-        gpu: None,
-    };
     for part in text.split(',') {
         let (what, degrees) = part.split_once('=').ok_or_else(wrong)?;
         let degrees = Some(degrees.trim().parse().map_err(|_| wrong())?);
@@ -259,10 +263,10 @@ mod tests {
 
     #[test]
     fn temperatures_are_of_both_or_of_one() {
-        let limit = |text| temperature(text).map(|limit| (limit.cpu, limit.gpu));
-        assert_eq!(limit("85"), Ok((Some(85), Some(85))));
-        assert_eq!(limit("gpu=80"), Ok((None, Some(80))));
-        assert_eq!(limit("cpu=85, gpu=0"), Ok((Some(85), Some(0))));
+        let limit = |text| temperature(text).map(|limit| (limit.any, limit.cpu, limit.gpu));
+        assert_eq!(limit("85"), Ok((Some(85), None, None)));
+        assert_eq!(limit("gpu=80"), Ok((None, None, Some(80))));
+        assert_eq!(limit("cpu=85, gpu=0"), Ok((None, Some(85), Some(0))));
         for wrong in ["", "hot", "cpu", "cpu=x", "board=3", "-4"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }

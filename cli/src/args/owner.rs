@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use p2pnode_protocol::task::OUTCOME_WORDS;
 
 use super::humantime_duration;
 
@@ -65,14 +66,14 @@ pub struct StatsArgs {
     #[arg(short, long)]
     pub follow: bool,
     /// Time between two looks
-    #[arg(long, value_name = "TIME", value_parser = humantime_duration, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
     pub interval: Duration,
 }
 
 /// `kill`.
 #[derive(Args)]
 pub struct KillArgs {
-    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, an end of it, or its name)
+    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, ten characters of its end, or the name of one that was allowed)
     #[arg(value_name = "TASK|JOB|PEER")]
     pub target: String,
     /// Why, for the submitter to read
@@ -86,7 +87,7 @@ pub struct KillArgs {
 /// `pause` and `resume`.
 #[derive(Args)]
 pub struct PauseArgs {
-    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, an end of it, or its name)
+    /// A task JOB/INDEX, a job (the beginning of its id), or a peer (its id, ten characters of its end, or the name of one that was allowed)
     #[arg(value_name = "TASK|JOB|PEER", required_unless_present = "all")]
     pub target: Option<String>,
     /// All that run here
@@ -114,8 +115,8 @@ pub struct HistoryArgs {
     /// Which of them.
     #[command(flatten)]
     pub past: PastArgs,
-    /// Only those that ended so, such as succeeded, failed, killed, cancelled
-    #[arg(long, value_name = "WORD")]
+    /// Only those that ended so
+    #[arg(long, value_name = "WORD", value_parser = OUTCOME_WORDS)]
     pub outcome: Option<String>,
     /// So many lines
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -139,7 +140,7 @@ pub struct UsageArgs {
 /// Tasks that ended here.
 #[derive(Args)]
 pub struct PastArgs {
-    /// Only of this peer: its id, an end of it, or its name
+    /// Only of this peer: its id, ten characters of its end, or the name of one that was allowed
     #[arg(long, value_name = "PEER")]
     pub peer: Option<String>,
     /// Only of this job: the beginning of its id
@@ -148,6 +149,17 @@ pub struct PastArgs {
     /// Only what ended within this time, such as 12h or 7d
     #[arg(long, value_name = "TIME", value_parser = humantime_duration)]
     pub since: Option<Duration>,
+}
+
+/// The shortest time between two looks at tasks: their runtimes measure twice a second.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime_duration(text)?;
+    if time < LEAST_INTERVAL {
+        return Err(format!("`{text}` is too short: give 100ms or more"));
+    }
+    Ok(time)
 }
 
 /// What usage is added up by.

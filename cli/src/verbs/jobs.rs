@@ -7,6 +7,7 @@ use hyper::Method;
 use p2pnode_protocol::api::{JobInfo, JobState, TaskInfo, TaskState};
 use serde_json::json;
 
+use super::figures;
 use super::follow::{self, Follow};
 use crate::args::Global;
 use crate::exit::Failure;
@@ -64,10 +65,12 @@ pub async fn list(global: &Global) -> Result<ExitCode, Failure> {
                 format!("{}/{}", tasks.succeeded, tasks.total),
                 tasks.failed.to_string(),
                 job.peers.len().to_string(),
+                figures::moment(job.created_ms),
             ]
         })
         .collect();
-    output::table(&["JOB", "NAME", "STATE", "DONE", "FAILED", "PEERS"], &rows);
+    let headings = ["JOB", "NAME", "STATE", "DONE", "FAILED", "PEERS", "CREATED"];
+    output::table(&headings, &rows);
     Ok(ExitCode::SUCCESS)
 }
 

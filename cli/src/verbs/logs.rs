@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use p2pnode_protocol::api::{JobInfo, JobState, LogEntries, LogEntry};
-use p2pnode_protocol::task::Stream;
 
 use super::follow::gone;
 use crate::args::Global;
@@ -17,7 +16,12 @@ use crate::{here, output};
 /// How often `-f` looks for more.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
-pub async fn logs(global: &Global, selector: &str, follow: bool) -> Result<ExitCode, Failure> {
+pub async fn logs(
+    global: &Global,
+    selector: &str,
+    follow: bool,
+    raw: bool,
+) -> Result<ExitCode, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let selector = JobSelector::parse(selector)?;
     let client = here::must_run_for_jobs(global)?;
@@ -29,13 +33,14 @@ pub async fn logs(global: &Global, selector: &str, follow: bool) -> Result<ExitC
         .unwrap_or_default();
     let one_task = task.is_some() || info.tasks.total == 1;
     let mut from = 0;
+    let mut out = output::Logs::new(raw);
     loop {
         let (over, page) = tokio::select! {
             read = read(&client, &info.job, from, &of_task) => read?,
             _ = interrupts.next() => return Ok(ExitCode::from(crate::exit::INTERRUPTED)),
         };
         for entry in &page.entries {
-            print(global.json, one_task, entry);
+            print(&mut out, global.json, one_task, entry);
         }
         let more = page.next != from;
         from = page.next;
@@ -81,18 +86,15 @@ const fn is_over(state: JobState) -> bool {
 }
 
 /// One task's output is printed as it is; of several, each line says whose it is.
-fn print(json: bool, one_task: bool, entry: &LogEntry) {
+fn print(out: &mut output::Logs, json: bool, one_task: bool, entry: &LogEntry) {
     if json {
         output::line_json(entry);
     } else if one_task {
-        match entry.stream {
-            Stream::Stdout => output::raw(&entry.text),
-            Stream::Stderr => output::raw_note(&entry.text),
-        }
+        out.piece(entry.stream, &entry.text);
     } else {
-        let index = entry.task.rsplit('/').next().unwrap_or_default();
-        for text in entry.text.lines() {
-            output::line(format!("{index:>5} | {text}"));
-        }
+        out.lines(
+            entry.task.rsplit('/').next().unwrap_or_default(),
+            &entry.text,
+        );
     }
 }

@@ -6,16 +6,20 @@ mod demo;
 mod doctor;
 mod drain;
 mod figures;
+mod find;
 mod follow;
 pub mod helpers;
 mod history;
+mod inside;
 mod jobs;
 mod kill;
 mod logs;
 mod network;
 mod node;
+mod path;
 mod pause;
 mod peers;
+mod ping;
 mod ps;
 mod stats;
 mod submit;
@@ -27,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::args::{Cli, Global, OwnerVerb, Verb};
+use crate::args::{Cli, Global, OwnerVerb, ReachVerb, Verb};
 use crate::exit::Failure;
 
 /// Does what was asked.
@@ -45,13 +49,15 @@ pub async fn run(global: Global, verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Template(verb) => template::template(&global, &verb),
         Verb::Jobs => jobs::list(&global).await,
         Verb::Job { job } => jobs::show(&global, &job).await,
-        Verb::Logs { job, follow } => logs::logs(&global, &job, follow).await,
+        Verb::Logs { job, follow, raw } => logs::logs(&global, &job, follow, raw).await,
         Verb::Cancel { job } => jobs::cancel(&global, &job).await,
         Verb::Wait { job } => jobs::wait(&global, &job).await,
         Verb::Allow(args) => access::allow(&global, &args).await,
         Verb::Deny { peer } => access::deny(&global, &peer).await,
         Verb::Requests => access::requests(&global).await,
+        Verb::Inside(verb) => inside::inside(&global, verb).await,
         Verb::Owner(verb) => owner(&global, verb).await,
+        Verb::Reach(verb) => reach(&global, verb).await,
         Verb::Config(crate::args::ConfigVerb::Show) => config::show(&global),
         Verb::Demo(args) => demo::demo(&global, &args).await,
         Verb::Doctor(args) => doctor::doctor(&global, &args).await,
@@ -72,6 +78,15 @@ async fn owner(global: &Global, verb: OwnerVerb) -> Result<ExitCode, Failure> {
         OwnerVerb::Drain(args) => drain::drain(global, &args).await,
         OwnerVerb::History(args) => history::history(global, &args).await,
         OwnerVerb::Usage(args) => usage::usage(global, &args).await,
+    }
+}
+
+/// About ways to peers.
+async fn reach(global: &Global, verb: ReachVerb) -> Result<ExitCode, Failure> {
+    match verb {
+        ReachVerb::Ping(args) => ping::ping(global, &args).await,
+        ReachVerb::Find(args) => find::find(global, &args).await,
+        ReachVerb::Path(args) => path::path(global, &args).await,
     }
 }
 

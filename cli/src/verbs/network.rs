@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 
-use p2pnode_node::config::{Config, Overrides, Sources};
+use p2pnode_node::config::{Config, Overrides, PUBLIC_NETWORK, Sources};
 use p2pnode_node::home::{DataDir, PrivateNetwork};
 use p2pnode_protocol::api::NodeStatus;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
 use serde_json::json;
 
+use super::figures;
 use crate::args::{Global, NetworkVerb};
 use crate::exit::Failure;
 use crate::{here, output};
@@ -15,11 +18,24 @@ pub async fn network(global: &Global, verb: &NetworkVerb) -> Result<ExitCode, Fa
     let dir = DataDir::find(global.data_dir.clone()).map_err(here::home_failure)?;
     match verb {
         NetworkVerb::Create { name } => create(global, &dir, name),
-        NetworkVerb::Ticket { name } => ticket(global, &dir, name.as_deref()).await,
+        NetworkVerb::Ticket { name, until, qr } => {
+            let shown = Shown {
+                until_ms: until.map(|time| figures::now_ms() + time.as_millis() as u64),
+                qr: *qr,
+            };
+            ticket(global, &dir, name.as_deref(), shown).await
+        }
+        NetworkVerb::Show => show(global, &dir).await,
+        NetworkVerb::Leave { name } => leave(global, &dir, name).await,
     }
 }
 
 fn create(global: &Global, dir: &DataDir, name: &str) -> Result<ExitCode, Failure> {
+    if name == PUBLIC_NETWORK {
+        return Err(Failure::usage(format!(
+            "{PUBLIC_NETWORK} is the name of the public network: choose another"
+        )));
+    }
     if dir.network(name).map_err(here::home_failure)?.is_some() {
         return Err(Failure::usage(format!(
             "this node is a member of a network called {name} already; `p2pnode network ticket {name}` lets others in"
@@ -49,11 +65,96 @@ fn create(global: &Global, dir: &DataDir, name: &str) -> Result<ExitCode, Failur
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ticket(global: &Global, dir: &DataDir, name: Option<&str>) -> Result<ExitCode, Failure> {
-    let status: Option<NodeStatus> = match here::running(global)? {
-        Some(client) => Some(client.get("/status").await?),
-        None => None,
-    };
+/// The node's status, when one runs here.
+async fn status(global: &Global) -> Result<Option<NodeStatus>, Failure> {
+    match here::running(global)? {
+        Some(client) => client.get("/status").await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn show(global: &Global, dir: &DataDir) -> Result<ExitCode, Failure> {
+    let names = dir.networks().map_err(here::home_failure)?;
+    let running = status(global).await?.map(|status| status.network);
+    let next = configured(dir)?;
+    if global.json {
+        output::line_json(&json!({ "private": names, "running": running, "next": next }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let all = std::iter::once(PUBLIC_NETWORK).chain(names.iter().map(String::as_str));
+    let rows: Vec<Vec<String>> = all
+        .map(|name| {
+            let kind = if name == PUBLIC_NETWORK {
+                "public"
+            } else {
+                "private"
+            };
+            let here = match (running.as_deref() == Some(name), next == name) {
+                (true, _) => "the running node is in it",
+                (false, true) => "a node that starts is in it",
+                (false, false) => "",
+            };
+            vec![name.to_owned(), kind.to_owned(), here.to_owned()]
+        })
+        .collect();
+    output::table(&["NETWORK", "KIND", "HERE"], &rows);
+    output::note("a node is in one network: `p2pnode join --network NAME` starts it in another");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn leave(global: &Global, dir: &DataDir, name: &str) -> Result<ExitCode, Failure> {
+    if !dir.leave_network(name).map_err(here::home_failure)? {
+        return Err(Failure::usage(format!(
+            "this node is no member of a private network called {name}; `p2pnode network show` lists them"
+        )));
+    }
+    if global.json {
+        output::line_json(&json!({ "left": name }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::line(format!("no member of {name} any more"));
+    if status(global)
+        .await?
+        .is_some_and(|status| status.network == name)
+    {
+        output::note("the node that runs is in it until it ends: p2pnode stop");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How a ticket is shown.
+struct Shown {
+    until_ms: Option<u64>,
+    qr: bool,
+}
+
+/// A ticket for a camera: blocks of text, two modules high each, dark on light whatever the terminal's
+/// colours are.
+fn qr(ticket: &str) -> Result<String, Failure> {
+    // Capital letters have a mode of their own, which makes the code a third smaller.
+    let code = QrCode::new(ticket.to_ascii_uppercase()).map_err(|error| {
+        Failure::usage(format!(
+            "this ticket is too long for a QR code ({error}); send it as text"
+        ))
+    })?;
+    let text = code
+        .render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .build();
+    let lines = text
+        .lines()
+        .map(|line| format!("\x1b[30;107m{line}\x1b[0m"));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+async fn ticket(
+    global: &Global,
+    dir: &DataDir,
+    name: Option<&str>,
+    shown: Shown,
+) -> Result<ExitCode, Failure> {
+    let status = status(global).await?;
     let name = match (name, &status) {
         (Some(name), _) => name.to_owned(),
         (None, Some(status)) => status.network.clone(),
@@ -80,11 +181,18 @@ async fn ticket(global: &Global, dir: &DataDir, name: Option<&str>) -> Result<Ex
             network.with_addresses(&addresses)
         }
     };
+    let network = network.until(shown.until_ms);
     if global.json {
-        output::line_json(&json!({ "network": name, "ticket": network.ticket() }));
+        let until_ms = shown.until_ms;
+        output::line_json(
+            &json!({ "network": name, "ticket": network.ticket(), "until_ms": until_ms }),
+        );
         return Ok(ExitCode::SUCCESS);
     }
     output::line(network.ticket());
+    if shown.qr {
+        output::raw(&(qr(&network.ticket())? + "\n"));
+    }
     if status.is_none() {
         output::note(
             "no node of this network runs here, so the ticket says nothing of where to find one: start it first, or tell them to add --bootstrap",

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use p2pnode_node::config::Config;
+use p2pnode_node::config::{Config, PUBLIC_NETWORK};
 use p2pnode_node::home::{DataDir, PrivateNetwork, TicketError};
-use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus};
+use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus, ReachState, ReachStatus};
 use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::{Capacity, MilliCpus};
 use serde_json::json;
 
+use super::figures;
 use super::follow::counted;
 
 use crate::args::{Global, JoinArgs, OfferArgs};
@@ -42,6 +43,11 @@ fn become_member(global: &Global, args: &JoinArgs, ticket: &str) -> Result<(), F
         .parse()
         .map_err(|error: TicketError| Failure::usage(error.to_string()))?;
     let name = network.name();
+    if network.has_expired(figures::now_ms()) {
+        return Err(Failure::usage(
+            "this ticket has expired: ask a member for a new one, which `p2pnode network ticket` prints",
+        ));
+    }
     if args
         .node
         .network
@@ -79,6 +85,10 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
                 for rule in rules(offer) {
                     output::line(format!("  {rule}"));
                 }
+                output::line(format!("  for {}", users(offer, status.private)));
+                if let Some(why) = &offer.closed {
+                    output::note(format!("it is closed at the moment: {why}"));
+                }
                 note_nobody(offer, status.private);
             }
             None => output::line("the running node now offers nothing"),
@@ -86,14 +96,27 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
         return Ok(ExitCode::SUCCESS);
     }
     if args.none {
-        return Err(Failure::nobody(
-            "no node runs here, so nothing is offered; `p2pnode offer` or `p2pnode join` starts one",
-        ));
+        return withdraw(global, args).await;
     }
     let config = here::config(global, &args.node)?;
     // What the settings say counts at every start, whatever was offered before.
     let request = args.request().or(&config.offer);
     run_until_stopped(global, config, interrupts, Some(request)).await
+}
+
+/// Withdraws what is stored, so that no later start offers it again.
+async fn withdraw(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failure> {
+    let node = here::start(global, here::config(global, &args.node)?).await?;
+    let client = Client::new(node.endpoint().clone());
+    let withdrawn = client.ask(Method::PUT, "/offer", &args.request()).await;
+    node.stop().await.map_err(here::node_failure)?;
+    let status: NodeStatus = withdrawn?;
+    if global.json {
+        output::line_json(&status);
+    } else {
+        output::line("nothing is offered, at the next start neither");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a node until it is told to stop; says when it is ready.
@@ -135,10 +158,8 @@ async fn tell_ready(
         );
     } else {
         output::line(format!("ready {} {}", status.peer, status.listen.join(" ")));
-        if let Some(address) = best_address(&status.listen) {
-            output::note(format!(
-                "others join with: p2pnode join --bootstrap {address}"
-            ));
+        if let Some(how) = how_to_join(&status) {
+            output::note(format!("others join with: {how}"));
         }
     }
     here::note_resumed(global, client).await?;
@@ -151,10 +172,26 @@ async fn tell_ready(
     Ok(())
 }
 
+/// What others write to be in the same network. The name of the public one is the default.
+fn how_to_join(status: &NodeStatus) -> Option<String> {
+    if status.private {
+        return Some("the ticket that `p2pnode network ticket` prints".to_owned());
+    }
+    let address = best_address(&status.listen)?;
+    let network = match status.network.as_str() {
+        PUBLIC_NETWORK => String::new(),
+        name => format!("--network {name} "),
+    };
+    Some(format!("p2pnode join {network}--bootstrap {address}"))
+}
+
 /// The address that most others can use.
 fn best_address(listen: &[String]) -> Option<&String> {
-    let is_local =
-        |address: &&String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    let is_local = |address: &&String| {
+        address.starts_with("/ip4/127.")
+            || address.starts_with("/ip6/::1/")
+            || address.starts_with("/ip6/fe80:")
+    };
     let far = listen.iter().find(|address| !is_local(address));
     far.or_else(|| listen.first())
 }
@@ -284,6 +321,9 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     for address in &status.external {
         output::line(format!("seen as    {address}"));
     }
+    for line in reach(&status.reach) {
+        output::line(line);
+    }
     output::line(format!(
         "peers      {} connected, {} known",
         status.peers_connected, status.peers_known
@@ -320,6 +360,37 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether and how others reach the node, in words.
+fn reach(reach: &ReachStatus) -> Vec<String> {
+    let mut lines = vec![match reach.state {
+        ReachState::Public => "reach      public: the whole Internet reaches it".to_owned(),
+        ReachState::Relayed => format!(
+            "reach      behind NAT, reachable through {}",
+            reach.relays.join(" and ")
+        ),
+        ReachState::Hidden => {
+            "reach      behind NAT, and no relay is found yet: only peers that it connects to itself"
+                .to_owned()
+        }
+        ReachState::Unknown => "reach      unknown yet: nobody outside has told".to_owned(),
+    }];
+    lines.extend(
+        reach
+            .problem
+            .as_ref()
+            .map(|problem| format!("problem    {problem}")),
+    );
+    if reach.relaying {
+        lines.push(format!(
+            "relays     ({}) {}, {}",
+            reach.relay,
+            counted(reach.clients.into(), "node"),
+            counted(reach.circuits.into(), "circuit")
+        ));
+    }
+    lines
 }
 
 pub fn id(global: &Global) -> Result<ExitCode, Failure> {

@@ -37,7 +37,10 @@ pub async fn set(global: &Global, args: &PauseArgs, on: bool) -> Result<ExitCode
             output::note("nothing runs here");
         }
         if on && !done.tasks.is_empty() {
-            output::note("they keep what they were given: p2pnode resume");
+            let what = args.target.as_deref().unwrap_or("--all");
+            output::note(format!(
+                "they keep what they were given: p2pnode resume {what}"
+            ));
         }
     }
     // Nothing of what was meant was done.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use p2pnode_protocol::Capacity;
 use p2pnode_protocol::api::PeerInfo;
 
+use super::figures;
 use super::follow::gone;
 use crate::args::{Global, PeersArgs};
 use crate::client::Client;
@@ -68,6 +69,7 @@ fn never_seen(peer: String) -> PeerInfo {
         closed: None,
         away: Vec::new(),
         connected: false,
+        relayed: false,
         last_seen_ms: 0,
     }
 }
@@ -83,6 +85,11 @@ fn print(global: &Global, peers: &[PeerInfo]) {
         );
         return;
     }
+    print_table(peers);
+}
+
+/// One line for each peer.
+pub fn print_table(peers: &[PeerInfo]) {
     let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
     output::table(
         &[
@@ -93,6 +100,7 @@ fn print(global: &Global, peers: &[PeerInfo]) {
             "GPUS",
             "RUNS",
             "RTT",
+            "WAY",
             "MAY RUN HERE",
         ],
         &rows,
@@ -118,10 +126,19 @@ fn row(peer: &PeerInfo) -> Vec<String> {
         away if away.is_empty() => runs,
         away => format!("{runs} ({})", away.join(", ")),
     };
+    let runs = match &peer.closed {
+        Some(why) => format!("{runs}; closed: {}", figures::line(why, 60)),
+        None => runs,
+    };
     let rtt = match (peer.connected, peer.rtt_ms) {
         (true, Some(rtt)) => format!("{rtt:.1} ms"),
         (true, None) => "connected".to_owned(),
         (false, _) => "away".to_owned(),
+    };
+    let way = match (peer.connected, peer.relayed) {
+        (true, true) => "relayed",
+        (true, false) => "direct",
+        (false, _) => "-",
     };
     vec![
         peer.peer.clone(),
@@ -131,6 +148,7 @@ fn row(peer: &PeerInfo) -> Vec<String> {
         of(|capacity| capacity.gpus.len().to_string()),
         runs,
         rtt,
+        way.to_owned(),
         if peer.allowed { "yes" } else { "no" }.to_owned(),
     ]
 }

@@ -7,7 +7,7 @@ use p2pnode_protocol::MilliCpus;
 use p2pnode_protocol::api::{HostedGpu, HostedState, HostedTask, HostedTasks};
 
 use super::figures;
-use super::follow::counted;
+use super::follow::{counted, phase_word};
 use crate::args::Global;
 use crate::exit::Failure;
 use crate::{here, output};
@@ -36,8 +36,12 @@ pub async fn ps(global: &Global) -> Result<ExitCode, Failure> {
 /// What waits, and whether the node drains.
 pub fn notes(here: &HostedTasks) {
     for waiting in &here.waiting {
+        let what = match waiting.preparing {
+            Some(phase) => format!("wait for their environment ({})", phase_word(phase)),
+            None => "wait for a slot".to_owned(),
+        };
         output::note(format!(
-            "{} of job {} ({}) of {} wait for a slot",
+            "{} of job {} ({}) of {} {what}",
             counted(waiting.tasks.into(), "task"),
             waiting.job,
             figures::line(&waiting.job_name, 40),

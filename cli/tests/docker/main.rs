@@ -6,11 +6,19 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+// Of the executor's tests: one image on loopback, with or without a gate before it.
+#[allow(dead_code)]
+#[path = "../../../executor/tests/docker/registry.rs"]
+mod registry;
 
 mod archives;
 mod bench;
 mod builds;
+mod gpus;
+mod inside;
 mod life;
 mod limits;
+mod logins;
 mod owner;
+mod storm;
 mod terms;

@@ -4,6 +4,7 @@
 
 pub mod modules;
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -36,12 +37,15 @@ pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 /// A folder with data directories and job folders, gone at the end.
 pub struct Lab {
     pub root: tempfile::TempDir,
+    /// Environment variables that nodes and verbs have beside the tests' own.
+    pub env: Vec<(&'static str, OsString)>,
 }
 
 impl Lab {
     pub fn new() -> Self {
         Self {
             root: tempfile::tempdir().unwrap(),
+            env: Vec::new(),
         }
     }
 
@@ -62,6 +66,7 @@ impl Lab {
             .args(args)
             .arg("--data-dir")
             .arg(self.path(name))
+            .envs(self.env.iter().cloned())
             .current_dir(self.root.path())
             .output()
             .unwrap()
@@ -110,6 +115,7 @@ impl Lab {
             .args(args)
             // A machine of files: most tests have none, and so no sensors.
             .env("P2PNODE_SENSORS_ROOT", self.path("machine"))
+            .envs(self.env.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(log);
         if let Some(node) = bootstrap {

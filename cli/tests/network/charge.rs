@@ -76,7 +76,8 @@ fn kill_one(lab: &Lab, submitter: &TestNode, by: &str) {
         &simple_job("task.wasm", 1),
         &[("task.wasm", &modules::sleep(2_500))],
     );
-    let job = submit(lab, "me", &file, &["--peers", "left,right"]);
+    let both = format!("{},{}", lab.id("left"), lab.id("right"));
+    let job = submit(lab, "me", &file, &["--peers", &both]);
     let (at, task) = eventually("it runs", || {
         ["left", "right"].into_iter().find_map(|provider| {
             let here = lab.json(provider, &["ps"]);

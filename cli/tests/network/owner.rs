@@ -37,10 +37,21 @@ fn without_permission_the_refusal_says_which_command_gives_it() {
     );
 
     // The owner allows it, by the end of its id, and it runs.
-    let allowed = lab.run("provider", &["allow", &me[me.len() - 8..]]);
+    let allowed = lab.run("provider", &["allow", &me[me.len() - 10..]]);
     assert!(allowed.status.success(), "{}", text(&allowed.stderr));
     assert!(text(&allowed.stdout).contains(&me));
-    let ended = lab.submit("me", &job, &["--peers", "provider"]);
+    // The provider has a name that anyone could take, and a short end is as good as none.
+    let id = lab.id("provider");
+    for unsure in ["provider", &id[id.len() - 8..]] {
+        let refused = lab.run("me", &["submit", job.to_str().unwrap(), "--peers", unsure]);
+        assert!(!refused.status.success());
+        assert!(
+            text(&refused.stderr).contains(&id),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
+    let ended = lab.submit("me", &job, &["--peers", &id[id.len() - 10..]]);
     assert_eq!(
         ended.status.code(),
         Some(0),

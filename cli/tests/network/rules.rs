@@ -31,7 +31,7 @@ fn who_asks_is_kept_until_the_owner_answers_with_limits() {
     let told = text(&lab.run("provider", &["requests"]).stdout);
     assert!(told.contains(&mine.id), "{told}");
 
-    let tail = &mine.id[mine.id.len() - 8..];
+    let tail = &mine.id[mine.id.len() - 10..];
     let allowed = lab.run(
         "provider",
         &["allow", tail, "--tasks", "2", "--until", "1h"],
@@ -172,7 +172,7 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
     let stranger = lab.start("stranger", "join", &["--network", "lab"], Some(&provider));
     let _mine = lab.start("me", "join", &[&ticket], None);
     lab.wait_until_known("me", &provider);
-    let ran = lab.submit("me", &job(&lab, "job", 2), &["--peers", "provider"]);
+    let ran = lab.submit("me", &job(&lab, "job", 2), &["--peers", &provider.id]);
     assert_eq!(ran.status.code(), Some(0), "{}", ran.stderr);
     let met = lab.json("stranger", &["status"])["peers_connected"].as_u64();
     assert_eq!(met, Some(0), "{}", stranger.id);
@@ -185,4 +185,54 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
         "{}",
         text(&wrong.stderr)
     );
+}
+
+#[test]
+fn who_was_denied_is_allowed_again_with_the_offer() {
+    let lab = Lab::new();
+    let me = lab.id("me");
+    // By name, and where everybody may.
+    for (name, first) in [
+        ("by-name", &["--allow", &me][..]),
+        ("all", &["--allow-any"]),
+    ] {
+        let provider = lab.start(name, "offer", &[&SMALL[..], first].concat(), None);
+        let mine = lab.start("me", "join", &[], Some(&provider));
+        lab.wait_until_known("me", &provider);
+        let runs = || {
+            let wait = ["--peers", name, "--wait-for-peers", "2s"];
+            let ended = lab.submit("me", &job(&lab, name, 1), &wait);
+            (ended.status.code(), ended.finished().to_string())
+        };
+        let allowed = || {
+            let peers = lab.json(name, &["peers"]);
+            let mut all = peers.as_array().unwrap().iter();
+            all.find(|peer| peer["peer"] == me.as_str()).unwrap()["allowed"].clone()
+        };
+        assert_eq!(runs().0, Some(0), "{name}");
+        assert!(lab.run(name, &["deny", &me]).status.success());
+        let (code, said) = runs();
+        assert_eq!(code, Some(3), "{name}: {said}");
+        assert!(
+            said.contains("not allowed") || said.contains("p2pnode allow"),
+            "{said}"
+        );
+        assert_eq!(allowed(), false, "{name}");
+        let status = lab.json(name, &["status"]);
+        assert!(
+            !status["offer"]["allowed"].to_string().contains(&me),
+            "{status}"
+        );
+
+        let status = lab.json(name, &["offer", "--allow", &me]);
+        assert_eq!(
+            status["offer"]["allowed"],
+            serde_json::json!([me]),
+            "{name}"
+        );
+        assert_eq!(allowed(), true, "{name}");
+        let (code, said) = runs();
+        assert_eq!(code, Some(0), "{name}: {said}");
+        drop((provider, mine));
+    }
 }

@@ -53,6 +53,7 @@ impl Rig {
         let program = ProgramFile::Image {
             reference: IMAGE.to_owned(),
             credentials: None,
+            local_registry: true,
         };
         let prepared = runtime.prepare(program, progress).await;
         Ok(Self {

@@ -275,7 +275,7 @@ fn done(mut command: Command) -> io::Result<()> {
 /// Takes up the room of a new filesystem beyond `bytes`.
 fn cut(root: &Path, bytes: u64) -> io::Result<()> {
     let space = rustix::fs::statvfs(root)?;
-    let spare = super::space::available(&space).checked_sub(bytes);
+    let spare = crate::host::space::available(&space).checked_sub(bytes);
     let Some(spare) = spare else {
         return Err(io::Error::other(
             "the filesystem has less room than the limit",

@@ -21,6 +21,28 @@ const SIGXFSZ: i64 = 25;
 /// How the init process begins its own complaint when it can't start the task's command.
 const INIT_COMPLAINT: &[u8] = b"[FATAL tini";
 
+/// How engines say that it is the command's fault when they can't start one.
+const UNFIT: [&str; 5] = [
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "is a directory",
+    "exec format error",
+];
+
+/// Whether an engine that could not start a command in a running container blames the command.
+pub(super) fn blames_command(said: &str) -> bool {
+    said.contains("exec: ") && UNFIT.iter().any(|sign| said.contains(sign))
+}
+
+/// Why a command could not be started.
+pub(super) fn no_command(command: &str) -> Failure {
+    Failure::new(
+        FailureKind::BadProgram,
+        format!("`{command}` cannot be started: it is not in the image, or is no program"),
+    )
+}
+
 /// What is known when a container has exited.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Exit<'a> {
@@ -63,10 +85,7 @@ pub(super) fn of_exit(exit: &Exit<'_>) -> Result<(), Failure> {
     }
     let command = exit.command.unwrap_or("the image's own command");
     if exit.stderr_head.starts_with(INIT_COMPLAINT) {
-        return Err(Failure::new(
-            FailureKind::BadProgram,
-            format!("`{command}` cannot be started: it is not in the image, or is no program"),
-        ));
+        return Err(no_command(command));
     }
     let hint = match code {
         126 => format!(" (usually: `{command}` or something it calls is no program)"),
@@ -104,24 +123,20 @@ pub(super) fn of_create(error: &Error) -> Failure {
             );
         }
     }
-    Failure::new(
-        FailureKind::Host,
-        format!(
-            "the container engine cannot make the container: {}",
-            words(error)
-        ),
-    )
+    let why = words(error);
+    of_gpu(&why).unwrap_or_else(|| {
+        Failure::new(
+            FailureKind::Host,
+            format!("the container engine cannot make the container: {why}"),
+        )
+    })
 }
 
 /// Why a container could not be started.
 pub(super) fn of_start(error: &Error) -> Failure {
     let why = words(error);
-    if why.contains("could not select device driver") {
-        return Failure::new(
-            FailureKind::Host,
-            "the container engine cannot give GPUs to containers: its owner must install \
-             nvidia-container-toolkit and restart the engine",
-        );
+    if let Some(failure) = of_gpu(&why) {
+        return failure;
     }
     // Without an init process of its own the engine itself looks for the command.
     let missing = [
@@ -142,6 +157,37 @@ pub(super) fn of_start(error: &Error) -> Failure {
         FailureKind::Host,
         format!("the container engine cannot start the container: {why}"),
     )
+}
+
+/// What an engine says when it cannot give a GPU to a container, which depends on its version and on how
+/// it would give it, as the sign and the mend.
+const GPU_REFUSALS: [(&str, &str); 4] = [
+    ("could not select device driver", NO_TOOLKIT),
+    // Newer engines look for a description of the device instead of a driver.
+    ("discover GPU vendor from CDI", NO_TOOLKIT),
+    (
+        "unresolvable CDI devices",
+        "it does not know the GPU: its owner must run nvidia-ctk cdi generate \
+         --output=/etc/cdi/nvidia.yaml as root and restart the engine",
+    ),
+    // The toolkit's own helper, for want of a driver that works, or of the GPU.
+    (
+        "nvidia-container-cli: ",
+        "its owner must see that nvidia-smi shows the GPU, and start the machine anew after an \
+         update of NVIDIA's driver",
+    ),
+];
+
+const NO_TOOLKIT: &str = "its owner must install nvidia-container-toolkit and restart the engine";
+
+/// Why a container did not get its GPUs, if that is what the engine's words say. Those come last: a
+/// long message is cut at its end.
+fn of_gpu(why: &str) -> Option<Failure> {
+    let (_, mend) = GPU_REFUSALS.iter().find(|(sign, _)| why.contains(sign))?;
+    let why = format!(
+        "the container engine cannot give GPUs to containers: {mend}; the engine said: {why}"
+    );
+    Some(Failure::new(FailureKind::Host, why))
 }
 
 /// The engine failed while a task ran.
@@ -235,11 +281,6 @@ mod tests {
             of_create(&refusal(500, "no space left")).kind,
             FailureKind::Host
         );
-        let gpu = refusal(
-            500,
-            "could not select device driver \"\" with capabilities: [[gpu]]",
-        );
-        assert!(of_start(&gpu).message.contains("nvidia-container-toolkit"));
         let command = refusal(
             400,
             "OCI: exec: \"render\": executable file not found in $PATH",
@@ -250,5 +291,47 @@ mod tests {
             "exec: \"docker-init\": executable file not found in $PATH",
         );
         assert_eq!(of_start(&init).kind, FailureKind::Host);
+    }
+
+    /// Words of engines as people have met them.
+    #[test]
+    fn gpus_that_an_engine_cannot_give_are_told_with_the_mend() {
+        let hook = "OCI runtime create failed: runc create failed: unable to start container process: \
+                    error during container init: error running hook #0: error running hook: exit \
+                    status 1, stdout: , stderr: nvidia-container-cli: ";
+        let refusals = [
+            (
+                "could not select device driver \"\" with capabilities: [[gpu]]".to_owned(),
+                "nvidia-container-toolkit",
+            ),
+            (
+                "failed to discover GPU vendor from CDI: no known GPU vendor found".to_owned(),
+                "nvidia-container-toolkit",
+            ),
+            (
+                "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-1"
+                    .to_owned(),
+                "nvidia-ctk cdi generate",
+            ),
+            (
+                format!("{hook}device error: GPU-1: unknown device: unknown"),
+                "nvidia-smi",
+            ),
+            (
+                format!("{hook}initialization error: nvml error: driver not loaded: unknown"),
+                "nvidia-smi",
+            ),
+        ];
+        for (message, mend) in refusals {
+            let error = Error::DockerResponseServerError {
+                status_code: 500,
+                message: message.clone(),
+            };
+            for failure in [of_create(&error), of_start(&error)] {
+                assert_eq!(failure.kind, FailureKind::Host);
+                let text = failure.message;
+                assert!(text.contains(mend) && text.contains(&message), "{text}");
+            }
+        }
     }
 }

@@ -1,17 +1,18 @@
 //! Short visits to a container's namespaces.
 //!
 //! A thread of its own enters the namespace, does one thing and ends, so that no thread that does
-//! other work is ever anywhere but at home. Who calls names the container's first process, which must
-//! be the node's own program. Needs a node that is root. Everything here blocks.
+//! other work is ever anywhere but at home. Who calls names the container's first process: whatever runs
+//! in a container has no right to change its namespaces. Needs a node that is root. Everything here blocks.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::net::TcpSocket;
 
 /// What System V calls shared memory, queues and semaphores: they stay when their makers have ended.
 const SHARED: [&str; 3] = ["shm", "msg", "sem"];
@@ -29,6 +30,30 @@ pub(super) fn listen(init: Pid, port: u16) -> io::Result<TcpListener> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
         Ok(listener)
+    })
+}
+
+/// A TCP socket in the container's network, to be connected by whoever calls: that may take time.
+///
+/// # Errors
+/// When the namespace can't be entered or is the host's own, or has no such sockets.
+pub(super) fn tcp(init: Pid, v6: bool) -> io::Result<TcpSocket> {
+    visit(init, NETWORK, move || match v6 {
+        false => TcpSocket::new_v4(),
+        true => TcpSocket::new_v6(),
+    })
+}
+
+/// A UDP socket on the container's loopback, connected to `port`.
+///
+/// # Errors
+/// When the namespace can't be entered or is the host's own.
+pub(super) fn udp(init: Pid, port: u16) -> io::Result<UdpSocket> {
+    visit(init, NETWORK, move || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.connect((Ipv4Addr::LOCALHOST, port))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
     })
 }
 

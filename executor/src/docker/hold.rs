@@ -5,10 +5,11 @@
 //! one reason stands. Owned by `run`; it must never end a task, nor thaw one that the other holds.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
 use super::output::Valve;
 use super::watch::Pulse;
@@ -44,19 +45,34 @@ impl Reasons {
     }
 }
 
+/// Keeps a container's freezing and the starting of processes in it apart. A container that is frozen
+/// while a process is being started in it can't be thawed: with control groups of the first version
+/// the engine waits for that process, and nobody gets at the container any more.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Apart(Arc<RwLock<()>>);
+
+impl Apart {
+    /// To be held while a process is being started in the container.
+    pub(super) async fn starting(&self) -> OwnedRwLockReadGuard<()> {
+        self.0.clone().read_owned().await
+    }
+}
+
 /// A container, frozen and thawed by its engine.
 #[derive(Debug)]
 pub(super) struct Freezer<'a> {
     docker: &'a Docker,
     id: &'a str,
+    apart: Apart,
     reasons: Mutex<Reasons>,
 }
 
 impl<'a> Freezer<'a> {
-    pub(super) fn new(docker: &'a Docker, id: &'a str) -> Self {
+    pub(super) fn new(docker: &'a Docker, id: &'a str, apart: Apart) -> Self {
         Self {
             docker,
             id,
+            apart,
             reasons: Mutex::default(),
         }
     }
@@ -91,10 +107,13 @@ impl<'a> Freezer<'a> {
     }
 
     /// Lets it go on whatever the reasons are: it has been killed, and a frozen process can't die.
-    pub(super) async fn give_up(&self) {
-        if std::mem::take(&mut *self.reasons.lock().await).any() {
+    /// Returns whether there were any.
+    pub(super) async fn give_up(&self) -> bool {
+        let any = std::mem::take(&mut *self.reasons.lock().await).any();
+        if any {
             self.unpause().await;
         }
+        any
     }
 
     /// False when the engine can't.
@@ -119,6 +138,7 @@ impl<'a> Freezer<'a> {
     }
 
     async fn pause(&self) -> bool {
+        let _nothing_starts = self.apart.0.write().await;
         match self.docker.pause_container(self.id).await {
             Ok(()) => true,
             // 409: it has ended, so nothing new comes of it either.

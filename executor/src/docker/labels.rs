@@ -46,6 +46,33 @@ impl Owner {
     }
 }
 
+/// What the names of all containers of a life begin with, before a dash and a number. `label` is the
+/// value of [`NODE`]. They are for people, for removing what the engine did not acknowledge, and for
+/// telling ours from those that only have our label: a container inherits its image's labels, and an
+/// image may say anything.
+pub(super) fn name_prefix(label: &str) -> String {
+    let (node, life) = label.split_once(':').unwrap_or((label, ""));
+    let at = node.len().saturating_sub(8);
+    let node = node.get(at..).unwrap_or_default();
+    let life: String = life
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(16)
+        .collect();
+    format!("p2pnode-{node}-{life}")
+}
+
+/// Whether a container of this name is one of those that the life named by `label` made.
+pub(super) fn is_name_of(label: &str, name: &str) -> bool {
+    let serial = name
+        .trim_start_matches('/')
+        .strip_prefix(&name_prefix(label))
+        .and_then(|rest| rest.strip_prefix('-'));
+    serial.is_some_and(|serial| {
+        !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
 /// All labels of a task's container.
 pub(super) fn of_task(owner: &str, task: &TaskRun) -> HashMap<String, String> {
     let key = task.attempt.task;

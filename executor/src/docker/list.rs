@@ -2,7 +2,7 @@
 //!
 //! The one request that doesn't go through bollard: its types are Docker's, and Podman lists
 //! containers in states that Docker has no name for, upon which nothing at all could be read. What
-//! removes strangers' containers after a crash must not hang on that, so only the two fields that
+//! removes strangers' containers after a crash must not hang on that, so only the fields that
 //! matter are read here.
 
 use std::collections::HashMap;
@@ -35,11 +35,13 @@ pub(super) struct Ours {
 struct Listed {
     #[serde(rename = "Id")]
     id: String,
+    #[serde(rename = "Names")]
+    names: Option<Vec<String>>,
     #[serde(rename = "Labels")]
     labels: Option<HashMap<String, String>>,
 }
 
-/// All containers with the label [`labels::NODE`], running or not, of the engine at `address` (a
+/// All containers with the label [`labels::NODE`] and the name that goes with it, running or not, of the engine at `address` (a
 /// path, `unix://...`, `tcp://...` or `http://...`).
 ///
 /// # Errors
@@ -94,6 +96,11 @@ fn parse(answer: &[u8]) -> io::Result<Vec<Ours>> {
     let listed: Vec<Listed> = serde_json::from_slice(body)?;
     let ours = listed.into_iter().filter_map(|mut container| {
         let owner = container.labels.as_mut()?.remove(labels::NODE)?;
+        // A container has its image's labels as well: with the label alone it may be the owner's.
+        let names = container.names.unwrap_or_default();
+        if !names.iter().any(|name| labels::is_name_of(&owner, name)) {
+            return None;
+        }
         Some(Ours {
             id: container.id,
             owner,
@@ -117,7 +124,12 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 1_024];
             let count = stream.read(&mut request).await.unwrap();
-            let body = r#"[{"Id":"a","State":"stopped","Labels":{"p2pnode.node":"x:1","b":"c"}},
+            let body = r#"[{"Id":"a","Names":["/p2pnode-x-1-7"],"State":"stopped",
+                  "Labels":{"p2pnode.node":"x:1","b":"c"}},
+                {"Id":"f","Names":["/mine"],"Labels":{"p2pnode.node":"x:1"}},
+                {"Id":"g","Names":["/p2pnode-x-1-mine"],"Labels":{"p2pnode.node":"x:1"}},
+                {"Id":"h","Names":["/p2pnode-x-2-1"],"Labels":{"p2pnode.node":"x:1"}},
+                {"Id":"i","Labels":{"p2pnode.node":"x:1"}},
                 {"Id":"d","State":"running","Labels":null},{"Id":"e","Labels":{}}]"#;
             let head = "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n";
             stream

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::nameless::Holders;
 use crate::host::cgroup::{Mounts, read_number};
 
 /// When a task has run this long without visible cgroups, the engine is asked instead.
@@ -36,6 +37,15 @@ pub(super) fn folder_of(root: &Path, id: &str) -> Option<PathBuf> {
         .iter()
         .map(|place| root.join(place.replace("{}", id)));
     folders.into_iter().find(|folder| folder.is_dir())
+}
+
+/// Any folder of a container's cgroup: each lists its processes.
+pub(super) fn cgroup_of(mounts: &Mounts, id: &str) -> Option<PathBuf> {
+    let roots = [mounts.v1("cpuacct"), mounts.v2()];
+    roots
+        .into_iter()
+        .flatten()
+        .find_map(|root| folder_of(root, id))
 }
 
 /// One reading.
@@ -173,6 +183,11 @@ impl Meter {
             earlier_us: 0,
             own_peak: true,
         }
+    }
+
+    /// Where the container's processes are found.
+    pub(super) fn holders(&self) -> Holders {
+        Holders::new(self.mounts.clone(), self.id.clone())
     }
 
     /// Counts from now on, in a container in which others have run before.

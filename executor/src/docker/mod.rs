@@ -3,9 +3,10 @@
 //! [`DockerRuntime`] is what the node holds. Within: [`engine`] finds an engine and refuses one that
 //! can't hold a sandbox, `image` has images ready, [`container`] says what a sandbox is, `run` takes
 //! one task from creation to removal (`stage` and `disk` before it, `output`, `hold`, `watch`, `space`
-//! and `meter` beside it, `exit` after it), `warm` one task after another in a container that waits
-//! (`pause` is what it does meanwhile, `enter` visits its namespaces, `way_out` is a task's proxy in
-//! it), and [`reaper`] is the process that cleans up after a node that was killed.
+//! and `meter` beside it, `exit` or `stopped` after it), `warm` one task after another in a container
+//! that waits (`pause` is what it does meanwhile, `enter` visits its namespaces, `way_out` is a task's
+//! proxy in it), `inside` lets a job's owner into a running task, and [`reaper`] is the process that
+//! cleans up after a node that was killed.
 //!
 //! It must never start a container without the reaper, hand it a host path but the task's own work
 //! directory, or let one outlive its run.
@@ -21,10 +22,12 @@ mod fitness;
 mod hold;
 mod hosts;
 mod image;
+mod inside;
 pub mod labels;
 mod leftovers;
 mod list;
 mod meter;
+mod nameless;
 mod output;
 mod pause;
 pub mod reaper;
@@ -33,6 +36,7 @@ mod run;
 mod sandboxes;
 mod space;
 mod stage;
+mod stopped;
 mod warm;
 mod watch;
 mod way_out;
@@ -58,10 +62,11 @@ use self::reaper::Reaper;
 pub use self::reaper::ReaperCommand;
 use self::remove::Lost;
 use self::run::Shared;
-pub use self::space::reserve_of;
+
 use self::warm::Warm;
 use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
+pub use crate::host::space::reserve_of;
 use crate::{
     Environment, Features, LogSink, PrepareProgress, ProgramFile, Runtime, RuntimeReport, TaskEnd,
     TaskRun,
@@ -123,7 +128,7 @@ impl DockerRuntime {
         let label = owner.label();
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let shared = Shared {
-            name_prefix: name_prefix(&owner),
+            name_prefix: labels::name_prefix(&label),
             engine: Engine::new(config.socket),
             reaper: Reaper::new(config.reaper, label.clone(), config.dir.clone()),
             sandbox: config.sandbox,
@@ -138,11 +143,22 @@ impl DockerRuntime {
             lost: Lost::default(),
             serial: AtomicU64::new(1),
             gate: Arc::new(gate),
+            sees_containers: true,
         };
         Self {
             owner,
             shared: Arc::new(shared),
         }
+    }
+
+    /// The same as if its containers' processes and files were out of this host's sight, like those of an
+    /// engine on another machine: for tests of what is left then. To be called before anything runs.
+    #[must_use]
+    pub fn without_sight(mut self) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.sees_containers = false;
+        }
+        self
     }
 
     /// What this machine and this engine can do beyond the least.
@@ -190,19 +206,6 @@ impl DockerRuntime {
     }
 }
 
-/// Names are for people and for removing what the engine did not acknowledge; labels say whose it is.
-fn name_prefix(owner: &Owner) -> String {
-    let node = owner.node.to_string();
-    let node = &node[node.len().saturating_sub(8)..];
-    let life: String = owner
-        .incarnation
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(16)
-        .collect();
-    format!("p2pnode-{node}-{life}")
-}
-
 #[async_trait]
 impl Runtime for DockerRuntime {
     fn kind(&self) -> RuntimeKind {
@@ -233,9 +236,11 @@ impl Runtime for DockerRuntime {
             ProgramFile::Image {
                 reference,
                 credentials,
+                local_registry,
             } => Wanted::Reference {
                 reference,
                 credentials,
+                local_registry,
             },
             ProgramFile::Archive { path, digest } => Wanted::Archive { path, digest },
             ProgramFile::Build {
@@ -243,11 +248,13 @@ impl Runtime for DockerRuntime {
                 dockerfile,
                 digest,
                 resources,
+                local_registry,
             } => Wanted::Build {
                 context,
                 dockerfile,
                 digest,
                 resources,
+                local_registry,
             },
             ProgramFile::Wasm { .. } => {
                 let why = "a WASM module cannot run in a container";

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::AttachContainerResults;
@@ -18,30 +17,27 @@ use bollard::query_parameters::{
 };
 use p2pnode_protocol::task::{Failure, FailureKind, Usage};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::container::{Sandbox, create_body};
+use super::container::Sandbox;
 use super::disk::Disk;
 use super::disk::Disks;
 use super::engine::Engine;
 use super::hold::Freezer;
 use super::image::{Image, Images};
+use super::inside::{self, Attendance, Place};
 use super::meter::Meter;
 use super::output;
 use super::reaper::Reaper;
 use super::remove::{self, Lost};
 use super::stage::Stage;
+use super::stopped;
 use super::watch::{self, Limits, Pulse};
 use super::{ending, exit};
 use crate::egress::Gate;
 use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
-
-/// How long the last output of a killed task is waited for. It is on its way already; only a reader
-/// that is slow, or gone, takes longer.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What all runs of one runtime share.
 #[derive(Debug)]
@@ -72,6 +68,8 @@ pub(super) struct Shared {
     pub serial: AtomicU64,
     /// Where tasks with a way out may go.
     pub gate: Arc<Gate>,
+    /// Whether this host may look for its containers' processes and files.
+    pub sees_containers: bool,
 }
 
 /// The ways in which a run is ended from outside.
@@ -189,14 +187,9 @@ impl Run {
             file_size: stage.limits.disk,
             runtime: runtime.as_deref(),
         };
-        let body = match &stage.disk {
-            None => create_body(&self.task, &sandbox)?,
-            Some(disk) => {
-                let work_dir = disk.merged();
-                let task = self.task.clone();
-                create_body(&TaskRun { work_dir, ..task }, &sandbox)?
-            }
-        };
+        let body = inside::body(&self.shared, &self.task, &stage, &sandbox).await?;
+        let place = Place::own(&self.shared, &engine, &self.task, &stage, &sandbox).await?;
+        let door = place.door.clone();
         let name = CreateContainerOptionsBuilder::new()
             .name(&self.name)
             .build();
@@ -209,7 +202,7 @@ impl Run {
                 match started {
                     Err(failure) => Err(failure),
                     Ok(attached) => {
-                        self.live(docker, created.id, attached, &stage.limits, log)
+                        self.live(docker, created.id, attached, &stage.limits, log, place)
                             .await
                     }
                 }
@@ -217,6 +210,8 @@ impl Run {
         };
         // Also after a failed creation: the engine may have made it before its answer was lost.
         self.shared.lost.remove(docker, &self.name).await;
+        // Outputs are read next: nobody may write them any more.
+        door.close().await;
         if let Some(disk) = stage.disk.take() {
             let wanted = result.is_ok() && self.stops.check().is_ok();
             put_away(&self.shared, &self.task, disk, wanted).await;
@@ -255,19 +250,22 @@ impl Run {
         attached: AttachContainerResults,
         limits: &Limits,
         log: &LogSink,
+        place: Place,
     ) -> Result<(), Failure> {
         let meter = Meter::new(docker.clone(), self.shared.mounts.clone(), id.clone());
         let AttachContainerResults { output, input } = attached;
         drop(input);
-        let freezer = Freezer::new(docker, &id);
+        let freezer = Freezer::new(docker, &id, place.apart.clone());
         let mut pump = Box::pin(output::pump(output, log, &self.pulse, &freezer));
         let mut holding = Box::pin(freezer.follow(&self.task.hold, &self.pulse));
-        let mut ended = pin!(exit::wait(docker, &id));
+        let attendance = place.attendance.clone();
+        let presence = place.show(&self.task.hold, docker, &id);
+        let mut ended = pin!(end(docker, &id, attendance.as_deref()));
         let mut watch = pin!(watch::watch(limits, meter, &self.pulse, &self.task.hold));
         let mut pumped = None;
         let exited = loop {
             tokio::select! {
-                code = &mut ended => break code.map_err(|error| ending::of_loss("the task was lost", &error)),
+                code = &mut ended => break code,
                 result = &mut pump, if pumped.is_none() => pumped = Some(result),
                 failure = &mut watch => break Err(failure),
                 never = &mut holding => match never {},
@@ -276,27 +274,20 @@ impl Run {
         };
         // It may be in the midst of freezing, for which the output, or the end, would wait.
         drop(holding);
+        drop(presence);
         self.pulse.ends();
         let code = match exited {
             Ok(code) => code,
             Err(failure) => {
-                let last_words = async move {
-                    if pumped.is_none() && failure.kind != FailureKind::Cancelled {
-                        let _ = timeout(LAST_WORDS, &mut pump).await;
-                    }
-                    // An engine can't end a container whose output nobody reads, unless it sees that
-                    // nobody will.
-                    drop(pump);
-                    failure
-                };
-                let kill = async {
-                    remove::kill(docker, &id).await;
-                    freezer.give_up().await;
-                };
-                let ((), failure) = tokio::join!(kill, last_words);
+                let output = pumped.is_none().then_some(pump);
+                stopped::end(docker, &id, &freezer, output, failure.kind).await;
                 return Err(failure);
             }
         };
+        if attendance.is_some() {
+            // What is left is the program that waits.
+            remove::kill(docker, &id).await;
+        }
         // The process is gone, its last output may still be on its way to a slow reader.
         let pumped = match pumped {
             Some(result) => result,
@@ -308,6 +299,26 @@ impl Run {
         let head =
             pumped.map_err(|error| ending::of_loss("part of the task's output was lost", &error));
         exit::judge(docker, &id, code, limits, &head?, &self.task).await
+    }
+}
+
+/// Waits for the exit code of a task: its container's, or that of the command that is the task when
+/// somebody attends to it.
+///
+/// # Errors
+/// When it was lost, or nobody attended to it.
+async fn end(docker: &Docker, id: &str, attendance: Option<&Attendance>) -> Result<i64, Failure> {
+    let container = async {
+        let code = exit::wait(docker, id).await;
+        code.map_err(|error| ending::of_loss("the task was lost", &error))
+    };
+    match attendance {
+        None => container.await,
+        Some(attendance) => tokio::select! {
+            biased;
+            code = attendance.end() => code,
+            code = container => code,
+        },
     }
 }
 

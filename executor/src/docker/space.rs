@@ -2,19 +2,24 @@
 //!
 //! Where the work directory is a filesystem of its own (`disk`), this is the second guard, and the
 //! one with the words. Elsewhere it is the guard: a task can be over its limit for as long as a
-//! measurement is apart from the next. Called by `watch` and, for what a failed task ran into, by
-//! `exit`. It must never follow anything of the task's: `workdir` sees to that.
+//! measurement is apart from the next. What has names is measured by `workdir`, what has none any more
+//! by `nameless`, and what neither can see must leave the host its reserve all the same. Called by
+//! `watch` and, for what a failed task ran into, by `exit`. It must never follow anything of the
+//! task's: `workdir` sees to that.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use p2pnode_protocol::Bytes;
 use p2pnode_protocol::task::{Failure, FailureKind};
-use rustix::fs::{StatVfs, statvfs};
+use rustix::fs::statvfs;
 use tokio::time::{Instant, sleep};
 
+use super::nameless::{Holders, Nameless};
 use super::watch::{Limits, Pulse};
 use super::workdir::{self, Measure};
+use crate::host::space::{available, reserve, reserve_broken};
 
 /// Shortest pause between two measurements of the work directory, and the pause between two looks at
 /// the host's free space. A task may write past its limit for that long; one file alone is stopped
@@ -27,25 +32,29 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A measurement is followed by a pause this many times its own length: at most 5 % of one CPU.
 const REST: u32 = 20;
 
-/// What no task may take of the host's filesystem: 1 GiB, or one part in 20 of a small one. A fast
-/// disk takes some 300 MB between two looks, and a system without free space loses more than tasks.
-const RESERVE: u64 = 1 << 30;
-const RESERVE_PART: u64 = 20;
-
 /// A filesystem of a task's own counts as full when less than one part in this many is free, and a
 /// few blocks: the last ones hold what the filesystem needs for itself.
 const FULL_PART: u64 = 64;
 const FULL_BYTES: u64 = 64 << 10;
 
+/// Looks at a disk that nears its end before tasks are ended that cannot be shown to fill it: those
+/// that can be are ended at the first one, and should have freed something.
+const PATIENCE: u32 = 3;
+
 /// Returns when the task has written too much, or the host has too little left for what it writes.
-pub(super) async fn watch(limits: &Limits, pulse: &Pulse) -> Failure {
+pub(super) async fn watch(limits: &Limits, holders: Holders, pulse: &Pulse) -> Failure {
     let mut due = Instant::now() + PAUSE;
     let mut last = limits.inputs();
+    let mut brink = Brink::default();
     loop {
         sleep(PAUSE).await;
         let overdue = Instant::now() >= due;
-        let (low, measured) = look(limits, overdue).await;
-        let Some((measured, took)) = measured else {
+        let seen = look(limits, &holders, overdue).await;
+        // What ends where its own filesystem ends cannot take the host's.
+        if brink.is_reached(&seen) && !limits.hard {
+            return reserve_broken();
+        }
+        let Some((measured, took)) = seen.measured else {
             continue;
         };
         if measured.is_over(limits.disk) {
@@ -55,7 +64,7 @@ pub(super) async fn watch(limits: &Limits, pulse: &Pulse) -> Failure {
         if let Measure::Bytes(bytes) = measured {
             pulse.set_disk(bytes.saturating_sub(limits.inputs()));
             // Whoever writes nothing is not to blame, and its end would free little.
-            if low && bytes > last {
+            if seen.level > Level::Enough && bytes > last {
                 return reserve_broken();
             }
             last = bytes;
@@ -63,53 +72,99 @@ pub(super) async fn watch(limits: &Limits, pulse: &Pulse) -> Failure {
     }
 }
 
-/// Whether the host runs low, and, when it does or `overdue`, what the work directory holds and how
-/// long it took to see that.
-async fn look(limits: &Limits, overdue: bool) -> (bool, Option<(Measure, Duration)>) {
-    let (dir, host) = (limits.work_dir.clone(), limits.host.clone());
+/// How near the host's disk is to its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    /// More than the reserve is left.
+    #[default]
+    Enough,
+    /// Part of the reserve is gone.
+    Low,
+    /// Half of it.
+    Half,
+    /// Three quarters of it.
+    Brink,
+}
+
+impl Level {
+    fn of(free: u64, reserve: u64) -> Self {
+        match free {
+            _ if free < reserve / 4 => Self::Brink,
+            _ if free < reserve / 2 => Self::Half,
+            _ if free < reserve => Self::Low,
+            _ => Self::Enough,
+        }
+    }
+}
+
+/// What one look brought.
+#[derive(Debug, Default)]
+struct Seen {
+    level: Level,
+    /// What the task has written and how long it took to see that, when it was looked at.
+    measured: Option<(Measure, Duration)>,
+    /// Whether some of it may be where nobody sees it.
+    hidden: bool,
+}
+
+/// For how many looks the disk has been near its end.
+///
+/// Whoever grows before everybody's eyes ends at once. When that does not help, somebody holds what
+/// cannot be seen: those of whom not everything can be seen end first, and finally all, for a system
+/// whose disk is full loses more than tasks.
+#[derive(Debug, Default)]
+struct Brink {
+    half: u32,
+    brink: u32,
+}
+
+impl Brink {
+    fn is_reached(&mut self, seen: &Seen) -> bool {
+        let count = |looks: u32, level| if seen.level >= level { looks + 1 } else { 0 };
+        self.half = count(self.half, Level::Half);
+        self.brink = count(self.brink, Level::Brink);
+        self.brink >= PATIENCE || (seen.hidden && self.half >= PATIENCE)
+    }
+}
+
+/// How much the host has left, and, when that is low or it is `overdue`, what the task has written.
+async fn look(limits: &Limits, holders: &Holders, overdue: bool) -> Seen {
+    let (limits, holders) = (limits.clone(), holders.clone());
     let looked = tokio::task::spawn_blocking(move || {
-        let low = is_low(&host);
+        let level = level(&limits.host);
         let began = Instant::now();
+        if !overdue && level == Level::Enough {
+            return Seen::default();
+        }
+        // Before the names: what loses its name meanwhile is missed once, not counted twice. A
+        // filesystem of the task's own has its own end, and the host's has nothing of it.
+        let nameless = match limits.hard {
+            true => Nameless::default(),
+            false => holders.look(&limits.work_dir),
+        };
         // Gone: others notice that.
-        let measured = (overdue || low).then(|| workdir::measure(&dir).ok());
-        (
-            low,
-            measured
-                .flatten()
-                .map(|measured| (measured, began.elapsed())),
-        )
+        let named = workdir::measure(&limits.work_dir, nameless.files).ok();
+        Seen {
+            level,
+            measured: named.map(|named| (named.and(nameless.bytes), began.elapsed())),
+            hidden: nameless.hidden,
+        }
     });
     // The node is going down.
-    looked.await.unwrap_or((false, None))
+    looked.await.unwrap_or_default()
 }
 
-/// Whether the filesystem of `dir` has less left than its reserve. What cannot be told is no.
-pub(super) fn is_low(dir: &Path) -> bool {
-    statvfs(dir).is_ok_and(|space| available(&space) < reserve(&space))
-}
-
-/// What tasks leave free on the filesystem of `dir`, in bytes: one that has less takes no task. `None`
-/// when the filesystem cannot be asked.
-#[must_use]
-pub fn reserve_of(dir: &Path) -> Option<Bytes> {
-    Some(Bytes(reserve(&statvfs(dir).ok()?)))
-}
-
-fn reserve(space: &StatVfs) -> u64 {
-    let total = space.f_blocks.saturating_mul(space.f_frsize);
-    RESERVE.min(total / RESERVE_PART)
-}
-
-/// What an ordinary user can still write, in bytes.
-pub(super) fn available(space: &StatVfs) -> u64 {
-    space.f_bavail.saturating_mul(space.f_frsize)
+fn level(dir: &Path) -> Level {
+    statvfs(dir).map_or(Level::Enough, |space| {
+        Level::of(available(&space), reserve(&space))
+    })
 }
 
 /// Whether a task that failed had run out of its disk: so full that one more block was too many.
 pub(super) async fn was_disk_full(limits: &Limits) -> bool {
     let limits = limits.clone();
     let looked = tokio::task::spawn_blocking(move || {
-        let measured = workdir::measure(&limits.work_dir);
+        let measured = workdir::measure(&limits.work_dir, HashSet::new());
         let almost = limits.disk.saturating_sub(workdir::ENTRY_BYTES);
         let is_over = measured.is_ok_and(|measured| measured.is_over(almost));
         is_over || (limits.hard && is_full(&limits.work_dir))
@@ -139,38 +194,34 @@ pub(super) fn disk_full(limits: &Limits) -> Failure {
     )
 }
 
-/// The failure of a task that would have filled the host's disk.
-pub(super) fn reserve_broken() -> Failure {
-    Failure::new(
-        FailureKind::Host,
-        "this provider's disk is nearly full, and the rest of it is not for tasks: its owner must \
-         free space or offer less disk",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn space(total: u64, free: u64) -> StatVfs {
-        let mut space = statvfs("/").unwrap();
-        (space.f_frsize, space.f_bsize) = (4_096, 4_096);
-        (space.f_blocks, space.f_bavail, space.f_bfree) =
-            (total / 4_096, free / 4_096, total / 4_096);
-        space
-    }
-
     #[test]
-    fn the_reserve_is_a_gibibyte_and_less_on_small_disks() {
-        assert_eq!(reserve(&space(1 << 40, 0)), 1 << 30);
-        assert_eq!(reserve(&space(20 << 30, 0)), 1 << 30);
-        assert_eq!(reserve(&space(20 << 20, 0)), 1 << 20);
-        // What is kept for root does not count as free.
-        assert_eq!(available(&space(1 << 40, 1 << 20)), 1 << 20);
-    }
-
-    #[test]
-    fn what_cannot_be_told_is_not_low() {
-        assert!(!is_low(Path::new("/no/such/folder")));
+    fn at_the_brink_those_that_hide_end_first_and_then_all() {
+        let seen = |free: u64, hidden| Seen {
+            level: Level::of(free, 100),
+            hidden,
+            ..Seen::default()
+        };
+        let ends = |free, hidden| {
+            let mut brink = Brink::default();
+            (1..=PATIENCE + 2).find(|_| brink.is_reached(&seen(free, hidden)))
+        };
+        assert_eq!(ends(100, true), None);
+        assert_eq!(ends(50, true), None, "there is time yet");
+        assert_eq!(ends(49, true), Some(PATIENCE));
+        assert_eq!((ends(49, false), ends(25, false)), (None, None));
+        assert_eq!(
+            (ends(24, false), ends(0, false)),
+            (Some(PATIENCE), Some(PATIENCE))
+        );
+        // Room again: patience begins anew.
+        let mut brink = Brink::default();
+        assert!(!brink.is_reached(&seen(0, false)));
+        assert!(!brink.is_reached(&seen(0, false)));
+        assert!(!brink.is_reached(&seen(30, false)));
+        assert!(!brink.is_reached(&seen(0, false)));
     }
 }

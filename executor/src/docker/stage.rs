@@ -5,16 +5,18 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::container::TaskUser;
 use super::disk::Disk;
+use super::hosts;
 use super::run::Shared;
 use super::watch::Limits;
 use super::workdir::{self, Measure};
-use super::{hosts, space};
 use crate::TaskRun;
+use crate::host::space;
 
 /// The host's side of one run.
 #[derive(Debug)]
@@ -81,7 +83,11 @@ impl Stage {
         let asked = task.resources.disk;
         let limits = Limits {
             timeout: task.timeout,
-            stall: task.stall,
+            // Somebody who attends to a task may think for as long as they like.
+            stall: match task.attended {
+                true => Duration::ZERO,
+                false => task.stall,
+            },
             work_dir: task.work_dir.clone(),
             disk: inputs.saturating_add(asked.0),
             asked,

@@ -21,10 +21,11 @@ fn config(socket: &str) -> DockerConfig {
 #[test]
 fn names_are_ones_that_engines_take() {
     let config = config("/x");
-    let prefix = name_prefix(&Owner {
+    let owner = Owner {
         node: config.node,
         incarnation: config.incarnation,
-    });
+    };
+    let prefix = labels::name_prefix(&owner.label());
     assert!(
         prefix.starts_with("p2pnode-") && prefix.ends_with("-01234567"),
         "{prefix}"
@@ -45,6 +46,7 @@ async fn without_an_engine_everything_says_so_and_nothing_hangs() {
     let image = ProgramFile::Image {
         reference: "busybox".into(),
         credentials: None,
+        local_registry: true,
     };
     let failure = runtime.prepare(image, progress).await.err().unwrap();
     assert_eq!(failure.kind, FailureKind::Host);

@@ -183,9 +183,10 @@ impl Limits {
 
 /// Returns when a limit is broken.
 pub(super) async fn watch(limits: &Limits, meter: Meter, pulse: &Pulse, hold: &Hold) -> Failure {
+    let holders = meter.holders();
     tokio::select! {
         failure = clock(limits, meter, pulse, hold) => failure,
-        failure = space::watch(limits, pulse) => failure,
+        failure = space::watch(limits, holders, pulse) => failure,
     }
 }
 

@@ -37,6 +37,14 @@ pub(super) enum Measure {
 }
 
 impl Measure {
+    /// The same and `bytes` more.
+    pub(super) fn and(self, bytes: u64) -> Self {
+        match self {
+            Self::Bytes(all) => Self::Bytes(all.saturating_add(bytes)),
+            Self::Unbounded => Self::Unbounded,
+        }
+    }
+
     /// Whether it is over `limit` bytes or cannot be told.
     pub(super) fn is_over(self, limit: u64) -> bool {
         match self {
@@ -44,6 +52,13 @@ impl Measure {
             Self::Unbounded => true,
         }
     }
+}
+
+/// What a file of `size` bytes in so many `blocks` is charged. Its size beside its blocks: file systems
+/// that allocate late show no blocks for a while.
+pub(super) fn charged(blocks: u64, size: u64) -> u64 {
+    let blocks = blocks.saturating_mul(BLOCK_BYTES);
+    blocks.max(size).max(ENTRY_BYTES)
 }
 
 /// Measures `dir`, and gives everything in it to `owner` when there is one. Call it before the task
@@ -63,12 +78,16 @@ pub(super) fn hand_over(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<Mea
         .map_or(Measure::Unbounded, |()| Measure::Bytes(walk.bytes)))
 }
 
-/// Measures `dir` while a task may be changing it: what vanishes meanwhile counts nothing.
+/// Measures `dir` while a task may be changing it: what vanishes meanwhile counts nothing, nor do
+/// `counted` files (device and inode of each), which had no name a moment ago.
 ///
 /// # Errors
 /// When `dir` itself can't be opened.
-pub(super) fn measure(dir: &Path) -> io::Result<Measure> {
-    let mut walk = Walk::new(None);
+pub(super) fn measure(dir: &Path, counted: HashSet<(u64, u64)>) -> io::Result<Measure> {
+    let mut walk = Walk {
+        counted,
+        ..Walk::new(None)
+    };
     let root = open_root(dir)?;
     Ok(match walk.folder(root, 0) {
         Ok(Some(())) => Measure::Bytes(walk.bytes),
@@ -96,6 +115,8 @@ struct Walk {
     entries: u64,
     /// Files with several names, so that each is charged once.
     linked: HashSet<(u64, u64)>,
+    /// Files that were charged before the walk.
+    counted: HashSet<(u64, u64)>,
 }
 
 impl Walk {
@@ -105,6 +126,7 @@ impl Walk {
             bytes: 0,
             entries: 0,
             linked: HashSet::new(),
+            counted: HashSet::new(),
         }
     }
 
@@ -159,10 +181,11 @@ impl Walk {
         if !is_folder && links > 1 && !self.linked.insert((stat.st_dev, stat.st_ino)) {
             return;
         }
-        // Size beside blocks: file systems that allocate late show no blocks for a while.
+        if !self.counted.is_empty() && self.counted.contains(&(stat.st_dev, stat.st_ino)) {
+            return;
+        }
         let size = if is_folder { 0 } else { size };
-        let bytes = (blocks * BLOCK_BYTES).max(size).max(ENTRY_BYTES);
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.bytes = self.bytes.saturating_add(charged(blocks, size));
     }
 
     fn give(
@@ -200,14 +223,20 @@ mod tests {
     fn what_is_there_is_charged_once() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        assert_eq!(measure(dir.path()).unwrap(), Measure::Bytes(0));
+        assert_eq!(
+            measure(dir.path(), HashSet::new()).unwrap(),
+            Measure::Bytes(0)
+        );
         fs::create_dir_all(at("a/b")).unwrap();
         fs::write(at("a/b/big"), vec![7; 1 << 20]).unwrap();
         fs::hard_link(at("a/b/big"), at("again")).unwrap();
         fs::write(at("empty"), b"").unwrap();
         symlink("/", at("link")).unwrap();
         let expected = (1 << 20) + 4 * ENTRY_BYTES;
-        assert_eq!(measure(dir.path()).unwrap(), Measure::Bytes(expected));
+        assert_eq!(
+            measure(dir.path(), HashSet::new()).unwrap(),
+            Measure::Bytes(expected)
+        );
         assert!(Measure::Bytes(expected).is_over(expected - 1));
         assert!(!Measure::Bytes(expected).is_over(expected));
     }
@@ -219,7 +248,10 @@ mod tests {
             .unwrap()
             .set_len(1 << 30)
             .unwrap();
-        assert_eq!(measure(dir.path()).unwrap(), Measure::Bytes(1 << 30));
+        assert_eq!(
+            measure(dir.path(), HashSet::new()).unwrap(),
+            Measure::Bytes(1 << 30)
+        );
     }
 
     #[test]
@@ -230,7 +262,10 @@ mod tests {
             deep.push("d");
             fs::create_dir(&deep).unwrap();
         }
-        assert_eq!(measure(dir.path()).unwrap(), Measure::Unbounded);
+        assert_eq!(
+            measure(dir.path(), HashSet::new()).unwrap(),
+            Measure::Unbounded
+        );
         assert!(Measure::Unbounded.is_over(u64::MAX));
     }
 

@@ -207,6 +207,38 @@ mod tests {
         assert!(!is_own(ip("203.0.113.77")));
     }
 
+    /// Set in a process of this test that has a network of its own.
+    const ELSEWHERE: &str = "P2PNODE_TEST_ELSEWHERE";
+
+    /// In a network of its own, where this machine has a public address and public neighbours.
+    #[test]
+    fn public_addresses_that_are_its_own_or_its_neighbours_are_refused() {
+        if std::env::var_os(ELSEWHERE).is_some() {
+            let refused = |text: &str| Public.check(ip(text)).unwrap_err();
+            assert!(refused("9.9.9.9").contains("provider's own"));
+            assert!(refused("9.9.8.7").contains("own network"));
+            assert_eq!(Public.check(ip("1.1.1.1")), Ok(()));
+            return;
+        }
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("not tested: a network of its own takes root");
+            return;
+        }
+        let name = "egress::addresses::tests::public_addresses_that_are_its_own_or_its_neighbours_are_refused";
+        let script = "ip link set lo up && ip addr add 9.9.9.9/32 dev lo && \
+                      ip route add 9.9.8.0/24 dev lo && exec \"$0\" \"$@\"";
+        let output = std::process::Command::new("unshare")
+            .args(["--net", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(ELSEWHERE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{output:?}");
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
     #[test]
     fn masks_of_every_length_hold() {
         let any = Ipv4Addr::UNSPECIFIED;

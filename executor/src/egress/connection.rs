@@ -16,7 +16,7 @@ use super::head::{self, Refused, Request, Target};
 use super::relay::{self, Count};
 
 /// How long a name is asked for, and how long one address is tried.
-const RESOLVING: Duration = Duration::from_secs(10);
+pub(super) const RESOLVING: Duration = Duration::from_secs(10);
 const CONNECTING: Duration = Duration::from_secs(10);
 
 /// Addresses tried for one name: enough for both versions and one that is down.

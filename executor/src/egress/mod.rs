@@ -105,6 +105,42 @@ impl Gate {
     }
 }
 
+/// Why a host is none that may be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    /// It has no address that this machine knows, or none in time.
+    Unknown,
+    /// It leads to an address that is refused.
+    Refused,
+}
+
+impl Gate {
+    /// Whether every address of `host` is one that may be reached.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn check_host(&self, host: &str) -> Result<(), Unreachable> {
+        let found = match host.parse() {
+            Ok(address) => vec![address],
+            Err(_) => {
+                let found = async {
+                    let _turn = self.lookups.acquire().await;
+                    self.resolver.resolve(host).await
+                };
+                let found = tokio::time::timeout(connection::RESOLVING, found).await;
+                found.ok().and_then(Result::ok).unwrap_or_default()
+            }
+        };
+        if found.is_empty() {
+            return Err(Unreachable::Unknown);
+        }
+        match found.iter().all(|at| self.addresses.check(*at).is_ok()) {
+            true => Ok(()),
+            false => Err(Unreachable::Refused),
+        }
+    }
+}
+
 /// Connections that all tasks of this node may have open.
 fn most_together() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

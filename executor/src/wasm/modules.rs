@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use p2pnode_protocol::task::{Failure, FailureKind};
 use p2pnode_protocol::{Bytes, Digest};
 use tokio::io::AsyncReadExt;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 
 use super::outbox::lock;
 use super::process::{Worker, host};
@@ -24,6 +24,11 @@ use crate::PrepareProgress;
 /// Compiled modules that a worker keeps. A module of a megabyte takes some ten of them compiled, and
 /// a node serves few jobs at a time.
 const MAX_KEPT: usize = 32;
+
+/// Modules read, sent and compiled at once. Each is held twice while it is sent, so that this many of
+/// the largest are what the preparations of all jobs take together.
+const AT_ONCE: usize = 2;
+static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
 
 /// A module as it stands on this host.
 #[derive(Debug, Clone)]
@@ -61,6 +66,8 @@ impl ModuleFile {
     /// # Errors
     /// When it cannot be read, is empty, or is longer than any module may be.
     pub async fn open(path: &Path) -> Result<Self, Failure> {
+        // It is never closed.
+        let _turn = TURNS.acquire().await;
         let content = read(path).await?;
         Ok(Self {
             path: path.to_owned(),
@@ -204,6 +211,7 @@ async fn load(
     file: &ModuleFile,
     progress: Option<&mpsc::Sender<PrepareProgress>>,
 ) -> Result<ModuleId, LoadError> {
+    let _turn = TURNS.acquire().await;
     let content = file.read().await.map_err(LoadError::Failed)?;
     let total = content.len() as u64;
     let added = lock(&worker.table).add_compilation();
@@ -242,5 +250,27 @@ async fn load(
             format!("the WASM module cannot be run: {why}"),
         ))),
         Err(_) => Err(LoadError::Failed(worker.verdict())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn modules_wait_for_their_turn_before_they_are_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"module").unwrap();
+        let turns = TURNS.acquire_many(AT_ONCE as u32).await.unwrap();
+        let waiting = ModuleFile::open(file.path());
+        let waited = tokio::time::timeout(Duration::from_millis(50), waiting).await;
+        assert!(waited.is_err(), "it was read at once");
+        drop(turns);
+        let opened = ModuleFile::open(file.path()).await.unwrap();
+        assert_eq!(opened.digest, Digest::of(b"module"));
     }
 }

@@ -53,6 +53,7 @@ async fn an_archive_runs_and_takes_no_name_of_the_owners() {
         let program = ProgramFile::Image {
             reference: reference.to_owned(),
             credentials: None,
+            local_registry: true,
         };
         assert!(bench.prepare(program).await.is_err(), "{reference}");
     }

@@ -100,6 +100,7 @@ impl Bench {
             context,
             dockerfile: "Dockerfile".into(),
             digest,
+            local_registry: true,
             resources: Resources {
                 memory: Bytes(256 << 20),
                 disk: Bytes(64 << 20),

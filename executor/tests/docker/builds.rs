@@ -202,6 +202,7 @@ async fn nothing_is_learnt_of_what_others_had_made() {
         let image = ProgramFile::Image {
             reference: reference.to_owned(),
             credentials: None,
+            local_registry: true,
         };
         assert!(bench.prepare(image).await.is_err(), "{reference}");
         for text in [
@@ -229,6 +230,7 @@ async fn nothing_is_learnt_of_what_others_had_made() {
     let image = ProgramFile::Image {
         reference: named.clone(),
         credentials: None,
+        local_registry: true,
     };
     assert!(bench.prepare(image).await.is_ok());
     drop(environment);

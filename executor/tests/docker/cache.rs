@@ -75,6 +75,7 @@ async fn what_the_owner_has_or_uses_stays() {
     let hold = bench.prepare(ProgramFile::Image {
         reference: IMAGE.into(),
         credentials: None,
+        local_registry: true,
     });
     let owners = hold.await.unwrap();
     // The owner names one, and makes a container of another.
@@ -103,6 +104,7 @@ async fn what_the_owner_has_or_uses_stays() {
     let program = ProgramFile::Image {
         reference: reference.clone(),
         credentials: None,
+        local_registry: true,
     };
     other.prepare(program.clone()).await.unwrap();
     bench.prepare(program).await.unwrap();

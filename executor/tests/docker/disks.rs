@@ -66,12 +66,33 @@ async fn no_task_takes_the_hosts_last_space() {
     };
     // Within its own limit, and slow enough for the node to see what the host has left: a twentieth
     // of 80 MiB is kept.
-    let script = "i=0; while :; do i=$((i+1)); head -c 262144 /dev/zero > f$i; sleep 0.02; done";
-    let mut greedy = trial(&subject, script);
+    for (script, is_free_after) in [
+        (
+            "head -c 62914560 /dev/zero > f; i=0; while :; do head -c 65536 /dev/zero >> g; sleep 0.02; done",
+            false,
+        ),
+        // The same without a name.
+        (
+            "exec 3>f 4>g; rm f g; head -c 62914560 /dev/zero >&3; \
+         while :; do head -c 65536 /dev/zero >&4; sleep 0.02; done",
+            true,
+        ),
+    ] {
+        takes_no_last_space(&subject, &disk, script, is_free_after).await;
+    }
+}
+
+async fn takes_no_last_space(
+    subject: &DockerSubject,
+    disk: &SmallDisk,
+    script: &str,
+    is_free_after: bool,
+) {
+    let mut greedy = trial(subject, script);
     greedy.task.resources.disk = Bytes::mib(1_024);
     greedy.task.timeout = Duration::from_secs(40);
     greedy.task.work_dir = disk.work_dir("greedy");
-    let mut quiet = Trial::new(&subject, Act::Idle);
+    let mut quiet = Trial::new(subject, Act::Idle);
     quiet.task.work_dir = disk.work_dir("quiet");
     let mut idle = quiet.start().await;
     idle.until_stdout("started\n").await;
@@ -81,18 +102,46 @@ async fn no_task_takes_the_hosts_last_space() {
     assert!(failure_text(&ended).contains("nearly full"));
     assert!(disk.free() > 0, "it filled the disk");
     // Nothing begins there now, and whoever writes nothing stays.
-    let mut late = Trial::new(&subject, Act::Exit(0));
+    let mut late = Trial::new(subject, Act::Exit(0));
     late.task.work_dir = disk.work_dir("late");
-    let ended = late.run().await;
-    assert_eq!(ended.failure(), FailureKind::Host);
-    assert!(failure_text(&ended).contains("nearly full"));
+    if !is_free_after {
+        let ended = late.run().await;
+        assert_eq!(ended.failure(), FailureKind::Host);
+        assert!(failure_text(&ended).contains("nearly full"));
+    }
     let still = tokio::time::timeout(Duration::from_secs(1), &mut idle.end).await;
     assert!(still.is_err(), "{still:?}");
     quiet.cancel.cancel();
     idle.finish().await;
     // With room again, it goes on.
-    std::fs::remove_dir_all(disk.path().join("greedy")).unwrap();
+    for dir in ["greedy", "quiet"] {
+        std::fs::remove_dir_all(disk.path().join(dir)).unwrap();
+    }
     late.run().await.expect_success();
+    std::fs::remove_dir_all(disk.path().join("late")).unwrap();
+    clean(subject).await;
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn files_without_a_name_count_like_others() {
+    let subject = DockerSubject::new().await;
+    let write = "for fd in 3 4 5 6; do head -c 8388608 /dev/zero >&$fd; done";
+    let open = "exec 3>a 4>b 5>c 6>d; rm a b c d";
+    let mut hidden = trial(&subject, &format!("{open}; {write}; sleep 1000"));
+    hidden.task.resources.disk = Bytes::mib(24);
+    assert_eq!(hidden.run().await.failure(), FailureKind::DiskFull);
+    // Nor may a process beside the first one hold them.
+    let mut left = trial(&subject, &format!("{open}; ({write}; sleep 1000) & wait"));
+    left.task.resources.disk = Bytes::mib(24);
+    assert_eq!(left.run().await.failure(), FailureKind::DiskFull);
+    // What was closed is free again.
+    let again = format!(
+        "for i in 1 2 3; do (exec 3>a; rm a; head -c 16777216 /dev/zero >&3; sleep 0.5); done; {open}"
+    );
+    let mut honest = trial(&subject, &again);
+    honest.task.resources.disk = Bytes::mib(24);
+    honest.run().await.expect_success();
     clean(&subject).await;
 }
 

@@ -1,11 +1,12 @@
 //! An engine that starts late, dies under a task and comes back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime};
-use p2pnode_executor::{LogSink, ProgramFile, Runtime};
+use p2pnode_executor::{Environment, LogSink, ProgramFile, Runtime};
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::task::FailureKind;
 use tokio::sync::mpsc;
@@ -15,12 +16,41 @@ use crate::life::until;
 use crate::subject::{DockerSubject, IMAGE, fresh_incarnation, reaper_command};
 
 /// An engine of the test's own, beside the machine's.
-struct OwnEngine {
-    dir: tempfile::TempDir,
+pub struct OwnEngine {
+    pub dir: tempfile::TempDir,
     process: Option<Child>,
+    /// A folder of programs that it finds before the machine's.
+    pub programs: Option<PathBuf>,
 }
 
 impl OwnEngine {
+    /// One that has yet to be started. `None` without root, who alone can start engines.
+    pub fn new() -> Option<Self> {
+        if !rustix::process::getuid().is_root() {
+            eprintln!("not tested: only root can start an engine");
+            return None;
+        }
+        Some(Self {
+            dir: tempfile::tempdir().unwrap(),
+            process: None,
+            programs: None,
+        })
+    }
+
+    /// A runtime that knows this engine alone, running or not.
+    pub fn runtime(&self) -> DockerRuntime {
+        DockerRuntime::new(DockerConfig {
+            node: PeerId::random(),
+            incarnation: fresh_incarnation(),
+            reaper: reaper_command(),
+            dir: self.dir.path().join("runtime"),
+            socket: Some(self.socket()),
+            sandbox: None,
+            hard_disk: false,
+            image_cache: None,
+        })
+    }
+
     fn socket(&self) -> String {
         format!("unix://{}", self.dir.path().join("docker.sock").display())
     }
@@ -31,7 +61,10 @@ impl OwnEngine {
         command
     }
 
-    async fn start(&mut self) {
+    pub async fn start(&mut self) {
+        let own = self.programs.iter().cloned();
+        let machines = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(own.chain(std::env::split_paths(&machines)));
         let at = |name: &str| self.dir.path().join(name);
         let log = std::fs::File::create(at("log")).unwrap();
         let process = Command::new("dockerd")
@@ -40,6 +73,7 @@ impl OwnEngine {
             .args([Path::new("--exec-root"), &at("exec")])
             .args([Path::new("--pidfile"), &at("pid")])
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .env("PATH", path.unwrap())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -56,7 +90,7 @@ impl OwnEngine {
         .await;
     }
 
-    fn load(&self, image: &str) {
+    pub fn load(&self, image: &str) {
         let mut save = Command::new("docker")
             .args(["save", image])
             .stdout(Stdio::piped())
@@ -70,7 +104,7 @@ impl OwnEngine {
         assert!(load.unwrap().success() && save.wait().unwrap().success());
     }
 
-    fn containers(&self) -> usize {
+    pub fn containers(&self) -> usize {
         let listed = self.docker(&["ps", "--all", "--quiet"]).output().unwrap();
         assert!(listed.status.success());
         listed
@@ -110,38 +144,31 @@ impl Drop for OwnEngine {
     }
 }
 
+/// The test image on the runtime's own engine.
+pub async fn prepared(runtime: &DockerRuntime) -> Arc<dyn Environment> {
+    let program = ProgramFile::Image {
+        reference: IMAGE.to_owned(),
+        credentials: None,
+        local_registry: true,
+    };
+    let (progress, _) = mpsc::channel(1);
+    within(runtime.prepare(program, progress)).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn it_may_come_late_die_and_come_back() {
-    if !rustix::process::getuid().is_root() {
+    let Some(mut engine) = OwnEngine::new() else {
         return;
-    }
-    let subject = DockerSubject::new().await;
-    let mut engine = OwnEngine {
-        dir: tempfile::tempdir().unwrap(),
-        process: None,
     };
-    let runtime = DockerRuntime::new(DockerConfig {
-        node: PeerId::random(),
-        incarnation: fresh_incarnation(),
-        reaper: reaper_command(),
-        dir: engine.dir.path().join("runtime"),
-        socket: Some(engine.socket()),
-        sandbox: None,
-        hard_disk: false,
-        image_cache: None,
-    });
+    let subject = DockerSubject::new().await;
+    let runtime = engine.runtime();
     assert!(runtime.probe().await.version.is_err());
 
     engine.start().await;
     engine.load(IMAGE);
     assert!(runtime.probe().await.images.contains(&IMAGE.to_owned()));
-    let program = ProgramFile::Image {
-        reference: IMAGE.to_owned(),
-        credentials: None,
-    };
-    let (progress, _) = mpsc::channel(1);
-    let environment = within(runtime.prepare(program, progress)).await.unwrap();
+    let environment = prepared(&runtime).await;
 
     let trial = Trial::new(&subject, Act::Idle);
     let (sink, mut log): (LogSink, _) = mpsc::channel(16);
@@ -172,39 +199,21 @@ async fn it_may_come_late_die_and_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn an_engine_lost_again_and_again_keeps_no_container() {
-    if !rustix::process::getuid().is_root() {
+    let Some(mut engine) = OwnEngine::new() else {
         return;
-    }
-    let subject = DockerSubject::new().await;
-    let mut engine = OwnEngine {
-        dir: tempfile::tempdir().unwrap(),
-        process: None,
     };
+    let subject = DockerSubject::new().await;
     engine.start().await;
     engine.load(IMAGE);
-    let runtime = DockerRuntime::new(DockerConfig {
-        node: PeerId::random(),
-        incarnation: fresh_incarnation(),
-        reaper: reaper_command(),
-        dir: engine.dir.path().join("runtime"),
-        socket: Some(engine.socket()),
-        sandbox: None,
-        hard_disk: false,
-        image_cache: None,
-    });
+    let runtime = engine.runtime();
     for round in 0..3 {
-        let program = ProgramFile::Image {
-            reference: IMAGE.to_owned(),
-            credentials: None,
-        };
-        let (progress, _) = mpsc::channel(1);
-        let environment = within(runtime.prepare(program, progress)).await.unwrap();
+        let environment = prepared(&runtime).await;
         let acts = [Act::Exit(0), Act::Spin, Act::Idle, Act::Flood];
         let trials: Vec<_> = (0..12)
             .map(|n| Trial::new(&subject, acts[n % acts.len()]))
             .collect();
         let runs = trials.iter().map(|trial| {
-            let environment = std::sync::Arc::clone(&environment);
+            let environment = Arc::clone(&environment);
             let (task, cancel) = (trial.task.clone(), trial.cancel.clone());
             let (sink, mut log) = mpsc::channel(16);
             tokio::spawn(async move { while log.recv().await.is_some() {} });

@@ -27,6 +27,7 @@ impl Owner {
         trial.task.hold = Hold {
             pause: wanted,
             usage: Arc::new(told),
+            ..Hold::default()
         };
         Self { pause, usage }
     }

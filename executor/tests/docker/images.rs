@@ -67,6 +67,7 @@ async fn prepare(
         ProgramFile::Image {
             reference,
             credentials: None,
+            local_registry: true,
         },
         progress,
     ))
@@ -84,6 +85,55 @@ async fn an_image_that_cannot_be_had_is_told() {
     assert!(failure.message.contains(missing), "{}", failure.message);
     let failure = prepare(&subject, "../containers/json").await.err().unwrap();
     assert_eq!(failure.kind, FailureKind::BadProgram);
+}
+
+#[tokio::test]
+#[ignore = "needs docker"]
+async fn a_registry_of_this_network_is_asked_only_when_the_owner_has_named_it() {
+    let bench = crate::bench::Bench::new(None).await;
+    let registry = Registry::start().await;
+    let stranger = |reference: &str| ProgramFile::Image {
+        reference: reference.to_owned(),
+        credentials: None,
+        local_registry: false,
+    };
+    let mut build = bench.context(&format!("FROM {}\nLABEL a=b\n", registry.reference), &[]);
+    if let ProgramFile::Build { local_registry, .. } = &mut build {
+        *local_registry = false;
+    }
+    for program in [stranger(&registry.reference), build] {
+        let failure = bench.prepare(program).await.err().unwrap();
+        assert_eq!(failure.kind, FailureKind::ImageUnavailable, "{failure:?}");
+        assert!(
+            failure.message.contains("`p2pnode offer --image`"),
+            "{failure:?}"
+        );
+    }
+    assert_eq!(registry.requests(), 0);
+    // Once it is at hand, its registry is not asked: then it is like any other.
+    let owners = ProgramFile::Image {
+        reference: registry.reference.clone(),
+        credentials: None,
+        local_registry: true,
+    };
+    bench.prepare(owners).await.unwrap();
+    bench.prepare(stranger(&registry.reference)).await.unwrap();
+    assert!(registry.requests() > 0);
+    crate::bench::remove(bench.engine(), &format!("{}:latest", registry.reference)).await;
+    // What the engine says of a registry is not passed on.
+    let dead = format!("{}/none:1", registry.address());
+    drop(registry);
+    let program = ProgramFile::Image {
+        reference: dead,
+        credentials: None,
+        local_registry: true,
+    };
+    let failure = bench.prepare(program).await.err().unwrap();
+    assert!(
+        failure.message.contains("its registry cannot be reached"),
+        "{failure:?}"
+    );
+    assert!(!failure.message.contains("dial"), "{failure:?}");
 }
 
 #[tokio::test]
@@ -121,6 +171,7 @@ async fn an_image_that_is_not_at_hand_is_pulled() {
     let program = ProgramFile::Image {
         reference: registry.reference.clone(),
         credentials: None,
+        local_registry: true,
     };
     let prepared = within(subject.runtime.prepare(program.clone(), progress)).await;
     assert!(prepared.is_ok(), "{:?}", prepared.err());

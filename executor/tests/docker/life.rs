@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum};
-use bollard::query_parameters::CreateContainerOptions;
+use bollard::query_parameters::CreateContainerOptionsBuilder;
 use p2pnode_executor::Runtime;
 use p2pnode_executor::docker::{DockerConfig, labels, reaper};
 use p2pnode_protocol::PeerId;
@@ -199,21 +199,27 @@ async fn only_an_earlier_lifes_containers_are_leftovers() {
         (subject.node, subject.incarnation.as_str()),
         (other, "earlier"),
     ];
-    for (node, incarnation) in lives {
+    let name = |(node, life): (PeerId, &str)| {
+        let node = node.to_string();
+        format!("p2pnode-{}-{life}-1", &node[node.len() - 8..])
+    };
+    let create = async |(node, life): (PeerId, &str), name: &str| {
+        let label = format!("{node}:{life}");
         let body = ContainerCreateBody {
             image: Some(IMAGE.to_owned()),
-            labels: Some(HashMap::from([(
-                labels::NODE.to_owned(),
-                format!("{node}:{incarnation}"),
-            )])),
+            labels: Some(HashMap::from([(labels::NODE.to_owned(), label)])),
             ..ContainerCreateBody::default()
         };
-        let created = subject
-            .engine
-            .create_container(None::<CreateContainerOptions>, body)
-            .await;
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let created = subject.engine.create_container(Some(options), body).await;
         created.unwrap();
+    };
+    for life in lives {
+        create(life, &name(life)).await;
     }
+    // What the owner runs has its image's labels, and an image may say that it is ours.
+    let owners = format!("owners-own-{}", subject.incarnation);
+    create(lives[0], &owners).await;
     subject.runtime.remove_leftovers().await;
     let mut left = Vec::new();
     for (node, incarnation) in lives {
@@ -221,10 +227,13 @@ async fn only_an_earlier_lifes_containers_are_leftovers() {
         left.push(found.len());
         for container in found {
             let id = container.id.unwrap();
+            let names = container.names.unwrap_or_default();
+            let is_owners = names.iter().any(|name| name.ends_with(&owners));
+            assert_eq!(is_owners, (node, incarnation) == lives[0], "{names:?}");
             subject.engine.remove_container(&id, None).await.unwrap();
         }
     }
-    assert_eq!(left, [0, 1, 1]);
+    assert_eq!(left, [1, 1, 1]);
 }
 
 /// Networks and volumes that carry the label are found without any container of theirs.

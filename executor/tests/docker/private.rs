@@ -14,6 +14,7 @@ fn image(reference: &str, password: Option<&str>) -> ProgramFile {
             username: USER.into(),
             password: password.into(),
         }),
+        local_registry: true,
     }
 }
 

@@ -36,6 +36,7 @@ struct Files {
     address: String,
     by_path: HashMap<String, (&'static str, Vec<u8>)>,
     layers: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 /// Serves until dropped.
@@ -66,8 +67,22 @@ impl Registry {
         self.files.layers.load(Ordering::SeqCst)
     }
 
+    /// How often somebody connected to it.
+    pub fn requests(&self) -> usize {
+        self.files.requests.load(Ordering::SeqCst)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.files.address
+    }
+
     pub async fn behind(gate: Gate) -> Self {
-        let layer = random_layer();
+        Self::serving(gate, random_layer()).await
+    }
+
+    /// Of an image whose one layer is this archive.
+    pub async fn serving(gate: Gate, layer: Vec<u8>) -> Self {
         let layer_bytes = layer.len() as u64;
         let (id, by_path) = published(layer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -78,10 +93,12 @@ impl Registry {
             address,
             by_path,
             layers: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
         });
         let served = Arc::clone(&files);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                served.requests.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(answer(stream, Arc::clone(&served)));
             }
         });

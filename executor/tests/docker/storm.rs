@@ -156,6 +156,7 @@ async fn one(side: &Side, plan: Plan) -> Option<TaskEnd> {
     trial.task.hold = Hold {
         pause: wanted,
         usage: told,
+        ..Hold::default()
     };
     let (sink, mut log) = mpsc::channel(4);
     let drain = tokio::spawn(async move { while log.recv().await.is_some() {} });

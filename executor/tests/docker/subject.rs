@@ -214,6 +214,7 @@ impl Subject for DockerSubject {
             program: ProgramFile::Image {
                 reference: IMAGE.to_owned(),
                 credentials: None,
+                local_registry: true,
             },
             command,
         }

@@ -1,25 +1,12 @@
 //! GPUs are detected through NVML, here a stand-in that is compiled on the spot.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::process::Command;
+mod stand_in;
 
 use p2pnode_executor::host::HostInfo;
 use p2pnode_executor::host::sensors::{GpuReading, Sensors};
 use p2pnode_protocol::{Bytes, Gpu};
-
-/// Building p2pnode needs a C compiler anyway.
-fn stand_in(dir: &std::path::Path) -> PathBuf {
-    let library = dir.join("libnvidia-ml.so.1");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gpu/nvml.c");
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .arg(source)
-        .status();
-    assert!(status.unwrap().success());
-    library
-}
+use stand_in::stand_in;
 
 #[test]
 fn gpus_have_uuid_model_and_memory_and_a_broken_one_costs_only_itself() {

@@ -35,6 +35,21 @@ async fn a_killed_worker_costs_its_tasks_and_nothing_else() {
     bench.runtime.shutdown().await;
 }
 
+/// Nobody can look into a module's memory: there is no way in.
+#[tokio::test]
+async fn a_running_module_shows_no_way_in() {
+    let bench = Bench::new();
+    let spin = bench.prepare(&programs::spin()).await;
+    let mut task = bench.task();
+    task.timeout = Duration::from_millis(300);
+    let shown = task.hold.inside.subscribe();
+    let (end, output) = run(&spin, task).await;
+    assert_eq!(failure(&end).kind, FailureKind::Timeout);
+    assert_eq!(output, b"started\n");
+    assert!(!shown.has_changed().unwrap_or(false) && shown.borrow().is_none());
+    bench.runtime.shutdown().await;
+}
+
 #[tokio::test]
 async fn an_idle_worker_is_stopped_and_comes_back() {
     let bench = Bench::with(|config| config.idle_stop = Duration::from_millis(100));

@@ -83,6 +83,7 @@ async fn modules_that_cannot_be_run_are_refused() {
     let image = ProgramFile::Image {
         reference: "debian".into(),
         credentials: None,
+        local_registry: true,
     };
     assert!(bench.runtime.prepare(image, progress).await.is_err());
     // The worker is none the worse for it.
@@ -232,6 +233,57 @@ async fn the_disk_limit_holds_for_moved_descriptors() {
     assert_eq!(failure(&end).kind, FailureKind::DiskFull);
     let size = std::fs::metadata(task.work_dir.join("big")).unwrap().len();
     assert!(size <= Bytes::mib(4).0, "{size}");
+    bench.runtime.shutdown().await;
+}
+
+/// Five times: makes the file `one` of 1.5 MiB, does `then` with it, whose descriptor is `$file`.
+fn five_files(then: &str) -> Vec<u8> {
+    programs::module(&format!(
+        r#"(data (i32.const 1024) "onetwo")
+           (func (export "_start") (local $file i32) (local $count i32) (local $part i32)
+             ;; Another one stays open all the while, and keeps its name.
+             (call $check (call $open (i32.const 3) (i32.const 1027) (i32.const 2) (i32.const 1)))
+             (loop $more
+               (call $check (call $open (i32.const 3) (i32.const 1024) (i32.const 3) (i32.const 1)))
+               (local.set $file (i32.load (i32.const 16)))
+               (local.set $part (i32.const 0))
+               (loop $parts
+                 (call $write (local.get $file) (i32.const 65536) (i32.const 65536))
+                 (local.set $part (i32.add (local.get $part) (i32.const 1)))
+                 (br_if $parts (i32.lt_u (local.get $part) (i32.const 24))))
+               {then}
+               (local.set $count (i32.add (local.get $count) (i32.const 1)))
+               (br_if $more (i32.lt_u (local.get $count) (i32.const 5)))))"#
+    ))
+}
+
+/// A file that is open takes its place with and without a name.
+#[tokio::test]
+async fn the_disk_limit_holds_for_files_without_a_name() {
+    let bench = Bench::new();
+    let close = "(call $check (call $fd_close (local.get $file)))";
+    let unlink =
+        "(call $check (call $path_unlink_file (i32.const 3) (i32.const 1024) (i32.const 3)))";
+    let rename = "(call $check (call $path_rename (i32.const 3) (i32.const 1024) (i32.const 3)
+                    (i32.const 3) (i32.const 1027) (i32.const 3)))";
+    // Closing what the guest has never opened hides nothing.
+    let confuse = "(if (i32.eqz (local.get $count)) (then (drop (call $fd_close (i32.const 0)))))";
+    for (then, fits) in [
+        (unlink.to_owned(), false),
+        (rename.to_owned(), false),
+        (format!("{unlink} {confuse}"), false),
+        (format!("{unlink} {close}"), true),
+        (format!("{rename} {close}"), true),
+    ] {
+        let mut task = bench.task();
+        task.resources.disk = Bytes::mib(4);
+        task.timeout = Duration::from_secs(20);
+        let (end, _) = bench.run(&five_files(&then), task).await;
+        match fits {
+            true => assert_eq!(end.result, Ok(()), "{then}"),
+            false => assert_eq!(failure(&end).kind, FailureKind::DiskFull, "{then}"),
+        }
+    }
     bench.runtime.shutdown().await;
 }
 

@@ -8,6 +8,7 @@ use p2pnode_protocol::api::{ApiError, ErrorCode};
 use crate::command::CommandError;
 
 /// A request that was not done.
+#[derive(Debug)]
 pub(super) struct Refused(ApiError);
 
 impl Refused {

@@ -48,7 +48,8 @@ pub(super) async fn offer(
 }
 
 pub(super) async fn allowed(State(state): State<ApiState>) -> Result<Json<Vec<String>>, Refused> {
-    let allowed = |core: &Core| core.allowed_by_name().map(ToString::to_string).collect();
+    let now = now_ms();
+    let allowed = move |core: &Core| core.allowed_by_name(now).map(ToString::to_string).collect();
     Ok(Json(state.node.view(allowed).await?))
 }
 
@@ -63,18 +64,18 @@ pub(super) async fn allow(
     set_allowed(&state, &peer, Some(grant)).await
 }
 
+/// The time of day, in milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn check_grant(grant: &Grant) -> Result<(), Refused> {
     let wrong = |message: &str| Err(Refused::new(ErrorCode::Invalid, message));
     if grant.tasks == Some(0) {
         return wrong("--tasks 0 allows nothing: give 1 or more, or run `p2pnode deny PEER`");
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    if grant
-        .until_ms
-        .is_some_and(|until| u128::from(until) <= now.as_millis())
-    {
+    if grant.until_ms.is_some_and(|until| until <= now_ms()) {
         return wrong("--until lies in the past: give a time such as 2h");
     }
     if grant.images.len() > MAX_PATTERNS {

@@ -5,10 +5,7 @@
 //! the address can keep others from the metrics and the node from nothing.
 
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,13 +13,13 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::CONNECTION;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::MetricsText;
+use super::few::{Few, Limit};
 use super::node::METRICS_TYPE;
 
 /// Connections at a time: some Prometheus servers and somebody with a browser.
@@ -58,11 +55,7 @@ pub async fn serve_metrics(
             metrics,
             last: Arc::default(),
         });
-    let listener = Few {
-        inner: listener,
-        slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        life: MAX_LIFE,
-    };
+    let listener = Few::new(listener, MAX_CONNECTIONS, Limit::Life(MAX_LIFE));
     axum::serve(listener, app)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
@@ -88,100 +81,15 @@ impl Page {
     }
 }
 
-/// Accepts a few connections at a time; others wait in the system's queue.
-struct Few {
-    inner: TcpListener,
-    slots: Arc<Semaphore>,
-    life: Duration,
-}
-
-impl axum::serve::Listener for Few {
-    type Io = Short;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            // Never closed; were it, nobody would be let in.
-            let Ok(slot) = self.slots.clone().acquire_owned().await else {
-                std::future::pending().await
-            };
-            match self.inner.accept().await {
-                Ok((stream, address)) => {
-                    let short = Short {
-                        stream,
-                        life: Box::pin(tokio::time::sleep(self.life)),
-                        _slot: slot,
-                    };
-                    return (short, address);
-                }
-                Err(error) => {
-                    // Out of descriptors, or a connection that is gone already.
-                    tracing::debug!(%error, "a scrape was not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.inner.local_addr()
-    }
-}
-
-/// A connection that ends when its life is over, whatever it waits for.
-struct Short {
-    stream: TcpStream,
-    life: Pin<Box<Sleep>>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Short {
-    fn over(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.life.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for Short {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.over(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Short {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.over(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.over(cx)?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::SocketAddr;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -242,27 +150,5 @@ mod tests {
         assert!(asked.load(Ordering::Relaxed) < 10, "{asked:?}");
         tokio::time::sleep(KEPT).await;
         assert_ne!(page.text().await, "1");
-    }
-
-    #[tokio::test]
-    async fn connections_that_say_nothing_end_and_make_room() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut few = Few {
-            inner: listener,
-            slots: Arc::new(Semaphore::new(1)),
-            life: Duration::from_millis(50),
-        };
-        let _silent = TcpStream::connect(address).await.unwrap();
-        let _waiting = TcpStream::connect(address).await.unwrap();
-        let (mut first, _) = axum::serve::Listener::accept(&mut few).await;
-        let mut second = std::pin::pin!(axum::serve::Listener::accept(&mut few));
-        let early = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
-        assert!(early.is_err(), "one at a time");
-        let ended = first.read_u8().await.unwrap_err();
-        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
-        drop(first);
-        let limit = Duration::from_secs(20);
-        assert!(tokio::time::timeout(limit, second).await.is_ok());
     }
 }

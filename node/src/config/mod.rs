@@ -34,6 +34,11 @@ pub use overrides::Overrides;
 pub use value::ValueError;
 pub(crate) use value::network_name;
 
+use crate::net::RelayPolicy;
+
+/// The network that a node is in unless it is told otherwise: everybody's.
+pub const PUBLIC_NETWORK: &str = "main";
+
 /// A node's settings. Every field is a key of the configuration file; `docs/operations.md` describes
 /// them for the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub struct Config {
     pub mdns: bool,
     /// `upnp`: whether the router is asked to forward ports.
     pub upnp: bool,
+    /// `relay`: how much it relays for others while the whole Internet can reach it.
+    pub relay: RelayPolicy,
     /// `log`: what is logged, in `tracing`'s filter syntax.
     pub log: String,
     /// `labels`: what jobs can ask for in `[placement] labels`.
@@ -143,12 +150,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: host_name(),
-            network: "main".into(),
+            network: PUBLIC_NETWORK.into(),
             listen: default_listen(),
             external: Vec::new(),
             bootstrap: Vec::new(),
             mdns: true,
             upnp: true,
+            relay: RelayPolicy::default(),
             log: "info".into(),
             labels: BTreeMap::new(),
             api: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),

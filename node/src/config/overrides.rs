@@ -22,6 +22,8 @@ pub struct Overrides {
     pub no_mdns: bool,
     /// `--no-upnp`.
     pub no_upnp: bool,
+    /// `--relay`.
+    pub relay: Option<String>,
     /// `--log`.
     pub log: Option<String>,
     /// `--label`, once for each `name=value`.
@@ -55,6 +57,7 @@ impl Overrides {
             ("bootstrap", "--bootstrap", list(&self.bootstrap)),
             ("mdns", "--no-mdns", yes(self.no_mdns, false)),
             ("upnp", "--no-upnp", yes(self.no_upnp, false)),
+            ("relay", "--relay", text(&self.relay)),
             ("log", "--log", text(&self.log)),
             ("labels", "--label", labels),
             ("api.port", "--api-port", text(&self.api_port)),

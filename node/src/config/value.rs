@@ -13,6 +13,8 @@ use p2pnode_protocol::PeerId;
 use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::units::UnitError;
 
+use crate::net::RelayPolicy;
+
 /// The longest node or label name, in bytes: it stands in every advert.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -81,6 +83,9 @@ pub enum ValueError {
         "`{0}` is not a network's name: use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-`, `_` and `.`"
     )]
     Network(String),
+    /// Not how much to relay.
+    #[error("`{0}` is not how much to relay: write on, off or limit")]
+    Relay(String),
     /// Not usable as labels.
     #[error(
         "labels are up to {MAX_LABELS} pairs, such as {{ site = \"lab\" }} or site=lab; a name and a value have \
@@ -102,6 +107,16 @@ pub(super) fn text(raw: Raw) -> Result<String> {
         Raw::Text(text) => Ok(text),
         _ => Err(ValueError::Kind("text in quotes")),
     }
+}
+
+/// How much to relay. TOML's own `true` and `false` will do for on and off.
+pub(super) fn relay(raw: Raw) -> Result<RelayPolicy> {
+    let text = match raw {
+        Raw::Bool(true) => return Ok(RelayPolicy::On),
+        Raw::Bool(false) => return Ok(RelayPolicy::Off),
+        raw => text(raw)?,
+    };
+    text.parse().map_err(|()| ValueError::Relay(shown(&text)))
 }
 
 /// `true` or `false`.

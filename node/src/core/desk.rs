@@ -48,6 +48,8 @@ pub(super) enum Timer {
     Lease(HostedJob),
     /// A report is sent again.
     Report(HostedJob),
+    /// What the owner allowed somebody ends.
+    Permission,
     /// An advert expires.
     Advert(PeerId),
 }

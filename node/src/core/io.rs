@@ -208,6 +208,8 @@ pub enum Input {
         hosted: HostedJob,
         /// Which step.
         step: u16,
+        /// Which time, as [`Effect::Prepare`] said.
+        making: u32,
         /// Whether.
         result: Result<(), Failure>,
     },
@@ -298,6 +300,19 @@ pub enum Effect {
         hosted: HostedJob,
         /// All about it.
         template: Arc<TaskTemplate>,
+        /// Names this time among all that it is made for the step.
+        making: u32,
+        /// How long the owner lets that take, in milliseconds.
+        max_ms: Option<u64>,
+        /// Whether it may be had from a registry of this machine or its network.
+        local_registry: bool,
+    },
+    /// Nobody waits for the environment of a step that is being made: stop, and say nothing.
+    StopPreparing {
+        /// Whose job.
+        hosted: HostedJob,
+        /// Which step.
+        step: u16,
     },
     /// Run a task in its prepared environment; ends with [`Input::Ended`].
     Run {

@@ -173,8 +173,9 @@ impl Core {
             Input::Prepared {
                 hosted,
                 step,
+                making,
                 result,
-            } => self.host.on_prepared(cx, hosted, step, result),
+            } => self.host.on_prepared(cx, hosted, (step, making), result),
             Input::Started(run) => self.host.on_started(run),
             Input::Ended { run, end } => self.host.on_ended(cx, run, end),
             Input::Collected { attempt, result } => self.submit.on_collected(cx, attempt, result),
@@ -198,7 +199,14 @@ impl Core {
         (cx, parts)
     }
 
-    fn on_advert(&mut self, now: Millis, out: &mut Vec<Effect>, peer: PeerId, advert: Box<Advert>) {
+    fn on_advert(
+        &mut self,
+        now: Millis,
+        out: &mut Vec<Effect>,
+        peer: PeerId,
+        mut advert: Box<Advert>,
+    ) {
+        advert.tame();
         let (mut cx, parts) = self.cx(now, out);
         let name = advert.name.clone();
         let news = parts.peers.on_advert(&mut cx, peer, advert);
@@ -292,6 +300,7 @@ impl Core {
                 }
                 Timer::Lease(hosted) => parts.host.on_lease_deadline(&mut cx, hosted),
                 Timer::Report(hosted) => parts.host.on_report_deadline(&mut cx, hosted),
+                Timer::Permission => parts.host.on_permission_ended(&mut cx),
                 Timer::Advert(peer) => parts.peers.on_expired(peer),
             }
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use p2pnode_protocol::advert::{Advert, MAX_WHY_BYTES};
+use p2pnode_protocol::text::is_plain;
 use p2pnode_protocol::{Capacity, PeerId};
 
 use super::desk::{Cx, Timer};
@@ -47,16 +48,16 @@ pub(super) const fn offers(total: &Capacity) -> bool {
     total.cpus.0 > 0 || total.memory.0 > 0 || !total.gpus.is_empty()
 }
 
-/// The end of a peer's id, which is what differs.
+/// The end of a peer's id, which is what differs, as long as it takes to name the peer.
 fn short(peer: &PeerId) -> String {
     let text = peer.to_base58();
-    let from = text.len().saturating_sub(8);
+    let from = text.len().saturating_sub(10);
     format!("…{}", &text[from..])
 }
 
 /// A peer's own words, fit for a terminal.
 pub(super) fn printable(words: &str) -> String {
-    let shown = words.chars().filter(|letter| !letter.is_control());
+    let shown = words.chars().filter(|letter| is_plain(*letter));
     shown.take(MAX_WHY_BYTES).collect()
 }
 

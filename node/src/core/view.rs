@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use p2pnode_protocol::advert::{Advert, AdvertFeatures};
 use p2pnode_protocol::api::{JobInfo, PeerInfo, RuntimeStatus, TaskInfo};
+use p2pnode_protocol::id::StepIndex;
 use p2pnode_protocol::job::JobPlan;
+use p2pnode_protocol::message::Phase;
 use p2pnode_protocol::offer::{Grant, OfferRules};
 use p2pnode_protocol::task::RuntimeKind;
 use p2pnode_protocol::{Capacity, JobId, PeerId};
@@ -105,9 +107,10 @@ impl Core {
         self.host.is_draining()
     }
 
-    /// Hosted jobs with their names and how many of their tasks wait for a slot.
+    /// Hosted jobs with their names, how many of their tasks wait, and, when that is for an environment,
+    /// what is done to make it.
     #[must_use]
-    pub fn hosted_waiting(&self) -> Vec<(HostedJob, String, u32)> {
+    pub fn hosted_waiting(&self) -> Vec<(HostedJob, String, u32, Option<Phase>)> {
         self.host.waiting()
     }
 
@@ -123,12 +126,12 @@ impl Core {
         self.host.allows(&self.config, now, peer)
     }
 
-    /// Peers that may run tasks here by name: without those that were denied or have used up what they
-    /// were allowed.
-    pub fn allowed_by_name(&self) -> impl Iterator<Item = &PeerId> {
+    /// Peers that may run tasks here by name: without those that were denied, have used up what they were
+    /// allowed, or whose time is over.
+    pub fn allowed_by_name(&self, now: Millis) -> impl Iterator<Item = &PeerId> {
         let allowed = self.host.allowed().iter();
         allowed
-            .filter(|(_, grant)| !grant.is_nothing())
+            .filter(move |(_, grant)| !grant.is_spent(now))
             .map(|(peer, _)| peer)
     }
 
@@ -163,8 +166,8 @@ impl Core {
         self.peers.name(peer)
     }
 
-    /// Peers that are connected or whose adverts are known; addresses and round trips are for the
-    /// network to fill in.
+    /// Peers that are connected or whose adverts are known; addresses, ways and round trips are for
+    /// the network to fill in.
     #[must_use]
     pub fn known_peers(&self, now: Millis) -> Vec<(PeerId, PeerInfo)> {
         self.peers
@@ -187,6 +190,7 @@ impl Core {
                     closed: advert.and_then(|advert| advert.closed.as_deref().map(printable)),
                     away: advert.map_or_else(Vec::new, away),
                     connected: peer.connected,
+                    relayed: false,
                     last_seen_ms: peer.seen_ms,
                 };
                 (*id, info)
@@ -200,10 +204,10 @@ impl Core {
         self.desk.counters
     }
 
-    /// Whether a job is hosted here.
+    /// Whether a step of a job is hosted here.
     #[must_use]
-    pub fn hosts(&self, hosted: &HostedJob) -> bool {
-        self.host.hosts(hosted)
+    pub fn hosts_step(&self, hosted: &HostedJob, step: StepIndex) -> bool {
+        self.host.hosts_step(hosted, step)
     }
 
     /// Jobs of others (and of this node) that are hosted here.

@@ -15,6 +15,7 @@ use super::calls::Calls;
 use super::clock::Clock;
 use super::collecting::Collecting;
 use super::conditions::Watch;
+use super::diskroom::DiskRoom;
 use super::fetching::Fetcher;
 use super::history::PastBook;
 use super::hosting::{HostContext, Hosting};
@@ -40,6 +41,7 @@ use crate::exec::{Exec, WorkDirs};
 use crate::home::{Home, Paths};
 use crate::net::{NetEvents, NetHandle};
 use crate::store::{Claims, JobLogs, Store};
+use crate::tunnels::{Doors, Tunnels};
 
 /// Events that a slow reader may be behind by; at 200 bytes each some 3 MiB, 32 MiB when all of them
 /// are log texts.
@@ -94,6 +96,8 @@ pub(super) struct Parts<'a> {
     pub(super) is_private: bool,
     pub(super) meter: Meter,
     pub(super) watcher: Watcher,
+    pub(super) doors: Doors,
+    pub(super) tunnels: Tunnels,
 }
 
 impl Parts<'_> {
@@ -118,6 +122,8 @@ impl Parts<'_> {
             hub: state.hub,
             events: state.events,
             meter: self.meter,
+            doors: self.doors,
+            tunnels: self.tunnels,
             internal,
         };
         let inbound = links.inbound(&state.snapshot);
@@ -190,6 +196,8 @@ struct Links {
     hub: LogHub,
     events: broadcast::Sender<Arc<Event>>,
     meter: Meter,
+    doors: Doors,
+    tunnels: Tunnels,
     internal: mpsc::Sender<Internal>,
 }
 
@@ -199,6 +207,7 @@ impl Links {
             self.net.clone(),
             self.blobs.clone(),
             self.hub.clone(),
+            self.tunnels.clone(),
             self.internal.clone(),
         );
         for job in snapshot.jobs.iter().filter(|job| job.ended.is_none()) {
@@ -213,12 +222,14 @@ impl Links {
             dirs: WorkDirs::new(paths.work.clone()),
             blobs: self.blobs.clone(),
             fetcher: self.fetcher.clone(),
+            disk: DiskRoom::default(),
             log_target: LogTarget {
                 me: self.me,
                 net: self.net.clone(),
                 hub: self.hub.clone(),
             },
             meter: self.meter.clone(),
+            doors: self.doors.clone(),
             internal: self.internal.clone(),
         })
     }

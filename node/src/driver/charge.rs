@@ -103,12 +103,13 @@ impl Driver {
                 .map(|(run, held)| hosted_task(self.name_of(&run.submitter), run, held))
                 .collect(),
             waiting: waiting
-                .map(|(hosted, job_name, tasks)| HostedWaiting {
+                .map(|(hosted, job_name, tasks, preparing)| HostedWaiting {
                     peer: hosted.submitter.to_string(),
                     peer_name: self.name_of(&hosted.submitter),
                     job: hosted.job.to_string(),
                     job_name,
                     tasks,
+                    preparing,
                 })
                 .collect(),
         }

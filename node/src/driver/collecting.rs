@@ -10,7 +10,7 @@ use p2pnode_protocol::{AttemptKey, JobId, PeerId, TaskKey};
 use tokio::sync::mpsc;
 
 use super::actor::Internal;
-use super::fetching::Fetcher;
+use super::fetching::{Fetched, Fetcher};
 use super::loghub::LogHub;
 use super::turns::{Turn, Turns};
 use crate::blobs::{self, BlobStore, DeliverError, Durability, OutputPatterns, PinOwner, PinScope};
@@ -100,14 +100,15 @@ impl Collecting {
         loop {
             tried += 1;
             let fetching = self.fetcher.fetch(peer, task.job, blob, owner, None);
-            let manifest = match turn.forsaken.run_until_cancelled(fetching).await {
-                Some(Ok(manifest)) => manifest,
-                Some(Err(error)) if error.is_local() => {
-                    return Err(CollectFailure::Local(error.to_string()));
-                }
-                Some(Err(error)) => return Err(CollectFailure::Lost(error.to_string())),
-                None => return Err(CollectFailure::Lost("it is not wanted any more".into())),
-            };
+            let Fetched { manifest, memory } =
+                match turn.forsaken.run_until_cancelled(fetching).await {
+                    Some(Ok(fetched)) => fetched,
+                    Some(Err(error)) if error.is_local() => {
+                        return Err(CollectFailure::Local(error.to_string()));
+                    }
+                    Some(Err(error)) => return Err(CollectFailure::Lost(error.to_string())),
+                    None => return Err(CollectFailure::Lost("it is not wanted any more".into())),
+                };
             if let Some(path) = expected.patterns.first_foreign(&manifest) {
                 let path = String::from_utf8_lossy(path);
                 let why = format!("`{path}`, which no output pattern selects");
@@ -118,6 +119,7 @@ impl Collecting {
             };
             let (blobs, claims, turn) = (self.blobs.clone(), self.claims.clone(), turn.clone());
             let writing = tokio::task::spawn_blocking(move || {
+                let _memory = memory;
                 // One attempt of a task writes at a time, and none that is forsaken by then.
                 let _my_turn = turn.writes.lock().unwrap_or_else(PoisonError::into_inner);
                 if turn.forsaken.is_cancelled() {
@@ -245,3 +247,6 @@ fn claim(claims: &Claims, task: TaskKey, manifest: &Manifest) -> Result<(), Writ
         .map(|entry| entry.path.as_slice());
     claims.claim(task, files)?.map_err(WriteError::Clash)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use p2pnode_protocol::{JobId, PeerId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
+use super::manifests::{ManifestRoom, Taken};
 use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress, StoreError};
 use crate::net::{Misdeed, NetHandle, NetStream, OpenError, StreamKind};
 
@@ -25,6 +26,8 @@ pub(super) enum FetchError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Transfer(#[from] blobs::FetchError),
+    #[error("the transfer goes on over a direct connection")]
+    Moved,
 }
 
 impl FetchError {
@@ -33,7 +36,7 @@ impl FetchError {
         matches!(
             self,
             Self::Transfer(blobs::FetchError::Store(
-                StoreError::Io { .. } | StoreError::Full { .. }
+                StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Share { .. }
             ))
         )
     }
@@ -43,8 +46,16 @@ impl FetchError {
         match self {
             Self::Open(error) => !matches!(error, OpenError::Unsupported | OpenError::Stopped),
             Self::Transfer(error) => error.may_resume(),
+            Self::Moved => true,
         }
     }
+}
+
+/// A blob that is here.
+pub(super) struct Fetched {
+    pub(super) manifest: Manifest,
+    /// What the manifest takes of memory; to be kept for as long as the manifest is.
+    pub(super) memory: Taken,
 }
 
 /// What a task fails of when an input cannot be fetched.
@@ -84,6 +95,7 @@ pub(super) struct Fetcher {
     store: Arc<BlobStore>,
     peers: Arc<Mutex<HashMap<PeerId, Link>>>,
     slots: Arc<Semaphore>,
+    manifests: ManifestRoom,
 }
 
 /// What is kept for one connected peer.
@@ -110,7 +122,13 @@ impl Fetcher {
             store,
             peers: Arc::default(),
             slots,
+            manifests: ManifestRoom::default(),
         }
+    }
+
+    /// Memory for lists of files.
+    pub(super) const fn manifests(&self) -> &ManifestRoom {
+        &self.manifests
     }
 
     /// Brings `blob` here and pins it for `owner`.
@@ -121,14 +139,17 @@ impl Fetcher {
         blob: BlobRef,
         owner: PinOwner,
         progress: Option<mpsc::Sender<Progress>>,
-    ) -> Result<Manifest, FetchError> {
+    ) -> Result<Fetched, FetchError> {
         if peer == self.net.local_peer_id() {
-            return self.own(&blob, owner);
+            let memory = self.manifests.take(peer, [blob]).await;
+            let manifest = self.own(&blob, owner)?;
+            return Ok(Fetched { manifest, memory });
         }
         // Never closed, so a permit always comes. The peer's own first: who waits for it holds nothing.
         let of_peer = self.with(peer, |link| link.slots.clone());
         let _slot_of_peer = of_peer.acquire().await;
         let _slot = self.slots.acquire().await;
+        let memory = self.manifests.take(peer, [blob]).await;
         let mut tried = 0;
         loop {
             tried += 1;
@@ -136,7 +157,12 @@ impl Fetcher {
                 .try_fetch(peer, job, &blob, owner, progress.as_ref())
                 .await
             {
-                Ok(manifest) => return Ok(manifest),
+                Ok(manifest) => return Ok(Fetched { manifest, memory }),
+                // Nothing broke, so this was no try.
+                Err(FetchError::Moved) => {
+                    tracing::info!(%peer, "a direct connection stands: a transfer goes on over it");
+                    tried -= 1;
+                }
                 Err(error) if tried < TRIES && error.may_resume() => {
                     tracing::debug!(%peer, %error, "blob stream broke, asking again");
                     tokio::time::sleep(RETRY).await;
@@ -169,20 +195,43 @@ impl Fetcher {
             }
         };
         if let Some(mut stream) = self.take_idle(peer) {
-            match blobs::fetch(&mut stream, job, item, &self.store, &tell).await {
+            match self.fetch_on(&mut stream, job, item, &tell).await {
                 Ok(manifest) => {
                     self.keep_idle(peer, stream);
                     return Ok(manifest);
                 }
                 // It may have been closed over there while nobody looked, and the others as well.
-                Err(error) if error.may_resume() => self.with(peer, |link| link.idle.clear()),
-                Err(error) => return Err(error.into()),
+                Err(FetchError::Transfer(error)) if error.may_resume() => {
+                    self.with(peer, |link| link.idle.clear());
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut stream = self.net.open_stream(peer, StreamKind::Blob).await?.compat();
-        let manifest = blobs::fetch(&mut stream, job, item, &self.store, &tell).await?;
+        let manifest = self.fetch_on(&mut stream, job, item, &tell).await?;
         self.keep_idle(peer, stream);
         Ok(manifest)
+    }
+
+    /// Fetches over one stream, and leaves it when a better connection stands: what arrived stays.
+    async fn fetch_on(
+        &self,
+        stream: &mut WireStream,
+        job: JobId,
+        item: FetchItem,
+        tell: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Manifest, FetchError> {
+        let better = stream.get_ref().better_way();
+        // One that was there when the stream was opened is gone by now, or it would have been taken.
+        let was_there = better.is_cancelled();
+        let fetching = blobs::fetch(stream, job, item, &self.store, tell);
+        if was_there {
+            return Ok(fetching.await?);
+        }
+        match better.run_until_cancelled(fetching).await {
+            Some(fetched) => Ok(fetched?),
+            None => Err(FetchError::Moved),
+        }
     }
 
     /// A blob of this node's own, which is here.
@@ -204,7 +253,10 @@ impl Fetcher {
 
     fn take_idle(&self, peer: PeerId) -> Option<WireStream> {
         self.with(peer, |link| {
-            link.idle.retain(|(_, since)| since.elapsed() < MAX_IDLE);
+            link.idle.retain(|(stream, since)| {
+                let outdone = stream.get_ref().better_way().is_cancelled();
+                since.elapsed() < MAX_IDLE && !outdone
+            });
             link.idle.pop().map(|(stream, _)| stream)
         })
     }

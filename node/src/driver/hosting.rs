@@ -12,15 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::actor::Internal;
+use super::diskroom::DiskRoom;
 use super::fetching::Fetcher;
 use super::logins::HostedLogins;
 use super::logpipe::{LogPipe, LogTarget};
 use super::meter::Meter;
-use super::preparing::{self, Step};
+use super::preparing::{self, Leave, Preparation, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
 use crate::core::io::{HostedJob, RunKey, RunLimits};
 use crate::exec::{Exec, HeldRun, JobDirs, RunAbout, Runs, WorkDirs};
+use crate::tunnels::Doors;
 
 /// What tasks of the hosting side share.
 #[derive(Clone)]
@@ -29,8 +31,10 @@ pub(super) struct HostContext {
     pub(super) dirs: WorkDirs,
     pub(super) blobs: Arc<BlobStore>,
     pub(super) fetcher: Fetcher,
+    pub(super) disk: DiskRoom,
     pub(super) log_target: LogTarget,
     pub(super) meter: Meter,
+    pub(super) doors: Doors,
     pub(super) internal: mpsc::Sender<Internal>,
 }
 
@@ -53,6 +57,8 @@ pub(super) struct Hosting {
 /// What this node holds for a job.
 struct Hosted {
     steps: BTreeMap<u16, Arc<Step>>,
+    /// Ends the making of each step's environment.
+    making: BTreeMap<u16, CancellationToken>,
     dirs: JobDirs,
     /// What writes into `dirs` and cannot be broken off; the directories go after it.
     writing: TaskTracker,
@@ -75,26 +81,50 @@ impl Hosting {
         &mut self.logins
     }
 
-    pub(super) fn prepare(&mut self, hosted: HostedJob, template: Arc<TaskTemplate>) {
+    /// Makes a step's environment; see [`crate::core::io::Effect::Prepare`].
+    pub(super) fn prepare(
+        &mut self,
+        hosted: HostedJob,
+        template: Arc<TaskTemplate>,
+        making: u32,
+        leave: Leave,
+    ) {
         let context = &self.context;
         let entry = self.jobs.entry(hosted).or_insert_with(|| {
             let over = CancellationToken::new();
             let log = LogPipe::open(hosted, context.log_target.clone(), over.clone());
             Hosted {
                 steps: BTreeMap::new(),
+                making: BTreeMap::new(),
                 dirs: context.dirs.of_job(&hosted),
                 writing: TaskTracker::new(),
                 log,
                 over,
             }
         });
-        let step = Arc::new(Step::new(entry.dirs.clone(), entry.writing.clone()));
+        let step = Arc::new(Step::new(entry.dirs.clone(), making, entry.writing.clone()));
         entry.steps.insert(template.step, step.clone());
-        let (context, over) = (context.clone(), entry.over.clone());
-        let login = self.logins.of(hosted, template.step);
-        tokio::spawn(preparing::prepare(
-            context, hosted, template, step, login, over,
-        ));
+        let stop = entry.over.child_token();
+        entry.making.insert(template.step, stop.clone());
+        let preparation = Preparation {
+            login: self.logins.of(hosted, template.step),
+            hosted,
+            template,
+            making,
+            leave,
+            stop,
+        };
+        tokio::spawn(preparing::prepare(context.clone(), preparation, step));
+    }
+
+    /// Nobody waits for a step's environment any more.
+    pub(super) fn stop_preparing(&mut self, hosted: &HostedJob, step: u16) {
+        if let Some(held) = self.jobs.get_mut(hosted) {
+            held.steps.remove(&step);
+            if let Some(stop) = held.making.remove(&step) {
+                stop.cancel();
+            }
+        }
     }
 
     pub(super) fn run(
@@ -113,6 +143,8 @@ impl Hosting {
         let step = held.and_then(|held| held.steps.get(&template.step).cloned());
         let log = held.map(|held| held.log.clone());
         let control = self.runs.add(run, about);
+        let (runtime, way) = (template.program.runtime(), control.hold.inside.subscribe());
+        self.context.doors.add(run, runtime, way);
         let job = running::Run {
             key: run,
             template,
@@ -147,6 +179,7 @@ impl Hosting {
 
     /// The run's end is on its way to the core. Returns what was known of it.
     pub(super) fn on_ended(&mut self, run: &RunKey) -> Option<RunAbout> {
+        self.context.doors.remove(run);
         self.runs.remove(run).map(|held| held.about)
     }
 

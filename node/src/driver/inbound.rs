@@ -1,4 +1,4 @@
-//! Streams that peers open: they fetch blobs, and send logs.
+//! Streams that peers open: they fetch blobs, send logs, and reach into their tasks.
 //!
 //! A peer gets blobs of a job only when it has to do with the job: as one of its providers, or as its
 //! submitter. Logs are taken only from providers, and only of attempts that are theirs. Who that is,
@@ -14,11 +14,13 @@ use tokio::sync::mpsc;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::actor::Internal;
+use super::holders::Holders;
 use super::loghub::LogHub;
 use crate::blobs::{self, BlobStore, PinScope};
 use crate::core::io::{CallFailure, CallId, Input, StoredEnd};
 use crate::frames::{self, FrameError};
 use crate::net::{Misdeed, NetHandle, NetStream, StreamKind};
+use crate::tunnels::Tunnels;
 
 /// Log frames between acknowledgements.
 const ACK_EVERY: u64 = 16;
@@ -28,6 +30,7 @@ pub(super) struct Inbound {
     net: NetHandle,
     blobs: Arc<BlobStore>,
     hub: LogHub,
+    tunnels: Tunnels,
     internal: mpsc::Sender<Internal>,
 }
 
@@ -36,10 +39,12 @@ impl Inbound {
         net: NetHandle,
         blobs: Arc<BlobStore>,
         hub: LogHub,
+        tunnels: Tunnels,
         internal: mpsc::Sender<Internal>,
     ) -> Self {
         Self {
             internal,
+            tunnels,
             net,
             blobs,
             hub,
@@ -88,7 +93,7 @@ impl Inbound {
         match kind {
             StreamKind::Blob => self.serve_blobs(peer, stream),
             StreamKind::Log => self.receive_log(peer, stream),
-            StreamKind::Tunnel => drop(stream),
+            StreamKind::Tunnel => self.tunnels.serve(peer, stream),
         }
     }
 
@@ -97,12 +102,8 @@ impl Inbound {
         let (store, holders) = (self.blobs.clone(), self.hub.holders().clone());
         let (net, internal) = (self.net.clone(), self.internal.clone());
         tokio::spawn(async move {
-            // Either the job is ours and the peer works for it, or it is the peer's and hosted here.
-            let may_read = |job: JobId, digest: &Digest| {
-                store.permits(PinScope::Hosted(peer, job), digest)
-                    || (holders.is_provider(job, &peer)
-                        && store.permits(PinScope::Own(job), digest))
-            };
+            let may_read =
+                |job: JobId, digest: &Digest| may_read(&store, &holders, peer, job, digest);
             let told = |job, bytes| {
                 if holders.is_provider(job, &peer) {
                     let served = Input::Served { job, bytes };
@@ -132,6 +133,19 @@ impl Inbound {
             }
         });
     }
+}
+
+/// Whether `peer` gets this chunk of a job: the job is ours and the peer works for it, or it is the
+/// peer's own and hosted here.
+fn may_read(
+    store: &BlobStore,
+    holders: &Holders,
+    peer: PeerId,
+    job: JobId,
+    digest: &Digest,
+) -> bool {
+    store.permits(PinScope::Hosted(peer, job), digest)
+        || (holders.is_provider(job, &peer) && store.permits(PinScope::Own(job), digest))
 }
 
 async fn receive<S>(peer: &PeerId, stream: S, hub: &LogHub) -> Result<(), FrameError>
@@ -172,6 +186,7 @@ mod tests {
     use tokio_util::compat::TokioAsyncReadCompatExt;
 
     use super::*;
+    use crate::blobs::PinOwner;
     use crate::store::JobLogs;
 
     const JOB: JobId = JobId([7; 8]);
@@ -219,6 +234,49 @@ mod tests {
             welcome.accepted
         };
         tokio::join!(sending, receive(&peer, far.compat(), hub)).0
+    }
+
+    #[test]
+    fn chunks_of_a_job_go_to_its_providers_and_its_submitter_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = JobLogs::open(&folder.path().join("logs")).unwrap();
+        let hub = LogHub::new(logs, tokio::sync::broadcast::channel(8).0);
+        let blobs = folder.path().join("blobs");
+        let store = BlobStore::open(&blobs, p2pnode_protocol::Bytes::gib(1)).unwrap();
+        let (provider, refused, submitter) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let (stranger, other) = (PeerId::random(), PeerId::random());
+        let put = |scope, text: &[u8]| store.put(PinOwner::job(scope), text).unwrap();
+        let input = put(PinScope::Own(JOB), b"an input of ours");
+        let output = put(
+            PinScope::Hosted(submitter, JOB),
+            b"an output for its submitter",
+        );
+        let others = put(
+            PinScope::Hosted(other, JOB),
+            b"another submitter's, of a job with the same id",
+        );
+        offer_to(&hub, provider, 1);
+        offer_to(&hub, refused, 2);
+        let no = p2pnode_protocol::message::OfferReply {
+            accepted: 0,
+            refusal: None,
+            slots: 0,
+            epoch: 0,
+        };
+        hub.holders().on_answer(2, &Ok(TaskResponse::Offer(no)));
+        let reads = |peer| {
+            let read = |digest| may_read(&store, hub.holders(), peer, JOB, digest);
+            [&input, &output, &others].map(read)
+        };
+        assert_eq!(reads(provider), [true, false, false]);
+        assert_eq!(reads(submitter), [false, true, false]);
+        assert_eq!(reads(other), [false, false, true]);
+        assert_eq!(reads(refused), [false; 3]);
+        assert_eq!(reads(stranger), [false; 3]);
+        let another = |peer| may_read(&store, hub.holders(), peer, JobId([8; 8]), &input);
+        assert!(!another(provider), "for that job only");
+        hub.holders().on_job_over(JOB);
+        assert_eq!(reads(provider), [false; 3]);
     }
 
     #[tokio::test]

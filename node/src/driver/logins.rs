@@ -131,10 +131,14 @@ impl HostedLogins {
         self.kept.retain(|(known, _), _| known != hosted);
     }
 
-    /// Keeps those of jobs that are hosted: what came with an offer that was refused is forgotten.
+    /// Keeps those of steps that are hosted: what came with an offer that was refused is forgotten.
     pub(super) fn sift(&mut self, core: &Core) {
         if std::mem::take(&mut self.fresh) {
-            self.kept.retain(|(job, _), _| core.hosts(job));
+            self.kept
+                .retain(|(job, step), _| core.hosts_step(job, *step));
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

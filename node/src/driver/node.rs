@@ -25,6 +25,7 @@ use crate::exec::Exec;
 use crate::home::{ApiEndpoint, Home, HomeError, PrivateNetwork};
 use crate::net::{self, NetConfig, NetError};
 use crate::store::{CommitError, LogsError, Store, StoreError};
+use crate::tunnels::{Doors, Tunnels};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -134,7 +135,14 @@ impl Node {
         let (meter, watcher) = (Meter::new(), metrics.watcher());
         let text = metrics.text(handle.clone(), state.blobs.clone(), meter.clone());
         serve_scrapes(config.metrics, text.clone(), &stop_api).await?;
-        let (endpoint, api) = serve_api(&home, config.api, &handle, text, &stop_api).await?;
+        let doors = Doors::default();
+        let tunnels = Tunnels::new(net.clone(), doors.clone(), host_key_secret(&keypair));
+        let api = Api {
+            handle: handle.clone(),
+            tunnels: tunnels.clone(),
+            text,
+        };
+        let (endpoint, api) = api.serve(&home, config.api, &stop_api).await?;
 
         let parts = Parts {
             me,
@@ -146,6 +154,8 @@ impl Node {
             is_private: private.is_some(),
             meter,
             watcher,
+            doors,
+            tunnels,
         };
         let (driver, first) = parts.assemble(state, net_events, command_queue).await?;
         let stopping = handle.stopping().clone();
@@ -228,40 +238,64 @@ fn net_config(
     net.bootstrap.clone_from(&config.bootstrap);
     net.mdns = config.mdns;
     net.reach.upnp = config.upnp;
+    net.reach.relay = config.relay;
     net.known_peers = known_peers(store)?;
     if let Some(private) = private {
-        net.psk = Some(private.key());
-        net.bootstrap.extend(private.addresses());
-        // The key locks TCP only, and what is shouted into the local network everybody hears.
-        let is_quic = |part: Protocol<'_>| matches!(part, Protocol::Quic | Protocol::QuicV1);
-        net.listen.retain(|address| !address.iter().any(is_quic));
-        net.mdns = false;
+        lock_in(&mut net, private);
     }
     Ok(net)
 }
 
-async fn serve_api(
-    home: &Home,
-    address: SocketAddr,
-    handle: &NodeHandle,
+/// Leaves of the ways to others those that a private network's key locks.
+fn lock_in(net: &mut NetConfig, private: &PrivateNetwork) {
+    net.psk = Some(private.key());
+    net.bootstrap.extend(private.addresses());
+    // The key locks TCP only, and what is shouted into the local network everybody hears.
+    let is_quic = |part: Protocol<'_>| matches!(part, Protocol::Quic | Protocol::QuicV1);
+    net.listen.retain(|address| !address.iter().any(is_quic));
+    net.mdns = false;
+}
+
+/// What the local API is made of.
+struct Api {
+    handle: NodeHandle,
+    tunnels: Tunnels,
     text: MetricsText,
-    stop: &CancellationToken,
-) -> Result<(ApiEndpoint, JoinHandle<io::Result<()>>), NodeError> {
-    let wrong = |source| NodeError::Api { address, source };
-    let listener = TcpListener::bind(address).await.map_err(wrong)?;
-    let bound = listener.local_addr().map_err(wrong)?;
-    let token = home.token()?;
-    let serving = api::serve(listener, handle.clone(), token.clone(), text, stop.clone());
-    let api = tokio::spawn(serving);
-    home.publish_api(bound)?;
-    Ok((
-        ApiEndpoint {
-            addr: bound,
-            token,
-            pid: std::process::id(),
-        },
-        api,
-    ))
+}
+
+impl Api {
+    async fn serve(
+        self,
+        home: &Home,
+        address: SocketAddr,
+        stop: &CancellationToken,
+    ) -> Result<(ApiEndpoint, JoinHandle<io::Result<()>>), NodeError> {
+        let wrong = |source| NodeError::Api { address, source };
+        let listener = TcpListener::bind(address).await.map_err(wrong)?;
+        let addr = listener.local_addr().map_err(wrong)?;
+        let token = home.token()?;
+        let pid = std::process::id();
+        let Self {
+            handle,
+            tunnels,
+            text,
+        } = self;
+        let serving = api::serve(listener, handle, tunnels, token.clone(), text, stop.clone());
+        let api = tokio::spawn(serving);
+        home.publish_api(addr)?;
+        Ok((ApiEndpoint { addr, token, pid }, api))
+    }
+}
+
+/// The secret that host keys of tasks follow from: this node's own, and the same in every life of it.
+fn host_key_secret(keypair: &Keypair) -> [u8; 32] {
+    let secret = keypair.clone().try_into_ed25519();
+    let secret = secret.map_or_else(
+        // There is no other kind of identity here.
+        |_| rand::random::<[u8; 32]>().to_vec(),
+        |pair| pair.secret().as_ref().to_vec(),
+    );
+    blake3::derive_key("p2pnode 2026 host keys of tasks", &secret)
 }
 
 /// Serves the metrics to other machines, when the owner wants that.
@@ -307,4 +341,34 @@ fn known_peers(store: &Store) -> Result<Vec<(PeerId, Vec<libp2p::Multiaddr>)>, N
         (known.peer, addresses)
     });
     Ok(known.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn in_a_private_network_nothing_goes_where_its_key_does_not_lock() {
+        let mut net = NetConfig::new(Keypair::generate_ed25519(), "lab".to_owned());
+        let listen = [
+            "/ip4/0.0.0.0/tcp/4001",
+            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip6/::/udp/4001/quic",
+            "/ip6/::/tcp/4001",
+        ];
+        net.listen = listen.map(|text| text.parse().unwrap()).to_vec();
+        net.mdns = true;
+        let member: libp2p::Multiaddr = "/ip4/10.0.0.1/tcp/4001".parse().unwrap();
+        let private = PrivateNetwork::create("lab").unwrap();
+        let private = private.with_addresses(std::slice::from_ref(&member));
+        lock_in(&mut net, &private);
+        let kept: Vec<String> = net.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(kept, [listen[0], listen[3]]);
+        assert!(!net.mdns);
+        let key = net.psk.map(|key| key.fingerprint().to_string());
+        assert_eq!(key, Some(private.key().fingerprint().to_string()));
+        assert_eq!(net.bootstrap, [member]);
+    }
 }

@@ -21,12 +21,13 @@ use super::actor::{Driver, Internal};
 use super::assembly::Parts;
 use super::loghub::LogHub;
 use super::probing::Probed;
+use super::reaching::{self, reach_status};
 use super::submitting::{self, Submitter};
 use super::terms::{self, Machine};
 use crate::command::{Answer, Command, CommandError, NodeHandle};
 use crate::core::Core;
 use crate::core::io::{Input, Millis};
-use crate::net::NetHandle;
+use crate::net::{NetHandle, RelayPolicy};
 
 /// Facts about this node that its status shows.
 pub(super) struct About {
@@ -35,6 +36,8 @@ pub(super) struct About {
     pub(super) network: String,
     pub(super) is_private: bool,
     pub(super) data_dir: String,
+    /// How much it relays for others.
+    pub(super) relay: RelayPolicy,
     pub(super) started_ms: Millis,
     /// What is offered when neither the owner nor the present offer says.
     pub(super) offer: OfferRequest,
@@ -50,6 +53,7 @@ impl About {
             name: config.name.clone(),
             network: config.network.clone(),
             is_private: parts.is_private,
+            relay: config.relay,
             data_dir: parts.home.dir().path().display().to_string(),
             started_ms,
             offer: config.offer.clone(),
@@ -92,7 +96,7 @@ impl Driver {
             } => {
                 self.after(Input::Allow { peer, grant }, answer, inputs);
             }
-            Command::Status { answer } => self.owner.status(&self.core, answer),
+            Command::Status { answer } => self.owner.status(self.clock.now(), &self.core, answer),
             Command::Peers { answer } => {
                 let now = self.clock.now();
                 self.owner.peers(now, &self.core, answer);
@@ -104,6 +108,7 @@ impl Driver {
                 answer,
             } => self.owner.logs(job, task, from, answer),
             Command::Owner(command) => self.on_owner_command(command, inputs),
+            Command::Reach(command) => reaching::on_command(command, &self.owner.net),
             Command::Stop => inputs.push(Input::Stop),
         }
     }
@@ -121,8 +126,8 @@ impl Driver {
         match terms::of(request, present, &self.owner.about.offer, &machine) {
             Ok((terms, allow)) => {
                 // Whoever is allowed already keeps the limits that were set.
-                let known = self.core.allowed_peers();
-                let may = |peer: &PeerId| known.get(peer).is_some_and(|grant| !grant.is_nothing());
+                let (known, now) = (self.core.allowed_peers(), self.clock.now());
+                let may = |peer: &PeerId| known.get(peer).is_some_and(|grant| !grant.is_spent(now));
                 let fresh = allow.into_iter().filter(|peer| !may(peer));
                 inputs.extend(fresh.map(|peer| Input::Allow {
                     peer,
@@ -235,7 +240,7 @@ impl Owner {
         }
     }
 
-    fn status(&self, core: &Core, answer: Answer<NodeStatus>) {
+    fn status(&self, now: Millis, core: &Core, answer: Answer<NodeStatus>) {
         let capacity = core.capacity();
         let offer = capacity.offering.then(|| OfferStatus {
             total: capacity.total,
@@ -243,7 +248,7 @@ impl Owner {
             allow_any: capacity.allow_any,
             rules: capacity.rules,
             closed: capacity.closed,
-            allowed: core.allowed_by_name().map(ToString::to_string).collect(),
+            allowed: core.allowed_by_name(now).map(ToString::to_string).collect(),
             requests: core.requests().len() as u32,
             runtimes: self.runtimes.clone(),
             running: capacity.running,
@@ -265,6 +270,7 @@ impl Owner {
         let own_end = Protocol::P2p(*me);
         let (peer, name, network) = (me.to_string(), name.clone(), network.clone());
         let (data_dir, started_ms) = (data_dir.clone(), *started_ms);
+        let relay = self.about.relay;
         let net = self.net.clone();
         tokio::spawn(async move {
             let peers = net.peers().await;
@@ -284,6 +290,7 @@ impl Owner {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
+                reach: reach_status(net.reachability().await, relay),
                 started_ms,
                 data_dir,
                 peers_connected: peers.iter().filter(|peer| peer.connected).count() as u32,
@@ -305,7 +312,8 @@ impl Owner {
             .into_iter()
             .map(|info| (info.0, info.1))
             .collect();
-        let allowed: std::collections::BTreeSet<PeerId> = core.allowed_by_name().copied().collect();
+        let allowed: std::collections::BTreeSet<PeerId> =
+            core.allowed_by_name(now).copied().collect();
         let net = self.net.clone();
         tokio::spawn(async move {
             for seen in net.peers().await {
@@ -322,11 +330,13 @@ impl Owner {
                     closed: None,
                     away: Vec::new(),
                     connected: false,
+                    relayed: false,
                     last_seen_ms: seen.last_seen_ms,
                 });
                 info.addresses = seen.addresses.iter().map(ToString::to_string).collect();
                 info.rtt_ms = seen.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0);
                 info.connected = seen.connected;
+                info.relayed = seen.relayed;
             }
             infos.remove(&me);
             give(answer, Ok(infos.into_values().collect()));

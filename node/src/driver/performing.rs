@@ -8,6 +8,7 @@ use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 
 use super::actor::Driver;
 use super::collecting::Errand;
+use super::preparing::Leave;
 use crate::core::io::{CallId, Effect, Input, RequestToken};
 use crate::exec::RunAbout;
 
@@ -56,7 +57,20 @@ impl Driver {
             Effect::Connect(peer) => self.calls.connect(peer),
             Effect::FindProviders => self.calls.find_providers(),
             Effect::Advertise => self.advertiser.on_change(self.clock.now()),
-            Effect::Prepare { hosted, template } => self.hosting.prepare(hosted, template),
+            Effect::Prepare {
+                hosted,
+                template,
+                making,
+                max_ms,
+                local_registry,
+            } => {
+                let leave = Leave {
+                    max_ms,
+                    local_registry,
+                };
+                self.hosting.prepare(hosted, template, making, leave);
+            }
+            Effect::StopPreparing { hosted, step } => self.hosting.stop_preparing(&hosted, step),
             Effect::Run {
                 run,
                 template,

@@ -1,13 +1,16 @@
 //! Making a hosted step's environment: fetch its program and inputs, then let the runtime prepare.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use p2pnode_executor::{Credentials, Environment, PrepareProgress};
+use p2pnode_protocol::Bytes;
 use p2pnode_protocol::job::TaskForm;
-use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::Phase;
 use p2pnode_protocol::task::{Failure, FailureKind, InputSource, TaskTemplate};
+use p2pnode_protocol::text::printable;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,29 +28,33 @@ const PROGRESS_QUEUE: usize = 8;
 /// What the tasks of a step share on this host; empty until prepared.
 pub(super) struct Step {
     dirs: JobDirs,
+    /// Which time it is made, for the names of its files.
+    serial: u32,
     /// The job's; see [`super::hosting`].
     writing: TaskTracker,
     environment: OnceLock<Arc<dyn Environment>>,
     /// The template, parsed once for all tasks.
     form: OnceLock<TaskForm>,
-    /// Manifests of the shared inputs, by position in the template.
-    inputs: OnceLock<Vec<Option<Arc<Manifest>>>>,
 }
 
 impl Step {
     /// A step whose files are in `dirs`. `writing` holds what writes there and outlives its task.
-    pub(super) const fn new(dirs: JobDirs, writing: TaskTracker) -> Self {
+    pub(super) const fn new(dirs: JobDirs, serial: u32, writing: TaskTracker) -> Self {
         Self {
             dirs,
+            serial,
             writing,
             environment: OnceLock::new(),
             form: OnceLock::new(),
-            inputs: OnceLock::new(),
         }
     }
 
     pub(super) const fn writing(&self) -> &TaskTracker {
         &self.writing
+    }
+
+    pub(super) const fn serial(&self) -> u32 {
+        self.serial
     }
 
     pub(super) const fn dirs(&self) -> &JobDirs {
@@ -61,11 +68,6 @@ impl Step {
     pub(super) fn form(&self) -> Option<&TaskForm> {
         self.form.get()
     }
-
-    /// The manifest of the shared input at `position` of the template.
-    pub(super) fn shared_input(&self, position: usize) -> Option<Arc<Manifest>> {
-        self.inputs.get()?.get(position)?.clone()
-    }
 }
 
 /// How long a step's environment, and each task's inputs, may take to be ready.
@@ -76,32 +78,66 @@ pub(super) fn limit(template: &TaskTemplate) -> Duration {
     }
 }
 
-/// Prepares `step` and tells the core how that went.
-pub(super) async fn prepare(
-    context: HostContext,
-    hosted: HostedJob,
-    template: Arc<TaskTemplate>,
-    step: Arc<Step>,
-    login: Option<Credentials>,
-    over: CancellationToken,
-) {
-    let limit = limit(&template);
+/// What the owner permits of a preparation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leave {
+    /// How long it may take, in milliseconds.
+    pub(super) max_ms: Option<u64>,
+    /// Whether the image may come from a registry of this machine or its network.
+    pub(super) local_registry: bool,
+}
+
+/// What is to be prepared, and for how long.
+pub(super) struct Preparation {
+    pub(super) hosted: HostedJob,
+    pub(super) template: Arc<TaskTemplate>,
+    /// Which time it is, in the core's words.
+    pub(super) making: u32,
+    pub(super) leave: Leave,
+    pub(super) login: Option<Credentials>,
+    /// Nobody waits for it any more.
+    pub(super) stop: CancellationToken,
+}
+
+impl Preparation {
+    /// How long it may take, and why no longer.
+    fn limit(&self) -> (Duration, &'static str) {
+        let asked = limit(&self.template);
+        match self.leave.max_ms.map(Duration::from_millis) {
+            Some(most) if most < asked => (
+                most,
+                "its owner lets no build take longer (offer --max-task-time)",
+            ),
+            _ => (asked, "policy.prepare_timeout"),
+        }
+    }
+}
+
+/// Prepares `step` and tells the core how that went, unless it was stopped.
+pub(super) async fn prepare(context: HostContext, mut preparation: Preparation, step: Arc<Step>) {
+    let login = (preparation.login.take(), preparation.leave.local_registry);
+    let Preparation { hosted, making, .. } = preparation;
+    let template = preparation.template.clone();
+    let (limit, why) = preparation.limit();
     let result = tokio::select! {
-        () = over.cancelled() => return,
+        () = preparation.stop.cancelled() => return,
         result = tokio::time::timeout(limit, work(&context, hosted, &template, &step, login)) => {
             result.unwrap_or_else(|_| Err(Failure::new(
                 FailureKind::Host,
-                format!("the environment was not ready after {limit:?} (policy.prepare_timeout)"),
+                format!("the environment was not ready after {limit:?} ({why})"),
             )))
         }
     };
     if let Err(failure) = &result {
-        tracing::info!(job = %hosted.job, submitter = %hosted.submitter, failure = %failure.message, "environment failed");
+        // Engines and builds say what they like.
+        let failure = printable(&failure.message);
+        tracing::info!(job = %hosted.job, submitter = %hosted.submitter, failure, "environment failed");
     }
     context
         .say(Input::Prepared {
             hosted,
             step: template.step,
+            making,
             result,
         })
         .await;
@@ -112,20 +148,24 @@ async fn work(
     hosted: HostedJob,
     template: &TaskTemplate,
     step: &Step,
-    login: Option<Credentials>,
+    (login, local_registry): (Option<Credentials>, bool),
 ) -> Result<(), Failure> {
     let form = TaskForm::new(template)
         .map_err(|error| Failure::new(FailureKind::BadProgram, error.to_string()))?;
-    let mut inputs = Vec::with_capacity(template.inputs.len());
-    for input in &template.inputs {
-        inputs.push(match input.source {
-            InputSource::Shared(blob) => {
-                Some(Arc::new(fetch(context, hosted, template.step, blob).await?))
-            }
+    let shared = template
+        .inputs
+        .iter()
+        .filter_map(|input| match input.source {
+            InputSource::Shared(blob) => Some(blob),
             InputSource::PerTask(_) => None,
         });
+    fit(shared.clone(), template.resources.disk)?;
+    // Several inputs may be one blob.
+    for blob in shared.collect::<BTreeSet<BlobRef>>() {
+        fetch(context, hosted, template.step, blob).await?;
     }
-    let program = program::ready(context, hosted, template, step, login).await?;
+    let (program, written) =
+        program::ready(context, hosted, template, step, login, local_registry).await?;
     let phase = template.program.phase();
     report(
         context,
@@ -145,8 +185,8 @@ async fn work(
     };
     let (environment, ()) = tokio::join!(preparing, forwarding);
     let environment = environment?;
+    written.keep();
     // Set once: a step is prepared by one task only.
-    let _only_once = step.inputs.set(inputs);
     let _only_once = step.form.set(form);
     let _only_once = step.environment.set(environment);
     report(
@@ -178,13 +218,31 @@ async fn report(
         .await;
 }
 
+/// Whether all inputs together fit on the task's disk. A manifest may name one chunk as often as it
+/// likes, so what arrives says little about what would be written; what a blob says of its size is
+/// checked when its manifest comes.
+pub(super) fn fit(inputs: impl IntoIterator<Item = BlobRef>, disk: Bytes) -> Result<(), Failure> {
+    let sizes = inputs.into_iter().map(|blob| blob.content_bytes);
+    let total = sizes.fold(0, u64::saturating_add);
+    if total <= disk.0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::DiskFull,
+        format!(
+            "its inputs are {} together, more than its disk of {disk}; raise resources.disk",
+            Bytes(total)
+        ),
+    ))
+}
+
 /// Brings a blob here and pins it for the job.
 pub(super) async fn fetch(
     context: &HostContext,
     hosted: HostedJob,
     step: u16,
     blob: BlobRef,
-) -> Result<Manifest, Failure> {
+) -> Result<(), Failure> {
     let (sender, mut steps) = mpsc::channel::<Progress>(PROGRESS_QUEUE);
     let owner = PinOwner::job(hosted.scope());
     let fetching = context
@@ -200,5 +258,5 @@ pub(super) async fn fetch(
         }
     };
     let (manifest, ()) = tokio::join!(fetching, forwarding);
-    manifest.map_err(|error| not_arrived(&error))
+    manifest.map(drop).map_err(|error| not_arrived(&error))
 }

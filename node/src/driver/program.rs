@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use p2pnode_executor::{Credentials, ProgramFile};
-use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::Bytes;
+use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::task::{Failure, FailureKind, Program, TaskTemplate};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 use super::fetching::WRITES;
 use super::hosting::HostContext;
@@ -22,62 +25,137 @@ const MAX_ARCHIVE_BYTES: u64 = 64 << 30;
 /// The largest context of a build, in bytes (8 GiB). What is larger belongs into an image.
 const MAX_CONTEXT_BYTES: u64 = 8 << 30;
 
-/// Has the program of `template` ready.
+/// What was written of a program. It goes with this value, unless it is kept until its job goes: a
+/// preparation that fails or is stopped leaves nothing behind.
+pub(super) struct Written {
+    path: Option<PathBuf>,
+    writing: TaskTracker,
+}
+
+impl Written {
+    const fn nothing(writing: TaskTracker) -> Self {
+        Self {
+            path: None,
+            writing,
+        }
+    }
+
+    /// It is of use for as long as its job is here.
+    pub(super) fn keep(mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let Some(path) = self.path.take() else {
+            return;
+        };
+        // Without a runtime the node ends, and its next start clears all of this.
+        if let Ok(runtime) = Handle::try_current() {
+            let removing = move || {
+                if let Err(error) = remove(&path) {
+                    tracing::warn!(path = %path.display(), %error, "an unfinished program stays behind");
+                }
+            };
+            self.writing.spawn_blocking_on(removing, &runtime);
+        }
+    }
+}
+
+/// Has the program of `template` ready. What was written of it is to be kept or dropped.
 pub(super) async fn ready(
     context: &HostContext,
     hosted: HostedJob,
     template: &TaskTemplate,
     step: &Step,
     credentials: Option<Credentials>,
-) -> Result<ProgramFile, Failure> {
+    local_registry: bool,
+) -> Result<(ProgramFile, Written), Failure> {
     let number = template.step;
-    let written =
-        |blob, name: String, most| written(context, hosted, step, number, blob, name, most);
+    let brought = |blob, name: &str, max_bytes| Brought {
+        hosted,
+        number,
+        blob,
+        name: name.to_owned(),
+        max_bytes,
+    };
     match &template.program {
-        Program::Image { reference } => Ok(ProgramFile::Image {
-            reference: reference.clone(),
-            credentials,
-        }),
+        Program::Image { reference } => Ok((
+            ProgramFile::Image {
+                reference: reference.clone(),
+                credentials,
+                local_registry,
+            },
+            Written::nothing(step.writing().clone()),
+        )),
         Program::Wasm { module } => {
-            let name = format!("step-{number}.wasm");
-            let path = written(*module, name, MAX_MODULE_BYTES).await?;
-            Ok(ProgramFile::Wasm { path })
+            let brought = brought(*module, "wasm", MAX_MODULE_BYTES);
+            let (path, written) = written(context, step, &brought).await?;
+            Ok((ProgramFile::Wasm { path }, written))
         }
         Program::Archive { archive } => {
-            let name = format!("step-{number}.tar");
-            let path = written(*archive, name, MAX_ARCHIVE_BYTES).await?;
+            let brought = brought(*archive, "tar", MAX_ARCHIVE_BYTES);
+            let (path, written) = written(context, step, &brought).await?;
             let digest = archive.digest.to_string();
-            Ok(ProgramFile::Archive { path, digest })
+            Ok((ProgramFile::Archive { path, digest }, written))
         }
         Program::Build {
             context: folder,
             dockerfile,
         } => {
-            let name = format!("step-{number}.context");
-            Ok(ProgramFile::Build {
-                context: written(*folder, name, MAX_CONTEXT_BYTES).await?,
+            let brought = brought(*folder, "context", MAX_CONTEXT_BYTES);
+            let (path, written) = written(context, step, &brought).await?;
+            let build = ProgramFile::Build {
+                context: path,
                 dockerfile: dockerfile.clone(),
                 digest: folder.digest.to_string(),
                 resources: template.resources.clone(),
-            })
+                local_registry,
+            };
+            Ok((build, written))
         }
     }
 }
 
-/// Fetches a blob and writes it under `name` into what the job's tasks share.
-async fn written(
-    context: &HostContext,
+/// A program that its job brings along.
+struct Brought {
     hosted: HostedJob,
-    step: &Step,
+    /// Its step.
     number: u16,
     blob: BlobRef,
+    /// The end of its file's name.
     name: String,
     max_bytes: u64,
-) -> Result<PathBuf, Failure> {
+}
+
+/// Fetches a blob and writes it into what the job's tasks share.
+async fn written(
+    context: &HostContext,
+    step: &Step,
+    brought: &Brought,
+) -> Result<(PathBuf, Written), Failure> {
+    let size = brought.blob.content_bytes;
+    if size > brought.max_bytes {
+        let (size, most) = (Bytes(size), Bytes(brought.max_bytes));
+        let why = format!("what the job brings to run is {size}; {most} are allowed");
+        return Err(Failure::new(FailureKind::BadProgram, why));
+    }
     for _ in 0..WRITES {
-        let manifest = preparing::fetch(context, hosted, number, blob).await?;
-        if let Some(path) = write(context, step, manifest, name.clone(), max_bytes).await? {
-            return Ok(path);
+        let Brought {
+            hosted,
+            number,
+            blob,
+            ..
+        } = *brought;
+        preparing::fetch(context, hosted, number, blob).await?;
+        let _memory = context
+            .fetcher
+            .manifests()
+            .take(hosted.submitter, [blob])
+            .await;
+        if let Some(done) = write(context, step, brought).await? {
+            return Ok(done);
         }
         tracing::warn!(job = %hosted.job, "chunks of a program were lost, fetching them again");
     }
@@ -89,38 +167,55 @@ async fn written(
 async fn write(
     context: &HostContext,
     step: &Step,
-    manifest: Manifest,
-    name: String,
-    max_bytes: u64,
-) -> Result<Option<PathBuf>, Failure> {
-    let (dirs, store) = (step.dirs().clone(), context.blobs.clone());
+    brought: &Brought,
+) -> Result<Option<(PathBuf, Written)>, Failure> {
+    let (dirs, store, disk) = (
+        step.dirs().clone(),
+        context.blobs.clone(),
+        context.disk.clone(),
+    );
+    // Files are made, never written over, and an earlier one may still be written.
+    let name = format!("step-{}-{}.{}", brought.number, step.serial(), brought.name);
+    let (blob, max_bytes) = (brought.blob, brought.max_bytes);
+    let tracker = step.writing().clone();
     // It is written to its end also when nobody waits for it any more.
     let written = step.writing().spawn_blocking(move || {
-        let folder = dirs.make_common().map_err(|error| error.to_string())?;
+        let host = |message: String| Failure::new(FailureKind::Host, message);
+        let folder = dirs
+            .make_common()
+            .map_err(|error| host(error.to_string()))?;
+        let stored = store
+            .manifest(&blob)
+            .map_err(|error| host(error.to_string()))?;
+        let Some(manifest) = stored else {
+            return Ok(None);
+        };
+        let _promise = disk.take(&folder, "what the job brings to run", blob.content_bytes)?;
+        let root = std::fs::File::open(&folder).map_err(|error| host(error.to_string()))?;
         let path = folder.join(&name);
-        let root = std::fs::File::open(&folder).map_err(|error| error.to_string())?;
+        let written = Written {
+            path: Some(path.clone()),
+            writing: tracker,
+        };
         let options = MaterializeOptions {
             max_bytes,
             owner: None,
         };
         match blobs::materialize(&store, &manifest, &root, name.as_bytes(), options) {
-            Ok(()) => Ok(Some(path)),
+            Ok(()) => Ok(Some((path, written))),
             Err(error) if error.is_missing() => {
-                // Files are made, never written over.
-                remove(&path).map_err(|error| error.to_string())?;
+                remove(&path).map_err(|error| host(error.to_string()))?;
                 Ok(None)
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(host(error.to_string())),
         }
     });
-    match written.await {
-        Ok(Ok(path)) => Ok(path),
-        Ok(Err(message)) => Err(Failure::new(FailureKind::Host, message)),
-        Err(_) => Err(Failure::new(
+    written.await.unwrap_or_else(|_| {
+        Err(Failure::new(
             FailureKind::Host,
             "writing the program was interrupted",
-        )),
-    }
+        ))
+    })
 }
 
 /// Removes what was written of a file or a folder; a link is removed, never followed.

@@ -40,6 +40,19 @@ pub enum HomeError {
         /// What they should be.
         mend: &'static str,
     },
+    /// A secret or the directory is another user's, who could read or change it at any time.
+    #[error(
+        "`{path}` belongs to another user ({owner}; this is {me}): run p2pnode as that user, give this \
+         node another --data-dir, or, if what is in it can be trusted, run: chown -R {me} '{path}'"
+    )]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+        /// Whose it is: a user's number.
+        owner: u32,
+        /// Who this process is.
+        me: u32,
+    },
     /// The identity cannot be read.
     #[error(
         "`{path}` is not an identity; put back a copy of it, or remove it to become a new peer (who \

@@ -174,11 +174,12 @@ pub struct Home {
 
 impl Home {
     /// Makes the directory when it is absent (mode 0700), takes it for this process, and clears
-    /// what a crashed life left: its API address and its tasks' work directories.
+    /// the API address that a crashed life left. Its tasks' work directories stay until
+    /// [`Home::clear_work`]: some of its tasks may still run.
     ///
     /// # Errors
-    /// [`HomeError::InUse`] when another node has it; [`HomeError::Exposed`] when everybody may
-    /// write in it; [`HomeError::Io`].
+    /// [`HomeError::InUse`] when another node has it; [`HomeError::Exposed`] when others may write in
+    /// it; [`HomeError::Foreign`] when it is another user's; [`HomeError::Io`].
     pub fn open(dir: &DataDir) -> Result<Self, HomeError> {
         let paths = dir.paths();
         make_private_folder(dir.path())?;
@@ -190,7 +191,6 @@ impl Home {
         for folder in [&paths.logs, &paths.blobs, &paths.jobs, &paths.work] {
             make_folder(folder)?;
         }
-        work::clear(&paths.work);
         Ok(Self {
             dir: dir.clone(),
             paths,
@@ -243,8 +243,9 @@ impl Home {
         remove_if_there(&self.paths.api)
     }
 
-    /// Empties the folder of tasks' work directories again, for what could not be removed while an
-    /// earlier life's containers still ran. What cannot be removed is said in the log and left.
+    /// Empties the folder of tasks' work directories of what a crashed life left. To be called once
+    /// nothing of that life runs any more: a task could put a link where a folder was just seen. What
+    /// cannot be removed is said in the log and left.
     pub fn clear_work(&self) {
         work::clear(&self.paths.work);
     }
@@ -304,19 +305,37 @@ fn make_folder(path: &Path) -> Result<(), HomeError> {
         .map_err(HomeError::at(path))
 }
 
-/// Makes the data directory itself; one that is there must not be everybody's to write in, or anyone
-/// could put an identity there.
+/// Makes the data directory itself; one that is there must be this user's own and nobody else's to write
+/// in, or others could put an identity there, or a database.
 fn make_private_folder(path: &Path) -> Result<(), HomeError> {
     make_folder(path)?;
-    let mode = fs::metadata(path).map_err(HomeError::at(path))?.mode();
-    if mode & 0o002 == 0 {
-        return Ok(());
+    let found = fs::metadata(path).map_err(HomeError::at(path))?;
+    check_private(path, &found, 0o022, "700")
+}
+
+/// Checks that a file or folder is this user's and that nobody else has the permissions `forbidden`.
+fn check_private(
+    path: &Path,
+    found: &fs::Metadata,
+    forbidden: u32,
+    mend: &'static str,
+) -> Result<(), HomeError> {
+    let me = rustix::process::geteuid().as_raw();
+    if found.uid() != me {
+        return Err(HomeError::Foreign {
+            path: path.to_owned(),
+            owner: found.uid(),
+            me,
+        });
     }
-    Err(HomeError::Exposed {
-        path: path.to_owned(),
-        mode: mode & 0o777,
-        mend: "700",
-    })
+    if found.mode() & forbidden != 0 {
+        return Err(HomeError::Exposed {
+            path: path.to_owned(),
+            mode: found.mode() & 0o777,
+            mend,
+        });
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<(), HomeError> {

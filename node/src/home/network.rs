@@ -4,8 +4,8 @@
 //! person can send to another. Whoever has it is a member. In a data directory each network is a file
 //! of mode 0600 that holds its ticket.
 
-use std::fs;
 use std::str::FromStr;
+use std::{fs, io};
 
 use bincode::{Decode, Encode};
 use data_encoding::BASE32_NOPAD;
@@ -36,6 +36,8 @@ pub struct PrivateNetwork {
     key: [u8; 32],
     /// Where to begin.
     addresses: Vec<String>,
+    /// When its ticket ceases to let anyone in, in milliseconds since the Unix epoch.
+    until_ms: Option<u64>,
 }
 
 /// A text that is no ticket.
@@ -66,6 +68,7 @@ impl PrivateNetwork {
             name: network_name(name).ok()?,
             key: rand::random(),
             addresses: Vec::new(),
+            until_ms: None,
         })
     }
 
@@ -95,6 +98,22 @@ impl PrivateNetwork {
                 .collect(),
             ..self.clone()
         }
+    }
+
+    /// The same network with a ticket that nobody can join with after `until_ms`, in milliseconds since
+    /// the Unix epoch. It binds those who use p2pnode, not those who take the key out of it.
+    #[must_use]
+    pub fn until(&self, until_ms: Option<u64>) -> Self {
+        Self {
+            until_ms,
+            ..self.clone()
+        }
+    }
+
+    /// Whether its ticket lets nobody in any more.
+    #[must_use]
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        self.until_ms.is_some_and(|until| until < now_ms)
     }
 
     /// The key that all its connections are locked with.
@@ -164,6 +183,45 @@ impl DataDir {
             .ok_or(HomeError::BadTicket { path })
     }
 
+    /// Names of the private networks that this node is a member of, in order.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn networks(&self) -> Result<Vec<String>, HomeError> {
+        let folder = self.paths().networks;
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(HomeError::at(&folder)(error)),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| network_name(name).is_ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Is no member of the network any more; false when it was none. A node that runs stays in it until
+    /// it ends.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub fn leave_network(&self, name: &str) -> Result<bool, HomeError> {
+        if network_name(name).is_err() {
+            return Ok(false);
+        }
+        let paths = self.paths();
+        let path = paths.networks.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(HomeError::at(&path)(error)),
+        }
+        if self.last_network().as_deref() == Some(name) {
+            fs::remove_file(&paths.network).map_err(HomeError::at(&paths.network))?;
+        }
+        Ok(true)
+    }
+
     /// Becomes a member of a network, which is the one that a node here is in from now on unless its
     /// settings name another.
     ///
@@ -174,7 +232,8 @@ impl DataDir {
         let paths = self.paths();
         make_folder(&paths.networks)?;
         let path = paths.networks.join(&network.name);
-        secret::replace(&path, network.ticket().as_bytes(), true).map_err(HomeError::at(&path))?;
+        let ticket = network.until(None).ticket();
+        secret::replace(&path, ticket.as_bytes(), true).map_err(HomeError::at(&path))?;
         let path = paths.network;
         secret::replace(&path, network.name.as_bytes(), true).map_err(HomeError::at(&path))
     }
@@ -224,6 +283,8 @@ mod tests {
             "12D3KooW".parse::<PrivateNetwork>(),
             Err(TicketError::NotOne)
         );
+        let brief: PrivateNetwork = lab.until(Some(1_000)).ticket().parse().unwrap();
+        assert!(brief.has_expired(1_001) && !brief.has_expired(1_000) && !lab.has_expired(1_001));
         assert!(PrivateNetwork::create("Bad Name").is_none());
         assert!(!format!("{lab:?}").contains("key"));
     }
@@ -238,6 +299,16 @@ mod tests {
         dir.join_network(&lab).unwrap();
         assert_eq!(dir.network("lab").unwrap(), Some(lab));
         assert_eq!(dir.last_network().as_deref(), Some("lab"));
+        let den = PrivateNetwork::create("den").unwrap();
+        dir.join_network(&den.until(Some(1))).unwrap();
+        assert_eq!(dir.network("den").unwrap(), Some(den), "a member stays one");
+        assert_eq!(dir.networks().unwrap(), ["den", "lab"]);
+        assert!(dir.leave_network("den").unwrap() && !dir.leave_network("den").unwrap());
+        assert!(!dir.leave_network("../identity").unwrap());
+        assert_eq!(
+            (dir.network("den").unwrap(), dir.last_network()),
+            (None, None)
+        );
         assert_eq!(dir.network("../identity").unwrap(), None);
         let path = folder.path().join("networks/lab");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();

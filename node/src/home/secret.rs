@@ -5,7 +5,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
@@ -62,7 +61,7 @@ pub(super) fn existing_token(path: &Path) -> Result<Option<String>, HomeError> {
         })
 }
 
-/// Reads a file that only its owner may have access to.
+/// Reads a file that is this user's and that nobody else may have access to.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
     let at = HomeError::at(path);
     let file = match File::open(path) {
@@ -70,14 +69,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at(error)),
     };
-    let mode = file.metadata().map_err(&at)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(HomeError::Exposed {
-            path: path.to_owned(),
-            mode,
-            mend: "600",
-        });
-    }
+    let found = file.metadata().map_err(&at)?;
+    super::check_private(path, &found, 0o077, "600")?;
     let mut bytes = Vec::new();
     file.take(MAX_SECRET_BYTES)
         .read_to_end(&mut bytes)

@@ -90,6 +90,45 @@ fn a_folder_that_everybody_writes_is_refused() {
 }
 
 #[test]
+fn a_folder_or_a_secret_of_others_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = dir(&folder);
+    fs::create_dir(dir.path()).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o775)).unwrap();
+    let refused = Home::open(&dir).unwrap_err();
+    assert!(refused.to_string().contains("chmod 700"), "{refused}");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let home = Home::open(&dir).unwrap();
+    home.token().unwrap();
+    drop(home);
+    if !rustix::process::geteuid().is_root() {
+        // Only root can give something to another user.
+        return;
+    }
+    std::os::unix::fs::chown(&dir.paths().token, Some(65_534), None).unwrap();
+    let home = Home::open(&dir).unwrap();
+    let refused = home.token().unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            HomeError::Foreign {
+                owner: 65_534,
+                me: 0,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    drop(home);
+    std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+    let refused = Home::open(&dir).unwrap_err().to_string();
+    assert!(
+        refused.contains("--data-dir") && refused.contains("chown"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn clients_find_the_api_of_a_running_node_only() {
     let folder = tempfile::tempdir().unwrap();
     let dir = dir(&folder);
@@ -138,7 +177,7 @@ fn what_a_killed_node_left_sends_no_client_anywhere() {
 }
 
 #[test]
-fn a_start_clears_work_and_follows_no_link() {
+fn work_is_cleared_when_it_is_time_and_no_link_is_followed() {
     let folder = tempfile::tempdir().unwrap();
     let dir = dir(&folder);
     let paths = Home::open(&dir).unwrap().paths().clone();
@@ -153,6 +192,9 @@ fn a_start_clears_work_and_follows_no_link() {
     fs::set_permissions(&task, Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(paths.work.join("task"), Permissions::from_mode(0o500)).unwrap();
     let home = Home::open(&dir).unwrap();
+    // Tasks of a crashed life may still run.
+    assert_eq!(fs::read_dir(&paths.work).unwrap().count(), 2);
+    home.clear_work();
     assert_eq!(fs::read_dir(&paths.work).unwrap().count(), 0);
     assert_eq!(mode(&paths.work), 0o700);
     assert!(precious.join("file").exists());

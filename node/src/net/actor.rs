@@ -5,19 +5,19 @@
 //! a whole they ask for by [`Action`]s. It must never wait for anybody: not for the node (events go
 //! through [`super::events`], which merges or refuses), nor for a peer.
 
+mod whereabouts;
+
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::TransportError;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::{PeerId, Swarm};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::addresses::{self, Scope};
 use super::behaviour::Behaviour;
 use super::conduct::{Misdeed, Verdict};
 use super::config::NetLimits;
@@ -98,6 +98,8 @@ impl NetActor {
             self.handlers.discovery.deadline(),
             self.handlers.reach.deadline(),
             self.handlers.conduct.deadline(),
+            self.handlers.liveness.deadline(),
+            self.swarm.behaviour().streams.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -107,7 +109,13 @@ impl NetActor {
     fn on_deadline(&mut self) {
         let mut cx = self.common.context(&mut self.swarm);
         self.handlers.discovery.on_deadline(&mut cx);
-        self.handlers.reach.on_deadline(&mut cx);
+        if self.handlers.reach.on_deadline(&mut cx) {
+            self.handlers.discovery.find_relays(&mut cx);
+        }
+        let tasks = &self.handlers.tasks;
+        let waits = |call: &_| tasks.waits(call);
+        self.handlers.liveness.on_deadline(&mut cx, waits);
+        cx.behaviour.streams.on_deadline(cx.now);
         for peer in self.handlers.conduct.released(cx.now) {
             cx.behaviour.blocked.unblock_peer(peer);
         }
@@ -126,8 +134,9 @@ impl NetActor {
             .all_mesh_peers()
             .copied()
             .collect();
+        let reach = &self.handlers.reach;
         let surplus = limits::surplus(&self.common.peers, &self.limits, Instant::now(), |peer| {
-            mesh.contains(peer)
+            mesh.contains(peer) || reach.needs(peer)
         });
         for peer in surplus {
             let _ = self.swarm.disconnect_peer_id(peer);
@@ -184,19 +193,25 @@ impl NetActor {
             } => {
                 tracing::debug!(peer = ?peer_id, %error, "cannot connect");
                 let mut cx = self.common.context(&mut self.swarm);
+                self.handlers.reach.on_dial_error(cx.now, peer_id, &error);
                 let discovery = &mut self.handlers.discovery;
                 discovery.on_dial_error(&mut cx, connection_id, peer_id, &error);
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(%error, "an incoming connection failed");
             }
-            SwarmEvent::ListenerClosed { listener_id, .. } => {
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason,
+                ..
+            } => {
                 let mut cx = self.common.context(&mut self.swarm);
-                self.handlers.reach.on_listener_closed(&mut cx, listener_id);
+                let reach = &mut self.handlers.reach;
+                reach.on_listener_closed(&mut cx, listener_id, &reason);
                 self.on_addresses();
             }
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_moved(&address),
             SwarmEvent::NewListenAddr { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ExternalAddrConfirmed { .. }
             | SwarmEvent::ExternalAddrExpired { .. } => self.on_addresses(),
             _ => {}
@@ -210,7 +225,15 @@ impl NetActor {
             id,
             remote: endpoint.get_remote_address().clone(),
             dialled: endpoint.is_dialer(),
+            relayed: endpoint.is_relayed(),
+            circuit: match endpoint {
+                ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => {
+                    Some(local_addr.clone())
+                }
+                _ => None,
+            },
             since: cx.now,
+            rtt: None,
         };
         cx.metrics.connections.inc();
         let first = cx.peers.connected_now(peer, link);
@@ -222,6 +245,10 @@ impl NetActor {
         let handlers = &mut self.handlers;
         handlers.discovery.on_connected(cx.now, id, peer);
         handlers.reach.on_connected(&cx, peer);
+        if !first {
+            // A peer that comes again has perhaps lost what stood before, and nobody told us.
+            handlers.liveness.doubt(&mut cx, peer);
+        }
         if first {
             handlers
                 .exchange
@@ -230,6 +257,7 @@ impl NetActor {
     }
 
     fn on_disconnected(&mut self, peer: PeerId, id: ConnectionId) {
+        self.handlers.liveness.on_closed(id);
         let cx = self.common.context(&mut self.swarm);
         cx.metrics.connections.dec();
         if cx.peers.disconnected_now(&peer, id) {
@@ -237,25 +265,6 @@ impl NetActor {
             cx.events.disconnected(peer);
             self.handlers.exchange.on_disconnected(&peer);
             self.handlers.discovery.on_disconnected(&cx, peer);
-        }
-    }
-
-    /// The addresses that we listen on or are reached at changed.
-    fn on_addresses(&mut self) {
-        let listen: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        let external: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
-        let direct = |address: &Multiaddr| addresses::scope(address) != Some(Scope::Relayed);
-        let reachable = external.iter().any(direct);
-        self.common.public = external
-            .iter()
-            .any(|address| matches!(addresses::scope(address), Some(Scope::Global | Scope::Name)));
-        let mut cx = self.common.context(&mut self.swarm);
-        self.handlers.reach.on_external(&mut cx, reachable);
-        let addresses = Addresses { listen, external };
-        if *self.addresses.borrow() != addresses {
-            cx.events
-                .addresses(addresses.listen.clone(), addresses.external.clone());
-            self.addresses.send_replace(addresses);
         }
     }
 
@@ -270,6 +279,9 @@ impl NetActor {
                         self.swarm.close_connection(id);
                     }
                     Action::Reserve(relay, circuit) => self.reserve(relay, circuit),
+                    Action::Unlisten(listener) => {
+                        self.swarm.remove_listener(listener);
+                    }
                 }
             }
         }
@@ -303,18 +315,6 @@ impl NetActor {
             cx.events.shut_out(peer, misdeed);
             for peer in self.handlers.conduct.released(cx.now) {
                 cx.behaviour.blocked.unblock_peer(peer);
-            }
-        }
-    }
-
-    fn reserve(&mut self, relay: PeerId, circuit: Multiaddr) {
-        match self.swarm.listen_on(circuit) {
-            Ok(listener) => self.handlers.reach.on_reserving(listener, relay),
-            Err(TransportError::MultiaddrNotSupported(address)) => {
-                tracing::debug!(%address, "not an address of a relay");
-            }
-            Err(TransportError::Other(error)) => {
-                tracing::debug!(%relay, %error, "no reservation with this relay");
             }
         }
     }

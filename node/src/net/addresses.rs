@@ -109,6 +109,20 @@ pub fn is_relayed(address: &Multiaddr) -> bool {
         .any(|part| matches!(part, Protocol::P2pCircuit))
 }
 
+/// The relay that a circuit's address goes through.
+#[must_use]
+pub fn relay_of(address: &Multiaddr) -> Option<PeerId> {
+    let mut last = None;
+    for part in address {
+        match part {
+            Protocol::P2p(peer) => last = Some(peer),
+            Protocol::P2pCircuit => return last,
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Whether the address is QUIC.
 #[must_use]
 pub fn is_quic(address: &Multiaddr) -> bool {
@@ -123,6 +137,16 @@ pub fn ip(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// `address` with `ip` in place of its own; `None` when that is of the other family, or none at all.
+#[must_use]
+pub fn with_ip(address: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
+    match (self::ip(address)?, ip) {
+        (IpAddr::V4(_), IpAddr::V4(ip)) => address.replace(0, |_| Some(Protocol::Ip4(ip))),
+        (IpAddr::V6(_), IpAddr::V6(ip)) => address.replace(0, |_| Some(Protocol::Ip6(ip))),
         _ => None,
     }
 }
@@ -207,6 +231,8 @@ mod tests {
         }
         let long = format!("/dns4/{}/tcp/1", "a".repeat(MAX_ADDRESS_BYTES));
         assert_eq!(scope(&address(&long)), None);
+        assert_eq!(relay_of(&address(&circuit)), relay.parse().ok());
+        assert_eq!(relay_of(&address("/ip4/8.8.8.8/tcp/1")), None);
     }
 
     #[test]
@@ -242,6 +268,14 @@ mod tests {
         let kept = preferred(&addresses);
         assert_eq!(kept.len(), 4);
         assert!(!kept.contains(&addresses[1]));
+    }
+
+    #[test]
+    fn an_ip_takes_the_place_of_one_of_its_family() {
+        let inside = address("/ip4/192.168.7.2/udp/4001/quic-v1");
+        let outside = with_ip(&inside, Ipv4Addr::new(8, 8, 8, 8).into());
+        assert_eq!(outside, Some(address("/ip4/8.8.8.8/udp/4001/quic-v1")));
+        assert_eq!(with_ip(&inside, Ipv6Addr::LOCALHOST.into()), None);
     }
 
     #[test]

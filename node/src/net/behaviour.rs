@@ -22,7 +22,7 @@ use super::events::EventSink;
 use super::exchange::{self, ExchangeBehaviour};
 use super::protocols::Protocols;
 use super::tasks::{self, TaskBehaviour};
-use super::{gossip, limits, reach, streams};
+use super::{echo, gossip, limits, reach, streams};
 
 /// How often a round trip is measured (30 s). For people; whether a peer lives is found out otherwise.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -45,6 +45,7 @@ pub(super) struct Behaviour {
     pub(super) relay_client: relay::client::Behaviour,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
+    pub(super) echo: echo::Behaviour,
     pub(super) exchange: ExchangeBehaviour,
     pub(super) kad: Kademlia,
     pub(super) gossipsub: gossipsub::Behaviour,
@@ -71,27 +72,29 @@ impl Behaviour {
             .with_push_listen_addr_updates(true)
             // Which addresses are dialled is decided by `peers` and `discovery`.
             .with_cache_size(0);
+        let mut streams =
+            streams::Behaviour::new(protocols, &config.limits, events, config.metrics.clone());
+        if !reach.hole_punching {
+            streams = streams.without_patience();
+        }
         Ok(Self {
             blocked: allow_block_list::Behaviour::default(),
             connection_limits: limits::connections(&config.limits),
             memory_limit: limits::memory(&config.limits),
             identify: identify::Behaviour::new(identify),
+            echo: echo::Behaviour::new(protocols.echo.clone()),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             kad: dht::kademlia(local, protocols),
             mdns: multicast(config).into(),
             gossipsub: gossip::behaviour(&config.keypair, protocols)?,
             tasks: tasks::behaviour(protocols, &config.limits, &config.metrics),
             exchange: exchange::behaviour(protocols, &config.metrics),
-            streams: streams::Behaviour::new(
-                protocols,
-                &config.limits,
-                events,
-                config.metrics.clone(),
-            ),
+            streams,
             relay_client,
             relay_server: reach
-                .relay_server
-                .then(|| reach::relay_server(local))
+                .relay
+                .limits()
+                .map(|limits| reach::relay_server(local, limits))
                 .into(),
             dcutr: reach
                 .hole_punching

@@ -5,6 +5,7 @@ use libp2p::pnet::PreSharedKey;
 use libp2p::{Multiaddr, PeerId};
 
 use super::metrics::NetMetrics;
+use super::reach::RelayPolicy;
 
 /// Which transports a node speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,8 +73,8 @@ pub struct ReachConfig {
     pub upnp: bool,
     /// Ask peers whether they can reach us, and answer the same question.
     pub autonat: bool,
-    /// Relay for others while others can reach us.
-    pub relay_server: bool,
+    /// How much to relay for others while the whole Internet can reach us.
+    pub relay: RelayPolicy,
     /// Upgrade relayed connections to direct ones.
     pub hole_punching: bool,
 }
@@ -83,7 +84,7 @@ impl Default for ReachConfig {
         Self {
             upnp: true,
             autonat: true,
-            relay_server: true,
+            relay: RelayPolicy::default(),
             hole_punching: true,
         }
     }
@@ -96,7 +97,7 @@ impl ReachConfig {
         Self {
             upnp: false,
             autonat: false,
-            relay_server: false,
+            relay: RelayPolicy::Off,
             hole_punching: false,
         }
     }

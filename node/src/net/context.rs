@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use libp2p::core::transport::ListenerId;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -17,6 +18,7 @@ use super::conduct::{Conduct, Misdeed};
 use super::discovery::Discovery;
 use super::events::EventSink;
 use super::exchange::Exchange;
+use super::liveness::Liveness;
 use super::metrics::NetMetrics;
 use super::peers::PeerTable;
 use super::protocols::Protocols;
@@ -34,6 +36,8 @@ pub(super) enum Action {
     Close(ConnectionId),
     /// Reserve a place at this relay by listening there.
     Reserve(PeerId, Multiaddr),
+    /// Listen there no more.
+    Unlisten(ListenerId),
 }
 
 /// What handlers work with while they handle something.
@@ -47,6 +51,8 @@ pub(super) struct Context<'a> {
     pub local: PeerId,
     /// Whether the node is known to be reachable from the whole Internet.
     pub public: bool,
+    /// Where this machine listens itself, and at no relay.
+    pub own: &'a [Multiaddr],
     pub now: Instant,
 }
 
@@ -57,6 +63,7 @@ pub(super) struct Handlers {
     pub exchange: Exchange,
     pub discovery: Discovery,
     pub reach: Reach,
+    pub liveness: Liveness,
     pub conduct: Conduct,
 }
 
@@ -68,6 +75,7 @@ pub(super) struct Common {
     pub metrics: NetMetrics,
     pub protocols: Protocols,
     pub public: bool,
+    pub own: Vec<Multiaddr>,
 }
 
 impl Common {
@@ -82,6 +90,7 @@ impl Common {
             protocols: &self.protocols,
             local,
             public: self.public,
+            own: &self.own,
             now: Instant::now(),
         }
     }

@@ -1,17 +1,20 @@
 //! The DHT as this network uses it: its settings, and what may be told or stored there.
 //!
 //! Set up once by [`super::behaviour`], used by [`super::discovery`]. Addresses are told to others only
-//! as far as they reach, and nothing is stored but who offers capacity.
+//! as far as they reach, and nothing is stored but who offers capacity, who relays, and where nodes behind NAT are.
 
 use std::time::Duration;
 
+use libp2p::core::Endpoint;
 use libp2p::kad::store::RecordStore;
-use libp2p::kad::{self, ProviderRecord};
+use libp2p::kad::{self, ProviderRecord, RecordKey};
+use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{Multiaddr, PeerId};
 
 use super::addresses::{self, Scope};
 use super::conduct::Misdeed;
 use super::context::Context;
+use super::peer::MAX_ADDRESSES;
 use super::protocols::Protocols;
 use super::provider_store::ProviderStore;
 
@@ -46,7 +49,7 @@ pub(super) fn kademlia(local: PeerId, protocols: &Protocols) -> Kademlia {
         .set_provider_record_ttl(Some(PROVIDER_TTL))
         .set_provider_publication_interval(None)
         .set_periodic_bootstrap_interval(None);
-    let store = ProviderStore::new(local, protocols.providers.clone());
+    let store = ProviderStore::new(local, protocols);
     let mut kademlia = kad::Behaviour::with_config(local, store, config);
     kademlia.set_mode(Some(kad::Mode::Server));
     kademlia
@@ -67,18 +70,50 @@ pub(super) fn shareable(cx: &Context<'_>, believed: &[Multiaddr]) -> Vec<Multiad
         .collect()
 }
 
-/// Somebody offers capacity and wants us to tell others.
+/// Somebody offers capacity, relays, or is behind NAT, and wants us to tell others.
 pub(super) fn store_provider(cx: &mut Context<'_>, mut record: ProviderRecord) {
     let peer = record.provider;
-    if record.key != cx.protocols.providers {
+    if !cx.behaviour.kad.store_mut().takes(&record.key, &peer) {
         cx.report(peer, Misdeed::OutOfPlace);
         return;
     }
     cx.peers.claimed(peer, &record.addresses);
     let known = cx.peers.addresses(&peer);
     record.addresses = shareable(cx, &known);
+    // Places at relays first: who has them is seldom reached otherwise.
+    record
+        .addresses
+        .sort_by_key(|address| !addresses::is_relayed(address));
     record.addresses.truncate(MAX_RECORD_ADDRESSES);
     if let Err(error) = cx.behaviour.kad.store_mut().add_provider(record) {
         tracing::debug!(%peer, %error, "a provider record was not stored");
     }
+}
+
+/// Where the DHT says that `peer` is: what the queries under way have brought, and what is stored here
+/// under `key`.
+pub(super) fn addresses_of(cx: &mut Context<'_>, peer: PeerId, key: &RecordKey) -> Vec<Multiaddr> {
+    // The only way to what queries have learned: the behaviour tells it when a peer is about to be dialled.
+    let mut found = cx
+        .behaviour
+        .kad
+        .handle_pending_outbound_connection(
+            ConnectionId::new_unchecked(0),
+            Some(peer),
+            &[],
+            Endpoint::Dialer,
+        )
+        .unwrap_or_default();
+    let stored = cx.behaviour.kad.store_mut().providers(key);
+    found.extend(
+        stored
+            .into_iter()
+            .filter(|record| record.provider == peer)
+            .flat_map(|record| record.addresses),
+    );
+    found.retain(|address| addresses::scope(address).is_some());
+    found.sort_unstable();
+    found.dedup();
+    found.truncate(MAX_ADDRESSES);
+    found
 }

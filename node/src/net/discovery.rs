@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryId, QueryResult};
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryId, QueryResult, RecordKey};
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, mdns};
 
@@ -22,14 +22,20 @@ use super::context::Context;
 use super::dht;
 use super::joining::Joining;
 use super::schedule::{Walk, Walks};
-use super::seeking::Seeking;
+use super::seeking::{FoundReply, Seeking};
 
 /// What a query of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Query {
     Walk,
+    /// Nodes that offer capacity.
     Providers,
+    /// Nodes that relay.
+    Relays,
 }
+
+/// The most relays that one search dials: two are needed, and some will be full.
+const RELAYS_DIALLED: usize = 6;
 
 /// Peers being found.
 #[derive(Debug)]
@@ -38,7 +44,8 @@ pub(super) struct Discovery {
     walks: Walks,
     seeking: Seeking,
     queries: HashMap<QueryId, Query>,
-    providing: bool,
+    /// The keys under which this node can be found.
+    provided: Vec<RecordKey>,
     /// Peers beyond which mDNS dials no more.
     comfortable: usize,
 }
@@ -50,7 +57,7 @@ impl Discovery {
             walks: Walks::default(),
             seeking: Seeking::default(),
             queries: HashMap::new(),
-            providing: false,
+            provided: Vec::new(),
             comfortable,
         }
     }
@@ -184,30 +191,38 @@ impl Discovery {
         }
     }
 
-    /// Whether this node can be found as one that offers capacity.
-    pub(super) fn provide(&mut self, cx: &mut Context<'_>, providing: bool) {
-        self.providing = providing;
-        if providing {
-            self.announce(cx);
-        } else {
-            let key = cx.protocols.providers.clone();
-            cx.behaviour.kad.stop_providing(&key);
-        }
+    /// The node wants to know where the DHT says that `peer` is.
+    pub(super) fn find(&mut self, cx: &mut Context<'_>, peer: PeerId, reply: FoundReply) {
+        self.seeking.find(cx, peer, reply);
     }
 
-    fn announce(&mut self, cx: &mut Context<'_>) {
-        let key = cx.protocols.providers.clone();
-        if let Err(error) = cx.behaviour.kad.start_providing(key) {
-            tracing::warn!(%error, "this node cannot be found through the DHT");
+    /// Whether this node can be found under `key`.
+    pub(super) fn provide(&mut self, cx: &mut Context<'_>, key: RecordKey, providing: bool) {
+        self.provided.retain(|provided| *provided != key);
+        if providing {
+            announce(cx, key.clone());
+            self.provided.push(key);
+        } else {
+            cx.behaviour.kad.stop_providing(&key);
         }
     }
 
     /// Looks for nodes that offer capacity and dials them.
     pub(super) fn find_providers(&mut self, cx: &mut Context<'_>) {
-        if !self.is_running(Query::Providers) {
-            let key = cx.protocols.providers.clone();
+        let key = cx.protocols.providers.clone();
+        self.search(cx, Query::Providers, key);
+    }
+
+    /// Looks for nodes that relay and dials some of them.
+    pub(super) fn find_relays(&mut self, cx: &mut Context<'_>) {
+        let key = cx.protocols.relays.clone();
+        self.search(cx, Query::Relays, key);
+    }
+
+    fn search(&mut self, cx: &mut Context<'_>, query: Query, key: RecordKey) {
+        if !self.is_running(query) {
             let id = cx.behaviour.kad.get_providers(key);
-            self.queries.insert(id, Query::Providers);
+            self.queries.insert(id, query);
         }
     }
 
@@ -223,12 +238,11 @@ impl Discovery {
                     self.queries.get(&id).copied()
                 };
                 match (query, result) {
-                    (None, QueryResult::GetClosestPeers(result)) => {
-                        self.seeking.on_closest(cx, id, result);
-                    }
-                    (Some(Query::Providers), QueryResult::GetProviders(Ok(found))) => {
-                        self.on_providers(cx, &found);
-                    }
+                    (None, result) => self.seeking.on_answer(cx, id, step.last, result),
+                    (
+                        Some(query @ (Query::Providers | Query::Relays)),
+                        QueryResult::GetProviders(Ok(found)),
+                    ) => self.on_providers(cx, query, &found),
                     (Some(Query::Walk), _) if step.last => {
                         self.on_walked(cx);
                         return true;
@@ -250,20 +264,25 @@ impl Discovery {
         false
     }
 
-    fn on_providers(&mut self, cx: &mut Context<'_>, found: &GetProvidersOk) {
-        let GetProvidersOk::FoundProviders { providers, .. } = found else {
+    fn on_providers(&mut self, cx: &mut Context<'_>, query: Query, found: &GetProvidersOk) {
+        let GetProvidersOk::FoundProviders { key, providers } = found else {
             return;
+        };
+        let most = match query {
+            Query::Relays => RELAYS_DIALLED,
+            Query::Providers | Query::Walk => self.comfortable,
         };
         let strangers: Vec<PeerId> = providers
             .iter()
             .filter(|peer| **peer != cx.local && !cx.peers.is_connected(peer))
-            .take(self.comfortable)
+            .take(most)
             .copied()
             .collect();
         for peer in strangers {
-            // The query knows their addresses for as long as it runs.
-            let addresses = cx.preferred(&peer);
-            cx.dial(peer, addresses);
+            // The query knows their addresses for as long as it runs, which is not long.
+            let addresses = dht::addresses_of(cx, peer, key);
+            cx.peers.hinted(peer, addresses);
+            self.seeking.connect(cx, peer);
         }
     }
 
@@ -272,8 +291,20 @@ impl Discovery {
             connected = cx.peers.connected_count(),
             "walked through the network"
         );
-        if self.providing {
-            self.announce(cx);
+        self.announce_again(cx);
+    }
+
+    /// Tells the DHT again where this node is, under all its keys.
+    pub(super) fn announce_again(&self, cx: &mut Context<'_>) {
+        for key in &self.provided {
+            announce(cx, key.clone());
         }
+    }
+}
+
+/// Tells the DHT that this node is to be found under `key`, at the addresses that are confirmed.
+fn announce(cx: &mut Context<'_>, key: RecordKey) {
+    if let Err(error) = cx.behaviour.kad.start_providing(key) {
+        tracing::warn!(%error, "this node cannot be found through the DHT");
     }
 }

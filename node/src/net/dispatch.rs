@@ -2,12 +2,13 @@
 //!
 //! Called by the actor for every event of a behaviour and every request of the node; holds no state.
 
-use libp2p::{gossipsub, identify, ping};
+use libp2p::{PeerId, gossipsub, identify, ping};
 
 use super::behaviour::BehaviourEvent;
 use super::conduct::Misdeed;
 use super::context::{Context, Handlers};
 use super::handle::Request;
+use super::peer::LinkSnapshot;
 use super::reach;
 
 /// The node wants something.
@@ -17,11 +18,18 @@ pub(super) fn request(handlers: &mut Handlers, cx: &mut Context<'_>, request: Re
             peer,
             request,
             reply,
-        } => handlers.tasks.call(cx, peer, request, reply),
+        } => {
+            if let Some(call) = handlers.tasks.call(cx, peer, request, reply) {
+                handlers.liveness.on_call(cx.now, peer, call);
+            }
+        }
         Request::Respond { id, response } => handlers.tasks.answer(cx, id, response),
         Request::Publish(advert) => handlers.capacity.publish(cx, *advert),
         Request::Connect(peer) => handlers.discovery.connect(cx, peer),
-        Request::Provide(providing) => handlers.discovery.provide(cx, providing),
+        Request::Provide(providing) => {
+            let key = cx.protocols.providers.clone();
+            handlers.discovery.provide(cx, key, providing);
+        }
         Request::FindProviders => handlers.discovery.find_providers(cx),
         Request::Open { peer, kind, reply } => {
             cx.peers.used(&peer, cx.now);
@@ -29,6 +37,14 @@ pub(super) fn request(handlers: &mut Handlers, cx: &mut Context<'_>, request: Re
                 let addresses = cx.preferred(&peer);
                 cx.dial(peer, addresses);
             }
+        }
+        Request::Ping { peer, reply } => handlers.liveness.ping(cx, peer, reply),
+        Request::Find { peer, reply } => handlers.discovery.find(cx, peer, reply),
+        Request::Links { peer, reply } => {
+            let _ = reply.send(links(cx, &peer));
+        }
+        Request::Reach(reply) => {
+            let _ = reply.send(handlers.reach.snapshot());
         }
         Request::Peers(reply) => {
             let _ = reply.send(cx.peers.snapshot());
@@ -60,14 +76,23 @@ pub(super) fn event(handlers: &mut Handlers, cx: &mut Context<'_>, event: Behavi
         BehaviourEvent::Mdns(event) => handlers.discovery.on_mdns(cx, event),
         BehaviourEvent::Ping(ping::Event {
             peer,
-            result: Ok(rtt),
-            ..
-        }) => cx.peers.measured(&peer, rtt),
-        BehaviourEvent::Ping(_) => {}
+            connection,
+            result,
+        }) => match result {
+            Ok(rtt) => cx.peers.measured(&peer, connection, rtt),
+            Err(_) => handlers.liveness.doubt(cx, peer),
+        },
+        BehaviourEvent::Echo(event) => handlers.liveness.on_echo(cx, event),
         BehaviourEvent::Autonat(event) => handlers.reach.on_autonat(cx, &event),
-        BehaviourEvent::RelayServer(event) => reach::on_relay_server(&event),
-        BehaviourEvent::RelayClient(event) => reach::on_relay_client(&event),
-        BehaviourEvent::Dcutr(event) => reach::on_dcutr(&event),
+        BehaviourEvent::RelayServer(event) => handlers.reach.on_relay_server(cx, &event),
+        BehaviourEvent::RelayClient(event) => {
+            handlers.reach.on_relay_client(&event);
+        }
+        BehaviourEvent::Dcutr(event) => {
+            if let Some(peer) = reach::on_dcutr(&event) {
+                cx.behaviour.streams.expect_no_direct(peer);
+            }
+        }
         BehaviourEvent::Upnp(event) => reach::on_upnp(&event),
         BehaviourEvent::Blocked(never)
         | BehaviourEvent::ConnectionLimits(never)
@@ -95,8 +120,38 @@ fn on_gossip(handlers: &mut Handlers, cx: &mut Context<'_>, event: gossipsub::Ev
     }
 }
 
+/// The connections to `peer`.
+fn links(cx: &Context<'_>, peer: &PeerId) -> Vec<LinkSnapshot> {
+    let links = cx.peers.get(peer).map(|entry| entry.links.iter());
+    let chosen = cx.behaviour.streams.best(peer);
+    links
+        .into_iter()
+        .flatten()
+        .map(|link| {
+            let (sent, received) = cx.behaviour.streams.bytes(peer, link.id);
+            LinkSnapshot {
+                remote: link.circuit.clone().unwrap_or_else(|| link.remote.clone()),
+                relay: link.relay(),
+                relayed: link.is_relayed(),
+                dialled: link.dialled,
+                age: cx.now.saturating_duration_since(link.since),
+                rtt: link.rtt,
+                sent,
+                received,
+                chosen: chosen == Some(link.id),
+            }
+        })
+        .collect()
+}
+
 fn on_identify(handlers: &mut Handlers, cx: &mut Context<'_>, event: identify::Event) {
-    let identify::Event::Received { peer_id, info, .. } = event else {
+    // Also what a peer tells by itself when its addresses change. (`Pushed` is what we told.)
+    let identify::Event::Received {
+        peer_id,
+        info,
+        connection_id,
+    } = event
+    else {
         return;
     };
     cx.peers.identified(peer_id, &info.agent_version);
@@ -116,5 +171,7 @@ fn on_identify(handlers: &mut Handlers, cx: &mut Context<'_>, event: identify::E
     handlers
         .discovery
         .on_identified(cx, peer_id, &info.listen_addrs, &info.protocols);
-    handlers.reach.on_identified(cx, peer_id, &info.protocols);
+    handlers
+        .reach
+        .on_identified(cx, peer_id, connection_id, &info);
 }

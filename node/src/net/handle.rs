@@ -9,9 +9,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::conduct::Misdeed;
 use super::error::{CallError, OpenError};
+use super::liveness::{EchoReply, Echoed};
 use super::metrics::NetMetrics;
-use super::peer::PeerSnapshot;
+use super::peer::{LinkSnapshot, PeerSnapshot};
 use super::protocols::StreamKind;
+use super::reach::Reachability;
+use super::seeking::FoundReply;
 use super::streams::NetStream;
 use super::tasks::{self, InboundId, Reply};
 
@@ -47,6 +50,19 @@ pub(super) enum Request {
         kind: StreamKind,
         reply: oneshot::Sender<Result<NetStream, OpenError>>,
     },
+    Ping {
+        peer: PeerId,
+        reply: EchoReply,
+    },
+    Find {
+        peer: PeerId,
+        reply: FoundReply,
+    },
+    Links {
+        peer: PeerId,
+        reply: oneshot::Sender<Vec<LinkSnapshot>>,
+    },
+    Reach(oneshot::Sender<Reachability>),
     Peers(oneshot::Sender<Vec<PeerSnapshot>>),
     NetworkSize(oneshot::Sender<usize>),
     Report {
@@ -217,6 +233,35 @@ impl NetHandle {
         }
         // The reply is dropped with the connection that was to open the stream.
         stream.await.unwrap_or(Err(OpenError::Unreachable))
+    }
+
+    /// How long a round trip to `peer` takes on the connection that data would take, 6 seconds at the most;
+    /// `None` when there is no connection, or it closes meanwhile. Does not dial.
+    pub async fn ping(&self, peer: PeerId) -> Option<Echoed> {
+        let (reply, echoed) = oneshot::channel();
+        self.ask(Request::Ping { peer, reply }).await;
+        echoed.await.ok()
+    }
+
+    /// Where the DHT says that `peer` is, 20 seconds at the most; empty when it does not know.
+    pub async fn find(&self, peer: PeerId) -> Vec<Multiaddr> {
+        let (reply, found) = oneshot::channel();
+        self.ask(Request::Find { peer, reply }).await;
+        found.await.unwrap_or_default()
+    }
+
+    /// The open connections to `peer`.
+    pub async fn links(&self, peer: PeerId) -> Vec<LinkSnapshot> {
+        let (reply, links) = oneshot::channel();
+        self.ask(Request::Links { peer, reply }).await;
+        links.await.unwrap_or_default()
+    }
+
+    /// Whether and how others can reach this node.
+    pub async fn reachability(&self) -> Reachability {
+        let (reply, reach) = oneshot::channel();
+        self.ask(Request::Reach(reply)).await;
+        reach.await.unwrap_or_default()
     }
 
     /// Everything known about other nodes: for people, and to be stored for the next start. Empty

@@ -96,7 +96,10 @@ mod tests {
                 id: ConnectionId::new_unchecked(index),
                 remote: "/ip4/127.0.0.1/tcp/1".parse().unwrap(),
                 dialled: true,
+                relayed: false,
+                circuit: None,
                 since,
+                rtt: None,
             };
             peers.connected_now(*peer, link);
         }

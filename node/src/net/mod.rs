@@ -11,6 +11,7 @@
 //! | task messages | `tasks`, with `wire` |
 //! | byte streams | `streams` |
 //! | ways through NAT | `reach` |
+//! | connections that died without a word | `liveness`, with `echo` |
 //! | bad peers, too many peers | `conduct`, `limits` |
 //! | what is known of others | `peers`, `peer`, `addresses` |
 //! | the swarm itself | `actor`, with `context`, `dispatch`, `behaviour`, `transport`, `listen` |
@@ -30,6 +31,7 @@ mod context;
 mod dht;
 mod discovery;
 mod dispatch;
+mod echo;
 mod error;
 mod events;
 mod exchange;
@@ -38,6 +40,7 @@ mod handle;
 mod joining;
 mod limits;
 mod listen;
+mod liveness;
 mod metrics;
 mod peer;
 mod peers;
@@ -62,9 +65,11 @@ pub use config::{NetConfig, NetLimits, ReachConfig, TransportKind, default_liste
 pub use error::{CallError, NetError, OpenError};
 pub use events::{NetEvent, NetEvents};
 pub use handle::{Addresses, NetHandle};
+pub use liveness::Echoed;
 pub use metrics::{ByteCounters, MisdeedLabel, NetMetrics};
-pub use peer::PeerSnapshot;
+pub use peer::{LinkSnapshot, PeerSnapshot};
 pub use protocols::{MAX_NETWORK_NAME_BYTES, StreamKind};
+pub use reach::{ReachState, Reachability, RelayLimits, RelayPolicy};
 pub use streams::NetStream;
 pub use tasks::InboundId;
 
@@ -108,6 +113,7 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
         exchange: exchange::Exchange::default(),
         discovery: discovery::Discovery::new(joining, config.limits.comfortable),
         reach: reach::Reach::default(),
+        liveness: liveness::Liveness::default(),
         conduct: conduct::Conduct::default(),
     };
     let common = Common {
@@ -117,6 +123,7 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
         metrics: config.metrics.clone(),
         protocols,
         public: false,
+        own: Vec::new(),
     };
     let (commands_in, commands) = mpsc::channel(handle::COMMAND_QUEUE);
     let (addresses_in, addresses) = watch::channel(Addresses::default());

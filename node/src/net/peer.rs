@@ -39,6 +39,29 @@ pub struct PeerSnapshot {
     pub last_seen_ms: u64,
 }
 
+/// An open connection, as the node knows it.
+#[derive(Debug, Clone)]
+pub struct LinkSnapshot {
+    /// The other end's address, or that of the relay's circuit.
+    pub remote: Multiaddr,
+    /// The relay that it goes through, unless it is direct.
+    pub relay: Option<PeerId>,
+    /// Whether it goes through a relay, known or not.
+    pub relayed: bool,
+    /// Whether this node opened it.
+    pub dialled: bool,
+    /// How long it has stood.
+    pub age: Duration,
+    /// The last measured round trip on it.
+    pub rtt: Option<Duration>,
+    /// Bytes of data streams sent on it. Messages about tasks are not counted here.
+    pub sent: u64,
+    /// Bytes of data streams received on it.
+    pub received: u64,
+    /// Whether a new data stream would go this way.
+    pub chosen: bool,
+}
+
 /// An open connection.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
@@ -46,12 +69,23 @@ pub(super) struct Link {
     /// The other end's address; dialled ones are addresses it listens on.
     pub remote: Multiaddr,
     pub dialled: bool,
+    /// Goes through a relay. The address of an incoming circuit does not say so.
+    pub relayed: bool,
+    /// The relay's address, of an incoming circuit.
+    pub circuit: Option<Multiaddr>,
     pub since: Instant,
+    pub rtt: Option<Duration>,
 }
 
 impl Link {
-    pub(super) fn is_relayed(&self) -> bool {
-        addresses::is_relayed(&self.remote)
+    pub(super) const fn is_relayed(&self) -> bool {
+        self.relayed
+    }
+
+    /// The relay that it goes through.
+    pub(super) fn relay(&self) -> Option<PeerId> {
+        let circuit = self.circuit.as_ref().unwrap_or(&self.remote);
+        self.relayed.then(|| addresses::relay_of(circuit)).flatten()
     }
 }
 
@@ -110,7 +144,10 @@ impl Entry {
     pub(super) fn seen(&self) -> Option<Scope> {
         self.links
             .iter()
-            .filter_map(|link| addresses::scope(&link.remote))
+            .filter_map(|link| match link.relayed {
+                true => Some(Scope::Relayed),
+                false => addresses::scope(&link.remote),
+            })
             .min()
     }
 
@@ -152,6 +189,13 @@ impl Entry {
             trust,
             failures: 0,
             failing: None,
+        });
+    }
+
+    /// Forgets places at relays that are not among `claimed`: the peer says that it has them no more.
+    pub(super) fn keep_circuits(&mut self, claimed: &[Multiaddr]) {
+        self.known.retain(|known| {
+            !addresses::is_relayed(&known.address) || claimed.contains(&known.address)
         });
     }
 

@@ -112,6 +112,7 @@ impl PeerTable {
             })
             .take(MAX_ADDRESSES)
             .collect();
+        entry.keep_circuits(&believed);
         for address in &believed {
             entry.learn(address.clone(), Trust::Named);
         }
@@ -175,10 +176,14 @@ impl PeerTable {
         }
     }
 
-    pub(super) fn measured(&mut self, peer: &PeerId, rtt: Duration) {
+    pub(super) fn measured(&mut self, peer: &PeerId, link: ConnectionId, rtt: Duration) {
         if let Some(entry) = self.entries.get_mut(peer) {
             entry.rtt = Some(rtt);
             entry.last_seen_ms = unix_ms();
+            let mut links = entry.links.iter_mut();
+            if let Some(link) = links.find(|known| known.id == link) {
+                link.rtt = Some(rtt);
+            }
         }
     }
 
@@ -253,7 +258,10 @@ mod tests {
             id: ConnectionId::new_unchecked(id),
             remote: address(remote),
             dialled,
+            relayed: false,
+            circuit: None,
             since: Instant::now(),
+            rtt: None,
         }
     }
 

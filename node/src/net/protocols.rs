@@ -3,9 +3,9 @@
 //! Every id carries the network's name and a version, so that two networks on one LAN never mix and
 //! a change of meaning is a new version. Made once at the start, read by every other module here.
 
-use libp2p::StreamProtocol;
 use libp2p::gossipsub::IdentTopic;
 use libp2p::kad::RecordKey;
+use libp2p::{PeerId, StreamProtocol};
 
 use super::error::NetError;
 
@@ -27,6 +27,11 @@ pub enum StreamKind {
 impl StreamKind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Blob, Self::Log, Self::Tunnel];
+
+    /// Whether so much goes through such a stream that it is worth a wait for the better connection.
+    pub(super) const fn is_bulk(self) -> bool {
+        matches!(self, Self::Blob)
+    }
 
     fn suffix(self) -> &'static str {
         match self {
@@ -52,8 +57,12 @@ pub struct Protocols {
     pub identify: String,
     /// Gossip of capacity adverts.
     pub topic: IdentTopic,
+    /// Round trips on one connection.
+    pub echo: StreamProtocol,
     /// DHT key under which nodes that offer capacity can be found.
     pub providers: RecordKey,
+    /// DHT key under which nodes that relay can be found.
+    pub relays: RecordKey,
     blob: StreamProtocol,
     log: StreamProtocol,
     tunnel: StreamProtocol,
@@ -82,9 +91,11 @@ impl Protocols {
             kad: id("kad/1")?,
             task: id("task/1")?,
             advert: id("advert/1")?,
+            echo: id("echo/1")?,
             identify: format!("{prefix}/1"),
             topic: IdentTopic::new(format!("{prefix}/capacity/1")),
             providers: RecordKey::new(&format!("{prefix}/provider")),
+            relays: RecordKey::new(&format!("{prefix}/relay")),
             blob: id(StreamKind::Blob.suffix())?,
             log: id(StreamKind::Log.suffix())?,
             tunnel: id(StreamKind::Tunnel.suffix())?,
@@ -99,6 +110,13 @@ impl Protocols {
             StreamKind::Log => self.log.clone(),
             StreamKind::Tunnel => self.tunnel.clone(),
         }
+    }
+
+    /// DHT key under which `peer`, and nobody else, says where it can be reached. Nodes behind NAT are no
+    /// part of the DHT, so a search for their ids finds nothing.
+    #[must_use]
+    pub fn whereabouts(&self, peer: &PeerId) -> RecordKey {
+        RecordKey::new(&format!("/p2pnode/{}/at/{peer}", self.network))
     }
 
     /// Whether `protocol` is the task protocol of this network in a version that is not ours.

@@ -130,18 +130,18 @@ impl Tasks {
         }
     }
 
-    /// The node calls a peer, connected or not.
+    /// The node calls a peer, connected or not. Returns the call's name, unless it is refused.
     pub(super) fn call(
         &mut self,
         cx: &mut Context<'_>,
         peer: PeerId,
         request: Vec<u8>,
         reply: Reply,
-    ) {
+    ) -> Option<OutboundRequestId> {
         let load = self.load.entry(peer).or_default();
         if load.calls >= self.per_peer {
             let _ = reply.send(Err(CallError::TooMany));
-            return;
+            return None;
         }
         load.calls += 1;
         cx.metrics.requests_sent.inc();
@@ -153,6 +153,12 @@ impl Tasks {
             addresses,
         );
         self.calls.insert(id, Call { peer, reply });
+        Some(id)
+    }
+
+    /// Whether this call still has no answer.
+    pub(super) fn waits(&self, call: &OutboundRequestId) -> bool {
+        self.calls.contains_key(call)
     }
 
     /// The node answers. An answer to nobody (the peer is gone, or waited too long) is dropped.

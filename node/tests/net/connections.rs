@@ -88,3 +88,42 @@ async fn a_peer_that_is_away_for_a_while_is_found_again_by_who_is_alone() {
     .await;
     a.until_connected(id).await;
 }
+
+#[tokio::test]
+async fn a_round_trip_is_measured_when_it_is_asked_for() {
+    let (a, b) = pair().await;
+    let echoed = a.handle.ping(b.id()).await.expect("a connection");
+    assert!(echoed.rtt.is_some() && !echoed.relayed);
+    let links = a.handle.links(b.id()).await;
+    let chosen: Vec<_> = links.iter().filter(|link| link.chosen).collect();
+    let [link] = chosen.as_slice() else {
+        panic!("{links:?}")
+    };
+    assert_eq!((link.relay, link.relayed), (None, false));
+    assert!(links.iter().any(|link| link.rtt.is_some()));
+
+    let stranger = libp2p::PeerId::random();
+    assert!(a.handle.ping(stranger).await.is_none());
+    assert!(a.handle.links(stranger).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_dht_says_where_a_node_is() {
+    let mut a = start(loopback()).await;
+    let mut b = start_beside(&a, loopback()).await;
+    let c = start_beside(&a, loopback()).await;
+    b.until_connected(a.id()).await;
+    a.until_connected(b.id()).await;
+    a.until_connected(c.id()).await;
+    let found = async {
+        // It is known there once it has said who it is.
+        while !b.handle.find(c.id()).await.contains(&c.address()) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, found)
+        .await
+        .expect("found");
+    let stranger = libp2p::PeerId::random();
+    assert!(b.handle.find(stranger).await.is_empty());
+}

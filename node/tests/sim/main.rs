@@ -85,3 +85,8 @@ fn a_stale_attempt_accepted_is_caught() {
 fn a_slot_given_twice_is_caught() {
     is_caught(Plant::SlotGivenTwice, "slot was given twice");
 }
+
+#[test]
+fn an_environment_made_for_who_is_denied_is_caught() {
+    is_caught(Plant::StopIgnored, "is made for who is denied");
+}

@@ -9,6 +9,14 @@ use p2pnode_protocol::{AttemptKey, JobId, PeerId, Resources};
 
 use crate::check::{Books, Truth};
 
+/// An environment.
+#[derive(Debug, Clone, Copy)]
+pub struct Making {
+    /// Which time.
+    pub making: u32,
+    pub done: bool,
+}
+
 /// See the module.
 pub struct Node {
     pub id: PeerId,
@@ -26,8 +34,10 @@ pub struct Node {
     pub calls: BTreeMap<CallId, usize>,
     /// Open connections by peer, as this node sees them, with their generation.
     pub open: BTreeMap<usize, u32>,
-    pub prepared: BTreeMap<(HostedJob, u16), bool>,
+    pub prepared: BTreeMap<(HostedJob, u16), Making>,
     pub running: BTreeMap<RunKey, Resources>,
+    /// Of these, those that were told to end.
+    pub killed: BTreeSet<RunKey>,
     /// Outputs on their way here, each with the number of its errand.
     pub errands: BTreeMap<AttemptKey, u64>,
     pub advertises: bool,
@@ -53,6 +63,7 @@ impl Node {
             open: BTreeMap::new(),
             prepared: BTreeMap::new(),
             running: BTreeMap::new(),
+            killed: BTreeSet::new(),
             errands: BTreeMap::new(),
             advertises: false,
             issued_ms: 0,
@@ -70,6 +81,7 @@ impl Node {
         self.open.clear();
         self.prepared.clear();
         self.running.clear();
+        self.killed.clear();
         self.errands.clear();
         self.advertises = false;
         self.wake = None;
@@ -175,6 +187,35 @@ impl Node {
             return Err("an illegal transition".to_owned());
         }
         Ok(())
+    }
+
+    /// Whether nothing runs or is made for a peer that the owner does not let in, but what was killed and
+    /// is about to end.
+    pub fn check_denied(&self, now: u64) -> Result<(), String> {
+        let Some(core) = &self.core else {
+            return Ok(());
+        };
+        let denied = |hosted: &HostedJob| {
+            let said = core.allowed_peers().get(&hosted.submitter);
+            hosted.submitter != self.id
+                && said.map_or(!core.capacity().allow_any, |grant| {
+                    grant.is_denial() && !core.allowed(now, &hosted.submitter)
+                })
+        };
+        let making = self.prepared.iter().filter(|(_, made)| !made.done);
+        if let Some(((hosted, step), _)) = making.into_iter().find(|((of, _), _)| denied(of)) {
+            return Err(format!(
+                "step {step} of {hosted:?} is made for who is denied"
+            ));
+        }
+        let mut alive = self
+            .running
+            .keys()
+            .filter(|run| !self.killed.contains(*run));
+        match alive.find(|run| denied(&run.hosted())) {
+            Some(run) => Err(format!("{run:?} runs on for who is denied")),
+            None => Ok(()),
+        }
     }
 
     /// Whether nothing of anybody's job is left here.

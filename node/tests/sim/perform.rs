@@ -53,6 +53,7 @@ impl World {
             Plant::SlotGivenTwice => node.check_running().map(|_| ()),
             _ => node.check_slots(),
         };
+        let checked = checked.and_then(|()| node.check_denied(self.now));
         checked.map_err(|why| format!("node {number}: {why}"))?;
         self.set_wake(number);
         Ok(())

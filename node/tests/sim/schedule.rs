@@ -18,6 +18,8 @@ pub enum Plant {
     StaleAttemptAccepted,
     /// The ledger gives a slot out twice.
     SlotGivenTwice,
+    /// The making of an environment goes on when it is to stop.
+    StopIgnored,
 }
 
 /// A job that is submitted.

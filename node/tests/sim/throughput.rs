@@ -104,13 +104,19 @@ impl Loop {
                     },
                 );
             }
-            Effect::Prepare { hosted, template } => {
+            Effect::Prepare {
+                hosted,
+                template,
+                making,
+                ..
+            } => {
                 let (step, result) = (template.step, Ok(()));
                 self.say(
                     number,
                     Input::Prepared {
                         hosted,
                         step,
+                        making,
                         result,
                     },
                 );

@@ -265,13 +265,20 @@ impl World {
         if let Input::Prepared {
             hosted,
             step,
-            result: Ok(()),
+            making,
+            result,
         } = &input
         {
-            // The job may have been forgotten meanwhile, and with it what was being made.
-            match self.nodes[node].prepared.get_mut(&(*hosted, *step)) {
-                Some(ready) => *ready = true,
-                None => return Ok(()),
+            // The job may have been forgotten meanwhile, and with it what was being made; or it was stopped
+            // and the end of it was on its way already, which is the core's to tell.
+            let key = (*hosted, *step);
+            let prepared = &mut self.nodes[node].prepared;
+            match prepared.get_mut(&key) {
+                Some(made) if made.making == *making => match result {
+                    Ok(()) => made.done = true,
+                    Err(_) => drop(prepared.remove(&key)),
+                },
+                _ => {}
             }
         }
         self.input(node, input)

@@ -137,7 +137,8 @@ pub(crate) fn refused_by(error: &InsideError) -> TunnelRefusal {
         InsideError::NoCommand(_) => TunnelFault::NoCommand,
         InsideError::NobodyListens(_) => TunnelFault::NobodyListens,
         InsideError::Unsupported(_) => TunnelFault::NoWayIn,
-        InsideError::Io(_) => TunnelFault::Host,
+        InsideError::TooMany(_) => TunnelFault::TooMany,
+        InsideError::Paused | InsideError::Io(_) => TunnelFault::Host,
     };
     refusal(kind, error.to_string())
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::message::Phase;
 use crate::task::RuntimeKind;
 
 /// What runs and waits on this machine. `GET /api/v1/hosted`.
@@ -111,14 +112,17 @@ pub struct HostedWaiting {
     pub job_name: String,
     /// How many tasks.
     pub tasks: u32,
+    /// What is done to make their environment, when that is what they wait for.
+    #[serde(default)]
+    pub preparing: Option<Phase>,
 }
 
 /// Which tasks the owner means. `POST /api/v1/hosted/kill`, `.../pause`, `.../resume`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostedRequest {
-    /// A task `JOB/INDEX`, a job (the beginning of its id), or a peer (either end of its id, or its
-    /// name). Absent: all, which only `pause` and `resume` take.
+    /// A task `JOB/INDEX`, a job (the beginning of its id), or a peer (its id, a long part of
+    /// it, or the name of one that was allowed). Absent: all, which only `pause` and `resume` take.
     pub target: Option<String>,
     /// Only tasks of this peer's: for when two submitters' jobs have ids that begin alike.
     #[serde(default)]

@@ -6,6 +6,7 @@
 
 mod errors;
 mod events;
+mod forwards;
 mod history;
 mod hosted;
 mod jobs;
@@ -13,9 +14,11 @@ mod logs;
 mod node;
 mod offer;
 mod peers;
+mod reach;
 
 pub use errors::{ApiError, ErrorCode};
 pub use events::Event;
+pub use forwards::{CreateForward, ForwardInfo};
 pub use history::{HistoryPage, HistoryRow, HostUsage, UsageBy, UsageReport, UsageRow, UsageSum};
 pub use hosted::{
     DrainRequest, DrainStatus, HostedDone, HostedGpu, HostedName, HostedRequest, HostedState,
@@ -28,3 +31,6 @@ pub use logs::{LogEntries, LogEntry};
 pub use node::{AdvertTimes, NodeStatus, RuntimeStatus};
 pub use offer::{AccessRequest, OfferRequest, OfferStatus};
 pub use peers::{PeerAccess, PeerFit, PeerInfo};
+pub use reach::{
+    FindOffers, FoundOffers, PeerEcho, PeerLink, PeerPath, PeerWhereabouts, ReachState, ReachStatus,
+};

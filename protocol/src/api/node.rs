@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::offer::OfferStatus;
+use super::reach::ReachStatus;
 use crate::task::RuntimeKind;
 
 /// Who this node is and what it does. `GET /api/v1/status`.
@@ -24,6 +25,9 @@ pub struct NodeStatus {
     pub listen: Vec<String>,
     /// Addresses that others have seen or that are confirmed.
     pub external: Vec<String>,
+    /// Whether and how others can reach it.
+    #[serde(default)]
+    pub reach: ReachStatus,
     /// Since when it runs.
     pub started_ms: u64,
     /// Its data directory.

@@ -75,6 +75,9 @@ pub struct OfferRequest {
     pub max_cpu_c: Option<u16>,
     /// The same of GPUs (0).
     pub max_gpu_c: Option<u16>,
+    /// The same for whichever of CPU and GPU this machine can read.
+    #[serde(default)]
+    pub max_c: Option<u16>,
     /// What becomes of running tasks when it ceases to hold.
     pub on_close: Option<OnClose>,
     /// Patterns of images that may run (an empty list: any).
@@ -120,6 +123,7 @@ impl OfferRequest {
             not_on_battery: self.not_on_battery.or(other.not_on_battery),
             max_cpu_c: self.max_cpu_c.or(other.max_cpu_c),
             max_gpu_c: self.max_gpu_c.or(other.max_gpu_c),
+            max_c: self.max_c.or(other.max_c),
             on_close: self.on_close.or(other.on_close),
             images: self.images.or_else(|| other.images.clone()),
             egress: self.egress.or_else(|| other.egress.clone()),

@@ -39,6 +39,9 @@ pub struct PeerInfo {
     pub away: Vec<RuntimeStatus>,
     /// Whether a connection is open.
     pub connected: bool,
+    /// Whether all open connections go through relays.
+    #[serde(default)]
+    pub relayed: bool,
     /// When it was last heard of.
     pub last_seen_ms: u64,
 }

@@ -10,7 +10,7 @@ use super::limits;
 use super::pattern::{OutputPattern, PatternFault};
 use super::template::{self, Template, TemplateError, is_identifier};
 use crate::id::StepIndex;
-use crate::manifest::{MAX_PATH_BYTES, is_inner_path};
+use crate::manifest::{BlobRef, MAX_PATH_BYTES, is_inner_path};
 use crate::offer::domain_fault;
 use crate::task::{InputSource, NetworkMode, Program, TaskTemplate};
 
@@ -96,6 +96,14 @@ fn check_sizes(template: &TaskTemplate) -> Result<(), FormError> {
     at_most("arguments", template.command.len(), limits::MAX_ARGUMENTS)?;
     at_most("variables", template.env.len(), limits::MAX_ENV)?;
     at_most("inputs", template.inputs.len(), limits::MAX_INPUTS)?;
+    let lists = input_list_bytes(template, &[]);
+    if lists > limits::MAX_INPUT_LIST_BYTES {
+        return Err(FormError::TooMuch {
+            what: "bytes in the lists of files of the inputs; put fewer files into them, or pack them",
+            count: lists,
+            limit: limits::MAX_INPUT_LIST_BYTES,
+        });
+    }
     at_most("outputs", template.outputs.len(), limits::MAX_PATTERNS)?;
     let env = template.env.iter().flat_map(|(name, value)| [name, value]);
     let inputs = template.inputs.iter().map(|input| &input.path);
@@ -124,6 +132,20 @@ fn check_sizes(template: &TaskTemplate) -> Result<(), FormError> {
     }
 }
 
+/// Length of the lists of files of all inputs of one task together, in bytes, of which `own` are its own;
+/// each counts as often as it is named.
+#[must_use]
+pub fn input_list_bytes(template: &TaskTemplate, own: &[BlobRef]) -> u64 {
+    let blobs = template
+        .inputs
+        .iter()
+        .filter_map(|input| match input.source {
+            InputSource::Shared(blob) => Some(blob),
+            InputSource::PerTask(position) => own.get(usize::from(position)).copied(),
+        });
+    blobs.fold(0, |sum, blob| sum.saturating_add(blob.manifest_bytes))
+}
+
 /// Single words.
 fn check_words(template: &TaskTemplate) -> Result<(), FormError> {
     must(
@@ -147,6 +169,13 @@ fn check_words(template: &TaskTemplate) -> Result<(), FormError> {
         must(limits::is_runtime_name(name), "the OCI runtime", name)?;
     }
     if let NetworkMode::Egress { domains } = &template.network {
+        // The proxy is reached from within the container's namespace, where such a runtime has its own.
+        let runtime = template.sandbox.as_deref();
+        must(
+            runtime.is_none(),
+            "beside a way out (network.mode), the OCI runtime (task.runtime)",
+            runtime.unwrap_or_default(),
+        )?;
         at_most("domains", domains.len(), limits::MAX_DOMAINS)?;
         for domain in domains {
             must(domain_fault(domain, false).is_none(), "the domain", domain)?;

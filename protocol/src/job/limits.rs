@@ -34,6 +34,10 @@ pub const MAX_COMMAND_BYTES: usize = 1 << 20;
 /// The most inputs of a task. More belong in a folder.
 pub const MAX_INPUTS: usize = 1_024;
 
+/// The longest lists of files of one task's inputs together, in bytes (64 MiB), each counted as often as it
+/// is named: what the list of one input may take.
+pub const MAX_INPUT_LIST_BYTES: u64 = crate::manifest::MAX_MANIFEST_BYTES;
+
 /// The most output patterns of a job.
 pub const MAX_PATTERNS: usize = 256;
 

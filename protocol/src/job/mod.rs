@@ -17,7 +17,7 @@ pub mod template;
 
 pub use array::{Array, ArrayKey, Values};
 pub use file::{Fault, JobFile, JobFileErrors};
-pub use form::{FormError, TaskForm};
+pub use form::{FormError, TaskForm, input_list_bytes};
 pub use nearest::nearest;
 pub use pattern::OutputPattern;
 pub use plan::{JobPlan, Login, Placement, Policy, StepPlan};

@@ -95,6 +95,28 @@ pub fn is_identifier(text: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
+/// Writes `text` so that it reads as itself, whatever braces it has.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let mut open = 0_usize;
+    for char in text.chars() {
+        escaped.push(char);
+        match char {
+            '{' => {
+                escaped.push('{');
+                open += 1;
+            }
+            '}' if open > 0 => {
+                escaped.push('}');
+                open -= 1;
+            }
+            _ => {}
+        }
+    }
+    escaped
+}
+
 /// What [`Template::parse`] is in the middle of.
 struct Scan<'a> {
     keys: &'a [String],
@@ -235,6 +257,18 @@ mod tests {
 
     use super::*;
     use crate::job::filling::Filling;
+
+    proptest::proptest! {
+        #[test]
+        fn escaped_text_reads_as_itself(text in "[${}a-c.]{0,24}") {
+            let template = Template::parse(&escape(&text), &["a".to_owned()]).unwrap();
+            let read: String = template.parts().iter().map(|part| match part {
+                Part::Text(text) => text.as_str(),
+                Part::Blank(_) => "a blank",
+            }).collect();
+            proptest::prop_assert_eq!(read, text);
+        }
+    }
 
     fn keys() -> Vec<String> {
         vec!["scene".into(), "frame".into()]

@@ -51,6 +51,18 @@ pub struct BlobRef {
     pub content_bytes: u64,
 }
 
+impl BlobRef {
+    /// The manifest itself, as a piece that is kept and asked for like any other. One over
+    /// [`MAX_MANIFEST_BYTES`], which is refused, is shown at most as long as a length can be.
+    #[must_use]
+    pub fn object(&self) -> ChunkRef {
+        ChunkRef {
+            digest: self.digest,
+            bytes: u32::try_from(self.manifest_bytes).unwrap_or(u32::MAX),
+        }
+    }
+}
+
 /// A piece of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ChunkRef {

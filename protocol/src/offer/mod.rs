@@ -110,20 +110,27 @@ pub struct Requested {
 }
 
 impl Grant {
-    /// A permission for nothing: what a denial is where everybody may.
+    /// A permission for nothing, which ended when time began: how a denial is kept.
     #[must_use]
-    pub const fn nothing() -> Self {
+    pub const fn denial() -> Self {
         Self {
             tasks: Some(0),
-            until_ms: None,
+            until_ms: Some(0),
             images: Vec::new(),
         }
     }
 
-    /// Whether it permits nothing, because it is a denial or used up.
+    /// Whether it is a denial, and no permission that is used up.
     #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        self.tasks == Some(0)
+    pub fn is_denial(&self) -> bool {
+        self.tasks == Some(0) && self.until_ms == Some(0)
+    }
+
+    /// Whether it permits nothing at `now_ms`, in milliseconds since the Unix epoch: it is a denial, used
+    /// up, or over.
+    #[must_use]
+    pub fn is_spent(&self, now_ms: u64) -> bool {
+        self.tasks == Some(0) || self.until_ms.is_some_and(|until| now_ms >= until)
     }
 }
 
@@ -141,16 +148,44 @@ impl OfferRules {
 
 /// Whether one of `patterns` matches the image's name, `*` standing for any text. A name without a tag
 /// is also matched with `:latest`, which is what engines take it for.
+///
+/// An engine that is given a digest looks at nothing else, least of all at the tag beside it. So a name
+/// with a digest is matched by patterns that have an `@` themselves, and by those that leave everything
+/// behind the name open, such as `*` or `ghcr.io/lab/*`.
 #[must_use]
 pub fn image_matches(patterns: &[String], image: &str) -> bool {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    let tagged = (!last.contains([':', '@'])).then(|| format!("{image}:latest"));
+    let last = |text: &str| text.rsplit('/').next().unwrap_or_default().to_owned();
+    if let Some((named, _)) = image.split_once('@') {
+        let tag = last(named).find(':').map(|at| last(named).len() - at);
+        let name = &named[..named.len() - tag.unwrap_or(0)];
+        return patterns.iter().any(|pattern| match pattern.contains('@') {
+            true => wildcard(pattern, image),
+            false => {
+                let is_open = pattern.ends_with('*') && !last(pattern).contains(':');
+                is_open && wildcard(pattern, name)
+            }
+        });
+    }
+    let tagged = (!last(image).contains(':')).then(|| format!("{image}:latest"));
     patterns.iter().any(|pattern| {
         wildcard(pattern, image)
             || tagged
                 .as_deref()
                 .is_some_and(|tagged| wildcard(pattern, tagged))
     })
+}
+
+/// Whether one of `patterns` matches the image and names its registry in full, so that whoever wrote it
+/// meant that one: `registry.lan:5000/*`, and not `*`.
+#[must_use]
+pub fn names_registry(patterns: &[String], image: &str) -> bool {
+    let is_named = |pattern: &&String| {
+        let host = pattern.split_once('/').map_or("", |(host, _)| host);
+        let is_host = host == "localhost" || host.contains(['.', ':']);
+        is_host && !host.contains('*')
+    };
+    let naming: Vec<String> = patterns.iter().filter(is_named).cloned().collect();
+    image_matches(&naming, image)
 }
 
 /// What is wrong with a pattern for images, with the mend.
@@ -250,6 +285,42 @@ mod tests {
             assert!(!image_matches(&rules, image), "{image}");
         }
         assert!(!image_matches(&[], "blender"));
+    }
+
+    #[test]
+    fn a_registry_is_named_in_full_or_not_at_all() {
+        let image = "registry.lan:5000/team/tool:1";
+        for (pattern, named) in [
+            ("registry.lan:5000/*", true),
+            ("registry.lan:5000/team/tool:1", true),
+            ("registry.lan:5000/other/*", false),
+            ("*", false),
+            ("*.lan:5000/*", false),
+            ("team/*", false),
+        ] {
+            assert_eq!(names_registry(&list(&[pattern]), image), named, "{pattern}");
+        }
+        assert!(names_registry(&list(&["localhost/*"]), "localhost/a"));
+    }
+
+    #[test]
+    fn a_tag_beside_a_digest_permits_nothing() {
+        for (pattern, image, expected) in [
+            ("blender:4*", "blender:4", true),
+            ("blender:4*", "blender:4@sha256:4abc", false),
+            ("blender:*", "blender:4@sha256:4abc", false),
+            ("b*:4*", "blender@sha256:4abc", false),
+            ("blender", "blender@sha256:4abc", false),
+            ("blender:4*@sha256:4*", "blender:4@sha256:4abc", true),
+            ("blender@sha256:4abc", "blender@sha256:4abc", true),
+            ("ghcr.io/lab/*", "ghcr.io/lab/x:1@sha256:4abc", true),
+            ("ghcr.io/lab/*", "ghcr.io/other/x@sha256:4abc", false),
+            ("localhost:5000/*", "localhost:5000/x@sha256:4abc", true),
+            ("*", "blender:4@sha256:4abc", true),
+        ] {
+            let found = image_matches(&list(&[pattern]), image);
+            assert_eq!(found, expected, "{pattern} {image}");
+        }
     }
 
     #[test]

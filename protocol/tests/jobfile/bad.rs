@@ -229,6 +229,12 @@ fn networks_that_make_no_sense() {
     ] {
         one(text, expected);
     }
+    let text = "task = { image = 'a', runtime = 'runsc' }\nnetwork = { mode = 'egress', domains = ['a.org'] }";
+    let errors = JobFile::parse(text, "job.toml").unwrap_err();
+    assert!(
+        errors.to_string().contains("does not go with task.runtime"),
+        "{errors}"
+    );
     let text = "task.wasm = 'a'\nnetwork = { mode = 'egress', domains = ['a.org'] }";
     let errors = JobFile::parse(text, "job.toml").unwrap_err();
     assert!(

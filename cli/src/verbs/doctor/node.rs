@@ -161,6 +161,7 @@ mod tests {
             private: false,
             listen: owned(listen),
             external: owned(external),
+            reach: p2pnode_protocol::api::ReachStatus::default(),
             started_ms: 0,
             data_dir: String::new(),
             peers_connected: 1,

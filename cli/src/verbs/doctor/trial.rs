@@ -19,6 +19,10 @@ const FIT_MS: u64 = 10_000;
 /// Reasons told at most.
 const MAX_NOTES: usize = 3;
 
+/// Failures of the machine, not of the task, that end a trial: the node would go on trying, and one
+/// may be chance.
+const MAX_SETBACKS: u32 = 2;
+
 /// How a trial ended well.
 pub struct Passed {
     /// From asking to the first result.
@@ -53,11 +57,14 @@ struct Seen {
     job: Option<String>,
     first: Option<Duration>,
     failure: Option<TaskFailure>,
+    setbacks: u32,
     waits: Vec<String>,
+    /// The job has ended, well or not.
+    over: bool,
 }
 
 /// Runs the job `toml`, whose files stand in `folder`, on the node `peer` alone. One that does not end
-/// in time is cancelled.
+/// in time, or that the machine fails again, is cancelled.
 pub async fn run(client: &Client, peer: &str, folder: &Path, toml: &str) -> Result<Passed, Failed> {
     let began = Instant::now();
     let request = CreateJob {
@@ -72,18 +79,18 @@ pub async fn run(client: &Client, peer: &str, folder: &Path, toml: &str) -> Resu
     let mut events = client.events(Method::POST, "/jobs", &request).await?;
     let mut seen = Seen::default();
     let ended = tokio::time::timeout(LIMIT, seen.until_end(&mut events, began)).await;
-    let Ok(ended) = ended else {
-        if let Some(job) = &seen.job {
-            let path = format!("/jobs/{job}/cancel");
-            // What is told is that it took too long, whether or not it could be cancelled.
-            let _cancelled: Result<JobInfo, Failure> = client.ask(Method::POST, &path, &()).await;
-        }
+    let ended = ended.unwrap_or_else(|_| {
         let waits = seen.waits.join("; ");
-        return Err(Failed {
+        Err(Failed {
             why: format!("no result within {} s. {waits}", LIMIT.as_secs()),
             bad_program: false,
-        });
-    };
+        })
+    });
+    if let (Some(job), false) = (&seen.job, seen.over) {
+        let path = format!("/jobs/{job}/cancel");
+        // What is told is why it was given up, whether or not it could be cancelled.
+        let _cancelled: Result<JobInfo, Failure> = client.ask(Method::POST, &path, &()).await;
+    }
     ended
 }
 
@@ -103,18 +110,35 @@ impl Seen {
                     if state == TaskState::Succeeded {
                         self.first.get_or_insert(began.elapsed());
                     }
-                    self.failure = failure.or(self.failure.take());
+                    if let Some(failure) = failure {
+                        self.on_failure(failure)?;
+                    }
                 }
                 Event::JobFinished {
                     state,
                     tasks,
                     notes,
                     ..
-                } => return self.end(state, tasks.succeeded, notes, began),
+                } => {
+                    self.over = true;
+                    return self.end(state, tasks.succeeded, notes, began);
+                }
                 _ => {}
             }
         }
         Err(Failure::nobody("the node ended before the task did").into())
+    }
+
+    fn on_failure(&mut self, failure: TaskFailure) -> Result<(), Failed> {
+        self.setbacks += u32::from(!failure.kind.is_tasks_fault());
+        if self.setbacks >= MAX_SETBACKS {
+            return Err(Failed {
+                why: failure.message,
+                bad_program: false,
+            });
+        }
+        self.failure = Some(failure);
+        Ok(())
     }
 
     fn end(

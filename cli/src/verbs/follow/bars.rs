@@ -152,11 +152,11 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// A phase as people read it.
-pub(super) const fn phase_word(phase: Phase) -> &'static str {
+pub(in crate::verbs) const fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Fetching => "inputs arrive",
         Phase::Environment => "the module is compiled",
-        Phase::Pulling => "the image is pulled",
+        Phase::Pulling => "the image is got ready",
         Phase::Loading => "the image is loaded",
         Phase::Building => "the image is built",
         Phase::Ready => "ready",

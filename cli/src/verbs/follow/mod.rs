@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use p2pnode_protocol::api::{Event, JobInfo, PeerInfo, TaskInfo, TaskState};
 
+pub(super) use self::bars::phase_word;
 use self::view::View;
 use crate::client::{Client, EventStream};
 use crate::exit::{self, Failure};
@@ -203,9 +204,9 @@ pub fn gone(job: Option<&str>, told: bool) -> Failure {
     })
 }
 
-/// The end of a peer id, which is what differs.
+/// The end of a peer id, which is what differs, as long as it takes to name the peer.
 pub fn short(peer: &str) -> &str {
-    peer.get(peer.len().saturating_sub(8)..).unwrap_or(peer)
+    peer.get(peer.len().saturating_sub(10)..).unwrap_or(peer)
 }
 
 /// `1 task`, `2 tasks`.

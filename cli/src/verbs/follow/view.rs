@@ -30,10 +30,11 @@ pub(super) struct View {
     preparing: BTreeSet<(String, Phase)>,
     failures: u64,
     failures_untold: u64,
+    logs: output::Logs,
 }
 
 impl View {
-    pub(super) const fn new(how: Follow) -> Self {
+    pub(super) fn new(how: Follow) -> Self {
         Self {
             how,
             job: None,
@@ -43,6 +44,7 @@ impl View {
             preparing: BTreeSet::new(),
             failures: 0,
             failures_untold: 0,
+            logs: output::Logs::new(false),
         }
     }
 
@@ -231,19 +233,11 @@ impl View {
         }
     }
 
-    fn log(&self, task: &str, stream: Stream, text: &str) {
-        let print = || {
-            if !self.one_task {
-                let index = index(task);
-                for line in text.lines() {
-                    output::line(format!("{index:>5} | {line}"));
-                }
-                return;
-            }
-            match stream {
-                Stream::Stdout => output::raw(text),
-                Stream::Stderr => output::raw_note(text),
-            }
+    fn log(&mut self, task: &str, stream: Stream, text: &str) {
+        let (logs, one_task) = (&mut self.logs, self.one_task);
+        let mut print = || match one_task {
+            true => logs.piece(stream, text),
+            false => logs.lines(index(task), text),
         };
         match &self.bars {
             Some(bars) => bars.all.suspend(print),

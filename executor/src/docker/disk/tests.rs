@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Arc;
 
 use super::*;
 
@@ -81,7 +82,7 @@ async fn a_disk_is_large_without_taking_room_or_time() {
     let image = fs::metadata(&disk.image).unwrap();
     assert!(image.blocks() * 512 < 64 << 20, "{}", image.blocks() * 512);
     let space = rustix::fs::statvfs(&work).unwrap();
-    let room = crate::docker::space::available(&space);
+    let room = crate::host::space::available(&space);
     assert!(room.abs_diff(100 << 30) < 16 << 20, "{room}");
     disk.close();
     disks.close();
@@ -122,8 +123,54 @@ async fn nobody_gets_one_who_did_not_ask() {
     disks.close();
 }
 
+/// Keeps what is said.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Said {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("{}={value:?}", field.name()));
+    }
+}
+
+impl tracing::Subscriber for Said {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 #[tokio::test]
 async fn a_machine_that_cannot_says_so_and_goes_on() {
+    let said = Said::default();
+    let _listening = tracing::subscriber::set_default(said.clone());
     let disks = Disks::new(true, Path::new("/proc/no/such/folder"), "node:life");
     assert!(!disks.are_on().await);
+    assert!(!disks.are_on().await);
+    let said = said.0.lock().unwrap().clone();
+    let told = |what: &str| said.iter().filter(|one| one.contains(what)).count();
+    assert_eq!(
+        told("limits of disk are watched instead"),
+        1,
+        "once: {said:?}"
+    );
+    assert_eq!(told("error="), 1, "and why: {said:?}");
 }

@@ -19,6 +19,7 @@ mod ledger;
 mod list;
 mod pull;
 mod reference;
+mod registry;
 mod room;
 
 use std::path::{Path, PathBuf};
@@ -67,6 +68,7 @@ pub(super) enum Wanted {
     Reference {
         reference: String,
         credentials: Option<Credentials>,
+        local_registry: bool,
     },
     /// An image in an archive.
     Archive { path: PathBuf, digest: String },
@@ -76,15 +78,16 @@ pub(super) enum Wanted {
         dockerfile: String,
         digest: String,
         resources: Resources,
+        local_registry: bool,
     },
 }
 
 /// What makes two of [`Wanted`] the same. Content is the same wherever it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Key {
-    Reference(String, Option<Credentials>),
+    Reference(String, Option<Credentials>, bool),
     Archive(String),
-    Build(String),
+    Build(String, bool),
 }
 
 impl Wanted {
@@ -93,11 +96,18 @@ impl Wanted {
             Self::Reference {
                 reference,
                 credentials,
-            } => Key::Reference(reference::canonical(reference), credentials.clone()),
+                local_registry,
+            } => {
+                let name = reference::canonical(reference);
+                Key::Reference(name, credentials.clone(), *local_registry)
+            }
             Self::Archive { digest, .. } => Key::Archive(digest.clone()),
             Self::Build {
-                dockerfile, digest, ..
-            } => Key::Build(build::name(digest, dockerfile)),
+                dockerfile,
+                digest,
+                local_registry,
+                ..
+            } => Key::Build(build::name(digest, dockerfile), *local_registry),
         }
     }
 }
@@ -266,14 +276,25 @@ impl Work {
             Wanted::Reference {
                 reference,
                 credentials,
-            } => pull::resolve(self, reference, credentials.as_ref()).await,
+                local_registry,
+            } => pull::resolve(self, reference, credentials.as_ref(), *local_registry).await,
             Wanted::Archive { path, digest } => archive::load(self, path, digest).await,
             Wanted::Build {
                 context,
                 dockerfile,
                 digest,
                 resources,
-            } => build::build(self, context, dockerfile, digest, resources).await,
+                local_registry,
+            } => {
+                let wanted = build::Wanted {
+                    context,
+                    dockerfile,
+                    digest,
+                    resources,
+                    local_registry: *local_registry,
+                };
+                build::build(self, &wanted).await
+            }
         }
     }
 }

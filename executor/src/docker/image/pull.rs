@@ -19,11 +19,13 @@ use super::access::{May, mark, who_may};
 use super::cache::{discard, is_missing};
 use super::ledger::Origin;
 use super::reference::{check, registry, with_tag};
+use super::registry::{Problem, permitted, told};
 use super::room::Room;
 use crate::docker::words;
 use crate::{Credentials, PrepareProgress};
 
-/// The image that `reference` names, pulled when it is not at hand.
+/// The image that `reference` names, pulled when it is not at hand: from a public registry, unless
+/// `local_registry`.
 ///
 /// # Errors
 /// [`FailureKind::BadProgram`] when it is no image's name, [`FailureKind::ImageUnavailable`] when it
@@ -32,6 +34,7 @@ pub(super) async fn resolve(
     work: &Work,
     reference: &str,
     credentials: Option<&Credentials>,
+    local_registry: bool,
 ) -> Result<ImageInspect, Failure> {
     check(reference).map_err(|why| {
         Failure::new(
@@ -48,20 +51,22 @@ pub(super) async fn resolve(
         let arriving = work.shared.images.arriving.has(&found);
         match who_may(standing, arriving, reference, &found) {
             May::Everybody => return Ok(found),
-            May::Nobody => {
-                return Err(unavailable(reference, "there is no image of this name"));
-            }
-            May::AskTheRegistry => match ask(docker, reference, credentials).await {
-                Ok(()) => return Ok(found),
-                // Podman cannot ask; it can pull, for which the registry is asked for a tag, though
-                // not always for a digest.
-                Err(error) if reference.contains('@') => {
-                    return Err(unavailable(reference, &words(&error)));
+            May::Nobody => return Err(Problem::NotFound.of(reference)),
+            May::AskTheRegistry => {
+                permitted(&work.shared.gate, reference, local_registry).await?;
+                match ask(docker, reference, credentials).await {
+                    Ok(()) => return Ok(found),
+                    // Podman cannot ask; it can pull, for which the registry is asked for a tag, though
+                    // not always for a digest.
+                    Err(error) if reference.contains('@') => {
+                        return Err(told(reference, &words(&error)));
+                    }
+                    Err(_) => {}
                 }
-                Err(_) => {}
-            },
+            }
         }
     }
+    permitted(&work.shared.gate, reference, local_registry).await?;
     tracing::info!(reference, "pulling an image");
     let before = ids(docker).await?;
     // Until it is known whether it is private, and marked as such, nobody gets it unasked.
@@ -72,7 +77,7 @@ pub(super) async fn resolve(
         .await?;
     let found = inspect(docker, reference)
         .await?
-        .ok_or_else(|| unavailable(reference, "the engine pulled it and does not have it"))?;
+        .ok_or_else(|| Problem::Other.of(reference))?;
     // Credentials are shown for public images as well: some registries give more to those they know.
     let private = credentials.is_some() && ask(docker, reference, None).await.is_err();
     let origin = if private {
@@ -166,13 +171,13 @@ async fn pull(
     let mut steps = work.docker().create_image(Some(options), None, shown);
     let mut layers = Layers::default();
     while let Some(step) = steps.next().await {
-        let step = step.map_err(|error| unavailable(reference, &words(&error)))?;
+        let step = step.map_err(|error| told(reference, &words(&error)))?;
         if let Some(why) = step
             .error_detail
             .as_ref()
             .and_then(|detail| detail.message.as_deref())
         {
-            return Err(unavailable(reference, why));
+            return Err(told(reference, why));
         }
         let PrepareProgress { done, total } = layers.update(&step);
         // Unpacked it is larger still, but what does not fit as it travels never will.
@@ -183,17 +188,6 @@ async fn pull(
         work.steps.at(done, total);
     }
     Ok(())
-}
-
-fn unavailable(reference: &str, why: &str) -> Failure {
-    Failure::new(
-        FailureKind::ImageUnavailable,
-        format!(
-            "the image {reference} is not on this machine and cannot be pulled: {why}. Check its \
-             name and, if it is a private one, the credentials, or load it into the engine of this \
-             provider"
-        ),
-    )
 }
 
 /// Layers of one image counted at most: engines take no image with more than some 125.

@@ -53,9 +53,11 @@ pub(super) fn with_tag(reference: &str) -> String {
     }
 }
 
-/// A name as people write it: Podman puts in front where an image would be pulled from.
+/// A name as people write it: Podman puts in front where an image would be pulled from. What it puts
+/// before an image that was made here (`localhost/`) stays: it is another's than Docker Hub's of the
+/// same name.
 pub(super) fn short(name: &str) -> &str {
-    ["docker.io/library/", "docker.io/", "localhost/"]
+    ["docker.io/library/", "docker.io/"]
         .iter()
         .find_map(|prefix| name.strip_prefix(prefix))
         .unwrap_or(name)
@@ -79,18 +81,19 @@ pub(super) fn repository(reference: &str) -> &str {
     short(&name[..end])
 }
 
+/// The registry that a reference names; `None` for Docker's own. As engines read it: what looks like a
+/// host, or has a capital letter, which the names of images have not.
+pub(super) fn host(reference: &str) -> Option<&str> {
+    let (host, _) = reference.split_once('/')?;
+    let is_host = host.contains(['.', ':'])
+        || host == "localhost"
+        || host.chars().any(|c| c.is_ascii_uppercase());
+    (is_host && !["docker.io", "index.docker.io"].contains(&host)).then_some(host)
+}
+
 /// Where the engine shows the credentials for `reference`: the registry that the reference names.
 pub(super) fn registry(reference: &str) -> String {
-    match reference.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => {
-            if host == "docker.io" {
-                DOCKER_HUB.to_owned()
-            } else {
-                host.to_owned()
-            }
-        }
-        _ => DOCKER_HUB.to_owned(),
-    }
+    host(reference).unwrap_or(DOCKER_HUB).to_owned()
 }
 
 #[cfg(test)]
@@ -133,7 +136,7 @@ mod tests {
     fn names_are_told_as_people_write_them() {
         assert_eq!(short("docker.io/library/busybox:1"), "busybox:1");
         assert_eq!(short("docker.io/a/b:1"), "a/b:1");
-        assert_eq!(short("localhost/a:1"), "a:1");
+        assert_eq!(short("localhost/a:1"), "localhost/a:1");
         assert_eq!(short("localhost:5000/a:1"), "localhost:5000/a:1");
         assert_eq!(short("quay.io/a:1"), "quay.io/a:1");
     }
@@ -156,6 +159,7 @@ mod tests {
             assert_eq!(canonical(left), canonical(right));
         }
         assert_ne!(canonical("a:1"), canonical("a:2"));
+        assert_ne!(canonical("a"), canonical("localhost/a"));
         for (reference, name) in [
             ("a:1", "a"),
             ("h:1/a", "h:1/a"),
@@ -172,6 +176,8 @@ mod tests {
             ("a", DOCKER_HUB),
             ("a/b:1", DOCKER_HUB),
             ("docker.io/a/b", DOCKER_HUB),
+            ("index.docker.io/a/b", DOCKER_HUB),
+            ("Router/a", "Router"),
             ("ghcr.io/a/b", "ghcr.io"),
             ("localhost/a", "localhost"),
             ("127.0.0.1:5000/a", "127.0.0.1:5000"),

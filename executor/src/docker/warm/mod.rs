@@ -15,6 +15,7 @@
 //! A host that can't do this (see [`unfit`]) runs every task in a container of its own: the same
 //! results, later.
 
+mod attended;
 mod inside;
 mod pool;
 mod room;
@@ -31,15 +32,16 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::pool::Pool;
-use self::room::{Key, LEAST_PIDS, Refusal, Room};
+use self::room::{Key, Refusal, Room};
 use self::turn::{Outcome, Turn};
 use super::engine::Connected;
 use super::image::Image;
+use super::inside::{LEAST_PIDS, Place, own_command};
+use super::pause;
 use super::run::{self, Shared, Stops};
 use super::stage::Stage;
 use super::watch::Pulse;
 use super::way_out::WayOut;
-use super::{pause, words};
 use crate::host::cgroup::Mounts;
 use crate::{LogSink, TaskEnd, TaskRun};
 
@@ -298,6 +300,17 @@ impl Visit {
             Ok(way_out) => way_out,
             Err(why) => return host(why),
         };
+        // As long as the first process is there, its number was nobody else's.
+        if !room.parts.inside.lives() {
+            return host("the warm container has ended".to_owned());
+        }
+        let seen = (room.user, room.parts.inside.view());
+        let place = Place::warm(&self.shared, &self.task, seen, way_out.env(), command);
+        let place = match place {
+            Ok(place) => place,
+            Err(failure) => return Outcome::failed(failure),
+        };
+        let door = place.door.clone();
         let turn = Turn {
             shared: &self.shared,
             room,
@@ -309,11 +322,13 @@ impl Visit {
             pulse: &self.pulse,
         };
         let outcome = tokio::select! {
-            outcome = turn.run(log) => outcome,
+            outcome = turn.run(log, place) => outcome,
             never = way_out.tell(&self.task.hold.usage) => match never {},
         };
         *bytes = way_out.bytes();
-        outcome
+        // The next task must meet neither a command that was on its way nor a port that is taken.
+        let alone = door.close().await && !door.has_left_sockets();
+        outcome.tidy_if(alone)
     }
 
     /// Leaves the room: for the next task of its kind, or for good.
@@ -338,18 +353,10 @@ impl Visit {
         if !self.task.command.is_empty() {
             return Ok(self.task.command.clone());
         }
-        let look_up = async || {
-            let image = docker.inspect_image(&self.image.id).await;
-            let image = image.map_err(|error| {
-                let why = format!("the engine cannot show the image: {}", words(&error));
-                Failure::new(FailureKind::Host, why)
-            })?;
-            let config = image.config.unwrap_or_default();
-            let parts = [config.entrypoint, config.cmd];
-            Ok(parts.into_iter().flatten().flatten().collect())
-        };
+        let look_up = async || own_command(docker, &self.image.id).await;
         let command: &Vec<String> = self.own_command.get_or_try_init(look_up).await?;
-        if command.is_empty() {
+        // Who attends to a task that has no command is given a shell.
+        if command.is_empty() && !self.task.attended {
             let why = "the job names no command and the image has none of its own";
             return Err(Failure::new(FailureKind::BadProgram, why));
         }

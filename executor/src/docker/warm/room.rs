@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bollard::Docker;
-use bollard::models::{
-    ContainerCreateBody, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
-};
+use bollard::models::{ContainerCreateBody, MountBindOptions, MountBindOptionsPropagationEnum};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, StartContainerOptions};
 use p2pnode_protocol::task::{Failure, FailureKind, NetworkMode};
 use p2pnode_protocol::{Gpu, JobId, PeerId, Resources};
 
 use super::super::container::{Sandbox, WORK, create_body};
 use super::super::image::Image;
-use super::super::pause::{self, PAUSE};
+use super::super::inside::{let_wait, pids_for};
+use super::super::pause;
 use super::super::run::{Shared, Stops};
 use super::super::stage::Stage;
 use super::super::watch::Limits;
@@ -30,10 +29,6 @@ use crate::TaskRun;
 
 /// Inputs that every room allows for, in bytes: most tasks have less, and share a room.
 const LEAST_INPUTS: u64 = 1 << 20;
-
-/// The least limit of processes that a room has: what starts a command in it counts as well, with the
-/// threads of its language's runtime, of which some ten were seen.
-pub(super) const LEAST_PIDS: u32 = 64;
 
 /// What two tasks must have in common to follow one another in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,22 +255,19 @@ fn waiting(
     program: &str,
 ) -> Result<ContainerCreateBody, Failure> {
     let mut first = TaskRun {
-        command: vec![PAUSE.to_owned()],
         // Each task brings its own.
         env: Vec::new(),
         work_dir: slot.to_path_buf(),
         ..task.clone()
     };
-    first.resources.pids = first.resources.pids.max(LEAST_PIDS);
+    first.resources.pids = pids_for(first.resources.pids);
     let mut body = create_body(&first, sandbox)?;
     body.attach_stdout = Some(false);
     body.attach_stderr = Some(false);
     body.labels = Some(labels::of_job(sandbox.owner, task));
+    let_wait(&mut body, program);
     let host = body.host_config.get_or_insert_default();
-    // Our program is the first process: it reaps, and can't be traced.
-    host.init = Some(false);
-    let mounts = host.mounts.get_or_insert_default();
-    for mount in mounts.iter_mut() {
+    for mount in host.mounts.get_or_insert_default() {
         if mount.target.as_deref() == Some(WORK) {
             mount.bind_options = Some(MountBindOptions {
                 propagation: Some(MountBindOptionsPropagationEnum::RSLAVE),
@@ -283,13 +275,6 @@ fn waiting(
             });
         }
     }
-    mounts.push(Mount {
-        target: Some(PAUSE.to_owned()),
-        source: Some(program.to_owned()),
-        typ: Some(MountType::BIND),
-        read_only: Some(true),
-        ..Mount::default()
-    });
     Ok(body)
 }
 
@@ -361,6 +346,11 @@ mod tests {
         assert_eq!(size(1 << 20), 11 << 20);
         assert_eq!(size(3 << 20), 14 << 20);
         assert_eq!(size(u64::MAX >> 1), (10 << 20) + (1 << 63));
+    }
+
+    #[test]
+    fn a_task_with_few_processes_gets_no_more_than_starting_it_takes() {
+        assert_eq!([1, 63, 64, 1_000].map(pids_for), [17, 79, 64, 1_000]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! task's first process is gone, whatever else it started is killed, as it would be there. A task that
 //! is ended by anything but its own exit takes the container with it.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -15,16 +16,18 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures::StreamExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::super::container::{WORK, environment};
 use super::super::ending::{self, Exit};
 use super::super::hold::Freezer;
+use super::super::inside::Place;
 use super::super::meter::Meter;
 use super::super::output;
 use super::super::remove;
-use super::super::run::{LAST_WORDS, Shared, Stops};
+use super::super::run::{Shared, Stops};
 use super::super::space;
+use super::super::stopped;
 use super::super::watch::{self, Limits, Pulse};
 use super::room::{Parts, Room};
 use crate::{LogSink, TaskRun};
@@ -34,15 +37,6 @@ const FRAME_BYTES: usize = 64 << 10;
 
 /// How much of the engine's words is kept when it can't start a command.
 const HEAD_BYTES: usize = 512;
-
-/// How engines say that it is the command's fault.
-const UNFIT: [&str; 5] = [
-    "executable file not found",
-    "no such file or directory",
-    "permission denied",
-    "is a directory",
-    "exec format error",
-];
 
 /// When a task that still writes is first asked for its process: shorter ones are over by then, and
 /// cost the engine one question instead of two.
@@ -66,20 +60,31 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    fn failed(failure: Failure) -> Self {
+    pub(super) fn failed(failure: Failure) -> Self {
         Self::Over {
             result: Err(failure),
             tidy: false,
+        }
+    }
+
+    /// The same, not tidy unless `also`.
+    pub(super) fn tidy_if(self, also: bool) -> Self {
+        match self {
+            Self::Over { result, tidy } => Self::Over {
+                result,
+                tidy: tidy && also,
+            },
+            not_started @ Self::NotStarted(_) => not_started,
         }
     }
 }
 
 /// How an exec ended.
 #[derive(Debug, Clone, Copy)]
-struct End {
-    code: i64,
+pub(super) struct End {
+    pub code: i64,
     /// Whether there has been a process at all.
-    started: bool,
+    pub started: bool,
 }
 
 /// A task and the room in which it runs.
@@ -99,7 +104,7 @@ pub(super) struct Turn<'a> {
 
 impl Turn<'_> {
     /// Runs the task to its end. The work directory stands in its slot already.
-    pub(super) async fn run(&self, log: &LogSink) -> Outcome {
+    pub(super) async fn run(&self, log: &LogSink, place: Place) -> Outcome {
         let kills = self.room.parts.inside.memory_kills();
         let meter = Meter::new(
             self.room.docker.clone(),
@@ -118,6 +123,9 @@ impl Turn<'_> {
         }
         let meter = meter.starting_over();
         self.pulse.begins();
+        if let Some(attendance) = place.attendance.clone() {
+            return self.attended(&attendance, place, meter, kills).await;
+        }
         let (exec, output) = match self.start(env).await {
             Ok(started) => started,
             Err(error) => {
@@ -125,7 +133,7 @@ impl Turn<'_> {
                 return Outcome::NotStarted(ending::of_loss(why, &error));
             }
         };
-        self.live(&exec, output, meter, log, kills).await
+        self.live((&exec, output), meter, log, kills, place).await
     }
 
     async fn start(&self, mut env: Vec<String>) -> Result<(String, Output), Error> {
@@ -163,20 +171,21 @@ impl Turn<'_> {
 
     async fn live(
         &self,
-        exec: &str,
-        output: Output,
+        (exec, output): (&str, Output),
         meter: Meter,
         log: &LogSink,
         kills: Option<u64>,
+        place: Place,
     ) -> Outcome {
         let (docker, id) = (&self.room.docker, &self.room.id);
-        let freezer = Freezer::new(docker, id);
+        let freezer = Freezer::new(docker, id, place.apart.clone());
+        let presence = place.show(&self.task.hold, docker, id);
         let head = Mutex::new(Vec::new());
         let output = output.inspect(|frame| keep_head(&head, frame));
         let mut pump = Box::pin(output::pump(output, log, self.pulse, &freezer));
-        let mut holding = Box::pin(freezer.follow(&self.task.hold, self.pulse));
-        let hurry = Notify::new();
-        let mut ended = pin!(self.end_of(exec, &hurry));
+        let (hurry, begun) = (Notify::new(), Notify::new());
+        let mut holding = Box::pin(self.held(&freezer, &begun));
+        let mut ended = pin!(self.end_of(exec, &hurry, &begun));
         let mut watch = pin!(watch::watch(
             self.limits,
             meter,
@@ -198,24 +207,13 @@ impl Turn<'_> {
         };
         // It may be in the midst of freezing, for which the output, or the end, would wait.
         drop(holding);
+        drop(presence);
         self.pulse.ends();
         let end = match exited {
             Ok(end) => end,
             Err(failure) => {
-                let last_words = async move {
-                    if pumped.is_none() && failure.kind != FailureKind::Cancelled {
-                        let _ = timeout(LAST_WORDS, &mut pump).await;
-                    }
-                    // An engine can't end a container whose output nobody reads, unless it sees that
-                    // nobody will.
-                    drop(pump);
-                    failure
-                };
-                let kill = async {
-                    remove::kill(docker, id).await;
-                    freezer.give_up().await;
-                };
-                let ((), failure) = tokio::join!(kill, last_words);
+                let output = pumped.is_none().then_some(pump);
+                stopped::end(docker, id, &freezer, output, failure.kind).await;
                 return Outcome::failed(failure);
             }
         };
@@ -235,12 +233,23 @@ impl Turn<'_> {
             let said = head.lock().map(|head| head.clone()).unwrap_or_default();
             return self.not_started(&String::from_utf8_lossy(&said));
         }
-        self.judge(end, kills).await
+        // It may be frozen yet, or be so in a moment: no next task can begin in it.
+        let thawed = !freezer.give_up().await;
+        self.judge(end, kills, thawed).await
+    }
+
+    /// Does what the owner's hold says, once the task's process has begun. A container that is frozen
+    /// while a process is being started in it can't be thawed: with control groups of the first
+    /// version the engine waits for that process, and nobody gets at the container any more.
+    async fn held(&self, freezer: &Freezer<'_>, begun: &Notify) -> Infallible {
+        begun.notified().await;
+        freezer.follow(&self.task.hold, self.pulse).await
     }
 
     /// Waits until the task's process has ended, and ends what it has left behind: that might hold
-    /// its output open for ever. `hurry` says that its output has ended.
-    async fn end_of(&self, exec: &str, hurry: &Notify) -> Result<End, Error> {
+    /// its output open for ever. `hurry` says that its output has ended; `begun` is told when the
+    /// engine has started it.
+    async fn end_of(&self, exec: &str, hurry: &Notify, begun: &Notify) -> Result<End, Error> {
         let mut pause = FIRST_LOOK;
         loop {
             tokio::select! {
@@ -260,6 +269,7 @@ impl Turn<'_> {
                 pause = LAST_LOOK;
                 continue;
             }
+            begun.notify_one();
             pause = NEXT_LOOK;
             self.gone(pid).await;
             if !clear_processes(&self.room.parts).await {
@@ -280,13 +290,9 @@ impl Turn<'_> {
     /// Why there never was a process, by what the engine said in the place of output.
     fn not_started(&self, said: &str) -> Outcome {
         let command = self.command.first().map_or("", String::as_str);
-        let is_commands_fault =
-            said.contains("exec: ") && UNFIT.iter().any(|sign| said.contains(sign));
-        if is_commands_fault && self.room.parts.inside.lives() {
-            let why =
-                format!("`{command}` cannot be started: it is not in the image, or is no program");
+        if ending::blames_command(said) && self.room.parts.inside.lives() {
             return Outcome::Over {
-                result: Err(Failure::new(FailureKind::BadProgram, why)),
+                result: Err(ending::no_command(command)),
                 tidy: true,
             };
         }
@@ -294,13 +300,13 @@ impl Turn<'_> {
         Outcome::NotStarted(Failure::new(FailureKind::Host, why))
     }
 
-    async fn judge(&self, end: End, kills: Option<u64>) -> Outcome {
+    pub(super) async fn judge(&self, end: End, kills: Option<u64>, thawed: bool) -> Outcome {
         let inside = &self.room.parts.inside;
         let lives = inside.lives();
         if end.code == 0 {
             return Outcome::Over {
                 result: Ok(()),
-                tidy: lives,
+                tidy: lives && thawed,
             };
         }
         let oom_killed = match (kills, inside.memory_kills()) {
@@ -323,7 +329,7 @@ impl Turn<'_> {
         });
         Outcome::Over {
             result,
-            tidy: lives && !oom_killed,
+            tidy: lives && thawed && !oom_killed,
         }
     }
 }
@@ -340,7 +346,7 @@ fn keep_head(head: &Mutex<Vec<u8>>, frame: &Result<LogOutput, Error>) {
 
 type Output = std::pin::Pin<Box<dyn futures::Stream<Item = Result<LogOutput, Error>> + Send>>;
 
-async fn clear_processes(parts: &Arc<Parts>) -> bool {
+pub(super) async fn clear_processes(parts: &Arc<Parts>) -> bool {
     let parts = Arc::clone(parts);
     let cleared = tokio::task::spawn_blocking(move || parts.inside.clear_processes());
     cleared.await.unwrap_or(false)

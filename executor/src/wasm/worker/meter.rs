@@ -30,6 +30,7 @@ pub struct Gauge {
     memory_peak: AtomicU64,
     memory_denied: AtomicBool,
     disk_full: AtomicBool,
+    host_full: AtomicBool,
 }
 
 impl Gauge {
@@ -56,6 +57,16 @@ impl Gauge {
     /// Says that its disk is full.
     pub fn set_disk_full(&self) {
         self.disk_full.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was ended because the host's disk was nearly full.
+    pub fn host_full(&self) -> bool {
+        self.host_full.load(Ordering::Relaxed)
+    }
+
+    /// Says that the host's disk is nearly full.
+    pub fn set_host_full(&self) {
+        self.host_full.store(true, Ordering::Relaxed);
     }
 }
 

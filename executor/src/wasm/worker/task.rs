@@ -188,6 +188,9 @@ fn judge(ended: wasmtime::Result<()>, limits: &Limits, gauge: &Gauge) -> Result<
         let message = format!("the worker has no room for another task: {error}");
         return Err(Failure::new(FailureKind::Host, message));
     }
+    if gauge.host_full() {
+        return Err(crate::host::space::reserve_broken());
+    }
     if gauge.disk_full() {
         return Err(Failure::new(
             FailureKind::DiskFull,

@@ -1,7 +1,7 @@
 //! WASI preview 1 as guests get it: wasmtime's own, with some calls replaced.
 //!
 //! - Calls that can make a folder grow ask [`super::disk`] first.
-//! - `path_open` and `fd_close` count open files, since all tasks share one process's.
+//! - `path_open`, `fd_close` and `fd_renumber` know open files, since all tasks share one process's.
 //! - `poll_oneoff` on a single timer sleeps on the runtime's clock: wasmtime's blocks the thread when
 //!   file calls may, and could not be cancelled.
 //! - `proc_exit` takes every exit code: wasmtime's makes a trap of 126 and more.
@@ -9,6 +9,8 @@
 //!   large files would fail with "out of memory".
 //!
 //! Nothing here may hold more of the host's memory than the guest has of its own.
+
+use std::collections::BTreeSet;
 
 use wasmtime::{AsContextMut, Caller, Extern, Linker, Result};
 use wasmtime_wasi::I32Exit;
@@ -35,24 +37,30 @@ const IN_PLACE_BYTES: usize = usize::MAX;
 /// Largest buffer of `fd_pread`, for which wasmtime makes a copy: wasmtime's own limit.
 const PREAD_BYTES: usize = 128 << 20;
 
-/// Descriptors that belong to stdin, stdout and stderr until the guest moves them.
-const STDIO: std::ops::Range<i32> = 0..3;
+/// Bytes of a `filestat`, and where its parts are, by WASI preview 1.
+const FILESTAT_BYTES: usize = 64;
+const FILESTAT_INODE: usize = 8;
+const FILESTAT_LINKS: usize = 24;
+const FILESTAT_SIZE: usize = 32;
 
-/// What a guest has done with its descriptors.
+/// The descriptors of files and folders that a guest has opened. Only a write to one of them goes to
+/// the disk.
 #[derive(Debug, Default)]
-pub struct Descriptors {
-    open: u16,
-    stdio_moved: bool,
-}
+pub struct Descriptors(BTreeSet<i32>);
 
 impl Descriptors {
-    /// Whether a write to `fd` may go to a file.
-    fn may_be_file(&self, fd: i32) -> bool {
-        self.stdio_moved || !STDIO.contains(&fd)
+    /// One was closed.
+    fn closed(&mut self, fd: i32) {
+        self.0.remove(&fd);
     }
 
-    fn moved(&mut self, fd: i32) {
-        self.stdio_moved |= STDIO.contains(&fd);
+    /// What was at `from` is at `to` now, and what was there is closed.
+    fn moved(&mut self, from: i32, to: i32) {
+        if self.0.remove(&from) {
+            self.0.insert(to);
+        } else {
+            self.0.remove(&to);
+        }
     }
 }
 
@@ -169,7 +177,7 @@ async fn admit_write(
     let GuestMemory::Unshared(bytes) = memory else {
         return Ok(());
     };
-    if !state.descriptors.may_be_file(fd) {
+    if !state.descriptors.0.contains(&fd) {
         return Ok(());
     }
     let length = (0..count as u32 as usize)
@@ -178,8 +186,38 @@ async fn admit_write(
             read_u32(bytes, at.checked_add(4)?)
         })
         .find(|length| *length > 0);
-    state.disk.admit(u64::from(length.unwrap_or(0))).await?;
-    Ok(())
+    admit(state, u64::from(length.unwrap_or(0))).await
+}
+
+/// Asks for room for `bytes`.
+async fn admit(state: &mut TaskState, bytes: u64) -> Result<()> {
+    if !state.disk.has(bytes) {
+        let nameless = nameless(state).await?;
+        state.disk.measure(nameless).await;
+    }
+    Ok(state.disk.admit(bytes)?)
+}
+
+/// Bytes in files that the guest holds open and that have no name any more: removed, or replaced by
+/// another that was renamed. What cannot be told is all.
+async fn nameless(state: &mut TaskState) -> Result<u64> {
+    let (mut bytes, mut seen) = (0_u64, BTreeSet::new());
+    for fd in &state.descriptors.0 {
+        let mut stat = [0; FILESTAT_BYTES];
+        let mut memory = GuestMemory::Unshared(&mut stat);
+        let errno = preview1::fd_filestat_get(&mut state.wasi, &mut memory, *fd, 0).await?;
+        if errno != 0 {
+            return Ok(u64::MAX);
+        }
+        let number = |at: usize| {
+            let bytes = stat[at..].first_chunk().copied().unwrap_or_default();
+            u64::from_le_bytes(bytes)
+        };
+        if number(FILESTAT_LINKS) == 0 && seen.insert(number(FILESTAT_INODE)) {
+            bytes = bytes.saturating_add(number(FILESTAT_SIZE).saturating_add(ENTRY_BYTES));
+        }
+    }
+    Ok(bytes)
 }
 
 fn add_descriptors(linker: &mut Linker<TaskState>) -> Result<()> {
@@ -191,8 +229,7 @@ fn add_descriptors(linker: &mut Linker<TaskState>) -> Result<()> {
                 let (state, mut memory) = guest(&mut caller)?;
                 let errno = preview1::fd_close(&mut state.wasi, &mut memory, fd).await?;
                 if errno == 0 {
-                    state.descriptors.moved(fd);
-                    state.descriptors.open = state.descriptors.open.saturating_sub(1);
+                    state.descriptors.closed(fd);
                 }
                 Ok(errno)
             })
@@ -206,10 +243,7 @@ fn add_descriptors(linker: &mut Linker<TaskState>) -> Result<()> {
                 let (state, mut memory) = guest(&mut caller)?;
                 let errno = preview1::fd_renumber(&mut state.wasi, &mut memory, from, to).await?;
                 if errno == 0 {
-                    state.descriptors.moved(from);
-                    state.descriptors.moved(to);
-                    // What was at `to` is closed.
-                    state.descriptors.open = state.descriptors.open.saturating_sub(1);
+                    state.descriptors.moved(from, to);
                 }
                 Ok(errno)
             })
@@ -226,11 +260,11 @@ fn add_open(linker: &mut Linker<TaskState>) -> Result<()> {
          (fd, look, path, length, oflags, base, inherit, flags, out): OpenArguments| {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
-                if state.descriptors.open >= MAX_OPEN_FILES {
+                if state.descriptors.0.len() >= usize::from(MAX_OPEN_FILES) {
                     return Ok(ERRNO_MFILE);
                 }
                 if oflags & OFLAGS_CREAT != 0 {
-                    state.disk.admit(ENTRY_BYTES).await?;
+                    admit(state, ENTRY_BYTES).await?;
                 }
                 let wasi = &mut state.wasi;
                 let errno = preview1::path_open(
@@ -248,7 +282,14 @@ fn add_open(linker: &mut Linker<TaskState>) -> Result<()> {
                 )
                 .await?;
                 if errno == 0 {
-                    state.descriptors.open += 1;
+                    let opened = match &memory {
+                        GuestMemory::Unshared(bytes) => read_u32(bytes, out as u32 as usize),
+                        GuestMemory::Shared(_) => None,
+                    };
+                    // It was written there just now.
+                    let opened =
+                        opened.ok_or_else(|| wiggle::error::format_err!("no descriptor"))?;
+                    state.descriptors.0.insert(opened as i32);
                 }
                 Ok(errno)
             })
@@ -264,7 +305,7 @@ fn add_entries(linker: &mut Linker<TaskState>) -> Result<()> {
         |mut caller: Caller<'_, TaskState>, (fd, path, length): (i32, i32, i32)| {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
-                state.disk.admit(ENTRY_BYTES).await?;
+                admit(state, ENTRY_BYTES).await?;
                 let wasi = &mut state.wasi;
                 preview1::path_create_directory(wasi, &mut memory, fd, path, length).await
             })
@@ -279,7 +320,7 @@ fn add_entries(linker: &mut Linker<TaskState>) -> Result<()> {
                 let (state, mut memory) = guest(&mut caller)?;
                 // The text of the link is its content.
                 let bytes = u64::from(old_length as u32).saturating_add(ENTRY_BYTES);
-                state.disk.admit(bytes).await?;
+                admit(state, bytes).await?;
                 let wasi = &mut state.wasi;
                 preview1::path_symlink(wasi, &mut memory, old, old_length, fd, new, new_length)
                     .await
@@ -293,7 +334,7 @@ fn add_entries(linker: &mut Linker<TaskState>) -> Result<()> {
          (old_fd, flags, old, old_length, new_fd, new, new_length): LinkArguments| {
             Box::new(async move {
                 let (state, mut memory) = guest(&mut caller)?;
-                state.disk.admit(ENTRY_BYTES).await?;
+                admit(state, ENTRY_BYTES).await?;
                 let wasi = &mut state.wasi;
                 preview1::path_link(
                     wasi,

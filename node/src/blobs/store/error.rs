@@ -33,6 +33,19 @@ pub enum StoreError {
         /// The limit.
         quota: Bytes,
     },
+    /// One submitter's jobs would take more than its share of the quota.
+    #[error(
+        "{needed} more of this submitter's do not fit: its jobs have {taken} here, and one submitter may \
+         have {share}, a quarter of the quota for blobs; wait for them to end, or raise the quota"
+    )]
+    Share {
+        /// What was to be kept.
+        needed: Bytes,
+        /// What its jobs need.
+        taken: Bytes,
+        /// The limit.
+        share: Bytes,
+    },
     /// A manifest over the limit.
     #[error("the list of files is too long to send; pack them into an archive: {0}")]
     ManifestTooLarge(CodecError),

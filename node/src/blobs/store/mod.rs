@@ -24,6 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use p2pnode_protocol::manifest::ChunkRef;
 use p2pnode_protocol::{Bytes, Digest};
 
 mod error;
@@ -117,7 +118,13 @@ impl BlobStore {
     /// [`StoreError::Io`] or [`StoreError::Full`].
     pub fn put(&self, owner: PinOwner, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        self.pin(owner, [digest]);
+        // One that is too long for a chunk is refused below.
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let chunk = ChunkRef {
+            digest,
+            bytes: length,
+        };
+        self.pin(owner, [chunk]);
         self.insert(digest, bytes)?;
         Ok(digest)
     }

@@ -1,6 +1,7 @@
 //! The store: quota, eviction, pins, restarts.
 
-use p2pnode_protocol::Digest;
+use p2pnode_protocol::manifest::ChunkRef;
+use p2pnode_protocol::{Digest, PeerId};
 use proptest::prelude::*;
 
 use super::*;
@@ -96,7 +97,7 @@ fn what_does_not_fit_beside_the_pinned_is_an_error_that_says_so() {
     assert!(error.to_string().contains("raise the quota"), "{error}");
     assert!(store.check_room(1).is_err());
     // Pinned by two: both must let go.
-    store.pin(other_owner(), [Digest::of(&large(0))]);
+    store.pin(other_owner(), [named(Digest::of(&large(0)))]);
     store.unpin(owner());
     store.put(owner(), &large(2)).unwrap();
     assert!(store.contains(&Digest::of(&large(0))));
@@ -142,21 +143,60 @@ fn store_reads_kept(store: &BlobStore) {
     }
 }
 
+/// A chunk whose length is of no matter.
+const fn named(digest: Digest) -> ChunkRef {
+    ChunkRef { digest, bytes: 1 }
+}
+
+#[test]
+fn no_submitter_has_more_than_a_quarter_of_the_quota() {
+    let dir = TempDir::new().unwrap();
+    let store = store_in(dir.path(), Bytes(400));
+    let (one, other) = (PeerId::random(), PeerId::random());
+    let job = |peer, job| PinOwner::job(PinScope::Hosted(peer, JobId([job; 8])));
+    let chunk = |first: u8, bytes| ChunkRef {
+        digest: Digest([first; 32]),
+        bytes,
+    };
+    let pin = |owner, chunks: &[ChunkRef]| store.pin_within_share(owner, || chunks.to_vec());
+    pin(job(one, 1), &[chunk(1, 60), chunk(1, 60), chunk(2, 30)]).unwrap();
+    // What another job of it has already counts once.
+    pin(job(one, 2), &[chunk(1, 60), chunk(3, 10)]).unwrap();
+    let error = pin(job(one, 3), &[chunk(1, 60), chunk(4, 1)]).unwrap_err();
+    assert!(matches!(error, StoreError::Share { .. }), "{error}");
+    assert!(error.to_string().contains("quarter"), "{error}");
+    assert!(
+        !store.permits(job(one, 3).scope, &Digest([1; 32])),
+        "nothing of it"
+    );
+    pin(job(other, 1), &[chunk(4, 100)]).unwrap();
+    pin(owner(), &[chunk(5, 400)]).unwrap();
+    store.unpin_scope(job(one, 1).scope);
+    assert!(
+        pin(job(one, 3), &[chunk(4, 31)]).is_err(),
+        "the other job has 70"
+    );
+    pin(job(one, 3), &[chunk(4, 30)]).unwrap();
+    store.unpin(job(one, 2));
+    store.unpin_scope(job(one, 3).scope);
+    pin(job(one, 4), &[chunk(6, 100)]).unwrap();
+}
+
 #[test]
 fn pins_permit_by_job_and_end_by_owner_or_job() {
     let (_dir, store) = fresh();
     let digest = Digest::of(b"x");
     let scope = PinScope::Own(JOB);
-    store.pin(attempt(1), [digest]);
-    store.pin(attempt(2), [digest, digest]);
+    store.pin(attempt(1), [named(digest)]);
+    store.pin(attempt(2), [named(digest), named(digest)]);
     assert!(store.permits(scope, &digest));
     assert!(!store.permits(PinScope::Own(JobId(*b"otherjob")), &digest));
     store.unpin(attempt(1));
     assert!(store.permits(scope, &digest));
     store.unpin(attempt(2));
     assert!(!store.permits(scope, &digest));
-    store.pin(attempt(1), [digest]);
-    store.pin(other_owner(), [digest]);
+    store.pin(attempt(1), [named(digest)]);
+    store.pin(other_owner(), [named(digest)]);
     store.unpin_scope(scope);
     assert!(!store.permits(scope, &digest));
     assert!(store.permits(other_owner().scope, &digest));
@@ -314,7 +354,7 @@ proptest! {
                     store = store_in(dir.path(), quota);
                     prop_assert_eq!(store.usage().used, used);
                     for (index, seeds) in &pinned {
-                        let digests = seeds.iter().map(|seed| Digest::of(&object(*seed)));
+                        let digests = seeds.iter().map(|seed| named(Digest::of(&object(*seed))));
                         store.pin(attempt(*index), digests);
                     }
                 }

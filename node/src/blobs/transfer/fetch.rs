@@ -105,12 +105,8 @@ pub async fn fetch_manifests<S: AsyncRead + AsyncWrite + Unpin>(
         if blob.manifest_bytes > MAX_MANIFEST_BYTES {
             return Err(FetchError::ManifestTooLarge(blob.manifest_bytes));
         }
-        store.pin(*owner, [blob.digest]);
-        let object = ChunkRef {
-            digest: blob.digest,
-            // Below the limit, which is far below 4 GiB.
-            bytes: blob.manifest_bytes as u32,
-        };
+        let object = blob.object();
+        store.pin_within_share(*owner, || [object])?;
         if store.length(&blob.digest) != Some(object.bytes) && seen.insert(object) {
             missing.push(object);
         }
@@ -137,6 +133,6 @@ fn pin_manifest(store: &BlobStore, item: &FetchItem) -> Result<Option<Manifest>,
             digest: item.blob.digest,
             source,
         })?;
-    store.pin_blob(item.owner, &item.blob, &manifest);
+    store.pin_within_share(item.owner, || manifest.chunks())?;
     Ok(Some(manifest))
 }

@@ -26,6 +26,21 @@ pub(super) struct Access {
     requests: BTreeMap<PeerId, Requested>,
 }
 
+/// Where a peer stands with the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The owner said nothing about it.
+    Unnamed,
+    /// It may run tasks.
+    Granted,
+    /// It brought all tasks that it was allowed; they stay.
+    UsedUp,
+    /// The time that it was allowed is over: what runs may finish, and nothing begins any more.
+    Expired,
+    /// It may not, and nothing of it stays.
+    Denied,
+}
+
 /// A change that has to be stored.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -58,26 +73,34 @@ impl Access {
     /// What the owner granted this peer, while it holds.
     pub(super) fn grant(&self, peer: &PeerId, now: Millis) -> Option<&Grant> {
         let grant = self.allowed.get(peer)?;
-        let spent = grant.is_nothing() || grant.until_ms.is_some_and(|until| now >= until);
-        (!spent).then_some(grant)
+        (!grant.is_spent(now)).then_some(grant)
     }
 
-    /// Why a peer that was allowed once is not any more.
-    pub(super) fn spent(&self, peer: &PeerId, now: Millis) -> Option<&'static str> {
-        let grant = self.allowed.get(peer)?;
-        if grant.is_nothing() {
-            return Some("the tasks that its owner allowed are used up");
+    /// What the owner said of this peer, whether it holds or not: its limits bind what was taken before.
+    pub(super) fn said(&self, peer: &PeerId) -> Option<&Grant> {
+        self.allowed.get(peer)
+    }
+
+    /// Where this peer stands.
+    pub(super) fn standing(&self, peer: &PeerId, now: Millis) -> Standing {
+        match self.allowed.get(peer) {
+            None => Standing::Unnamed,
+            Some(grant) if grant.is_denial() => Standing::Denied,
+            Some(grant) if grant.until_ms.is_some_and(|until| now >= until) => Standing::Expired,
+            Some(grant) if grant.is_spent(now) => Standing::UsedUp,
+            Some(_) => Standing::Granted,
         }
-        (grant.until_ms.is_some_and(|until| now >= until))
-            .then_some("the time that its owner allowed is over")
+    }
+
+    /// When the next permission ends that has not ended yet.
+    pub(super) fn next_end(&self, now: Millis) -> Option<Millis> {
+        let ends = self.allowed.values().filter_map(|grant| grant.until_ms);
+        ends.filter(|until| *until > now).min()
     }
 
     /// The owner decides about a peer. True when a request of it is answered by that.
-    pub(super) fn set(&mut self, peer: PeerId, grant: Option<Grant>) -> bool {
-        match grant {
-            Some(grant) => self.allowed.insert(peer, grant),
-            None => self.allowed.remove(&peer),
-        };
+    pub(super) fn set(&mut self, peer: PeerId, grant: Grant) -> bool {
+        self.allowed.insert(peer, grant);
         self.requests.remove(&peer).is_some()
     }
 
@@ -173,23 +196,29 @@ mod tests {
         let mut access = Access::default();
         let peer = fixture::peer(1);
         assert_eq!(access.grant(&peer, 0), None);
+        assert_eq!(access.standing(&peer, 0), Standing::Unnamed);
         access.set(
             peer,
-            Some(Grant {
+            Grant {
                 tasks: Some(3),
                 until_ms: Some(100),
                 images: Vec::new(),
-            }),
+            },
         );
+        assert_eq!(access.next_end(99), Some(100));
+        assert_eq!(access.next_end(100), None);
+        assert_eq!(access.standing(&peer, 99), Standing::Granted);
         assert_eq!(access.spend(&peer, 2).unwrap().tasks, Some(1));
         assert!(access.grant(&peer, 99).is_some());
         assert!(access.grant(&peer, 100).is_none());
-        assert!(access.spent(&peer, 100).unwrap().contains("time"));
+        assert_eq!(access.standing(&peer, 100), Standing::Expired);
         assert_eq!(access.spend(&peer, 5).unwrap().tasks, Some(0));
         assert!(access.grant(&peer, 0).is_none());
-        assert!(access.spent(&peer, 0).unwrap().contains("used up"));
-        access.set(peer, Some(Grant::default()));
+        assert_eq!(access.standing(&peer, 0), Standing::UsedUp);
+        access.set(peer, Grant::default());
         assert_eq!(access.spend(&peer, 9), None, "nothing is counted");
+        access.set(peer, Grant::denial());
+        assert_eq!(access.standing(&peer, 0), Standing::Denied);
     }
 
     #[test]
@@ -216,10 +245,7 @@ mod tests {
         );
         let another = access.ask(20_000, fixture::peer(0), &offer(2), &template);
         assert!(matches!(&another[..], [Change::Requested(_, asked)] if asked.first_ms == 0));
-        assert!(
-            access.set(fixture::peer(0), Some(Grant::default())),
-            "answered"
-        );
-        assert!(!access.set(fixture::peer(0), None), "once");
+        assert!(access.set(fixture::peer(0), Grant::default()), "answered");
+        assert!(!access.set(fixture::peer(0), Grant::denial()), "once");
     }
 }

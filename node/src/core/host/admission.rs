@@ -4,11 +4,16 @@
 //! need, last how much is taken already. A refusal never depends on anything that the submitter could
 //! not be told.
 
-use p2pnode_protocol::PeerId;
+use p2pnode_protocol::job::input_list_bytes;
+use p2pnode_protocol::job::limits::{MAX_INPUT_LIST_BYTES, MAX_INPUTS};
+use p2pnode_protocol::manifest::BlobRef;
 use p2pnode_protocol::message::{MAX_BATCH, Offer, Refusal, TaskRef};
-use p2pnode_protocol::task::{Assignment, InputSource, NetworkMode, RuntimeKind, TaskTemplate};
+use p2pnode_protocol::task::{
+    Assignment, InputSource, NetworkMode, Program, RuntimeKind, TaskTemplate,
+};
+use p2pnode_protocol::{Bytes, PeerId};
 
-use super::access::Change;
+use super::access::{Change, Standing};
 use super::job::{Attempt, Killed, Phase, Queued};
 use super::{Host, wishes};
 use crate::core::config::CoreConfig;
@@ -32,11 +37,23 @@ fn invalid(message: impl Into<String>) -> Refusal {
 impl Host {
     /// Whether `peer` may run tasks here.
     pub(in crate::core) fn allows(&self, config: &CoreConfig, now: Millis, peer: &PeerId) -> bool {
-        if *peer == config.me || self.access.grant(peer, now).is_some() {
-            return true;
-        }
-        // Who was denied, or has used up what was allowed, is not everybody.
-        self.allows_all(config) && self.access.spent(peer, now).is_none()
+        *peer == config.me
+            || match self.access.standing(peer, now) {
+                Standing::Granted => true,
+                Standing::Unnamed => self.allows_all(config),
+                // Who was denied, or has used up what was allowed, is not everybody.
+                Standing::UsedUp | Standing::Expired | Standing::Denied => false,
+            }
+    }
+
+    /// Whether nothing of `peer` may stay here.
+    pub(super) fn denies(&self, config: &CoreConfig, now: Millis, peer: &PeerId) -> bool {
+        *peer != config.me
+            && match self.access.standing(peer, now) {
+                Standing::Denied => true,
+                Standing::Unnamed => !self.allows_all(config),
+                Standing::Granted | Standing::UsedUp | Standing::Expired => false,
+            }
     }
 
     /// Whether everyone who can talk to this node may run tasks here.
@@ -86,9 +103,8 @@ impl Host {
             return Err(Refusal::NotOffering);
         }
         if !self.allows(cx.config, cx.now, &hosted.submitter) {
-            if let Some(why) = self.access.spent(&hosted.submitter, cx.now) {
-                tracing::debug!(peer = %hosted.submitter, why, "refused");
-            }
+            let standing = self.access.standing(&hosted.submitter, cx.now);
+            tracing::debug!(peer = %hosted.submitter, ?standing, "refused");
             return Err(Refusal::NotAllowed {
                 submitter: hosted.submitter.to_base58(),
             });
@@ -129,10 +145,9 @@ impl Host {
         if hosted.submitter != cx.config.me {
             self.admit_wishes(cx, &hosted.submitter, template)?;
         }
-        offer
-            .tasks
-            .iter()
-            .try_for_each(|task| admit_task(template, task))
+        offer.tasks.iter().try_for_each(|task| {
+            admit_task(template, task).and_then(|()| admit_lists(template, task))
+        })
     }
 
     /// Whether another job, or another step, is taken on.
@@ -212,6 +227,16 @@ impl Host {
             .map_err(|short| Refusal::TooSmall {
                 message: short.to_string(),
             })?;
+        if let Some((key, blob)) = brought(&template.program)
+            && blob.content_bytes > total.disk.0
+        {
+            let (size, disk) = (Bytes(blob.content_bytes), total.disk);
+            return Err(Refusal::TooSmall {
+                message: format!(
+                    "what the job brings to run ({key}) is {size}, and {disk} of disk are offered"
+                ),
+            });
+        }
         Ok(())
     }
 
@@ -317,6 +342,16 @@ impl Host {
     }
 }
 
+/// What a program brings along to be written to this machine's disk, with its key of the job file.
+const fn brought(program: &Program) -> Option<(&'static str, BlobRef)> {
+    match program {
+        Program::Wasm { module } => Some(("task.wasm", *module)),
+        Program::Archive { archive } => Some(("task.image-archive", *archive)),
+        Program::Build { context, .. } => Some(("task.build", *context)),
+        Program::Image { .. } => None,
+    }
+}
+
 /// Whether an assignment fits its template.
 fn admit_task(template: &TaskTemplate, task: &Assignment) -> Result<(), Refusal> {
     if task.attempt == 0 {
@@ -335,4 +370,22 @@ fn admit_task(template: &TaskTemplate, task: &Assignment) -> Result<(), Refusal>
     } else {
         Err(invalid("an input of the task is missing"))
     }
+}
+
+/// Whether what a task's inputs say of themselves is within bounds, before anything of them is fetched.
+fn admit_lists(template: &TaskTemplate, task: &Assignment) -> Result<(), Refusal> {
+    if task.inputs.len() > MAX_INPUTS {
+        let count = task.inputs.len();
+        return Err(invalid(format!(
+            "{count} inputs of one task; {MAX_INPUTS} are allowed"
+        )));
+    }
+    let bytes = input_list_bytes(template, &task.inputs);
+    if bytes > MAX_INPUT_LIST_BYTES {
+        return Err(invalid(format!(
+            "the lists of files of a task's inputs have {bytes} bytes together; {MAX_INPUT_LIST_BYTES} \
+             are allowed: put fewer files into them, or pack them"
+        )));
+    }
+    Ok(())
 }

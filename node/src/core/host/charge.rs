@@ -4,11 +4,11 @@
 //! tries, so it runs elsewhere. A node that drains keeps what runs, sends back what waits, and takes
 //! nothing new; that is stored, so that a restart does not end it. Nothing here changes who is allowed.
 
-use p2pnode_protocol::message::TaskRef;
+use p2pnode_protocol::message::{Phase, TaskRef};
 use p2pnode_protocol::task::{Failure, FailureKind};
 
 use super::Host;
-use super::job::{Attempt, Killed};
+use super::job::{Attempt, Environment, Killed};
 use crate::core::desk::Cx;
 use crate::core::io::{Effect, HostedJob, Meant, Record};
 
@@ -41,11 +41,10 @@ impl Host {
         let all = self.jobs.keys().filter(|hosted| meant.has(hosted));
         let all: Vec<HostedJob> = all.copied().collect();
         for hosted in all {
-            let Some(job) = self.jobs.get_mut(&hosted) else {
+            let dropped = self.drop_waiting(cx, hosted, |task| !meant.has_task(&hosted, task));
+            let Some(job) = self.jobs.get(&hosted) else {
                 continue;
             };
-            let dropped = job.drop_queued(|task| !meant.has_task(&hosted, task));
-            self.queued -= dropped.len() as u32;
             let runs = job.attempts.iter().filter(|(task, attempt)| {
                 // How the others end is decided already, and nobody hears of it.
                 let counts = matches!(
@@ -97,11 +96,7 @@ impl Host {
         let failure = Failure::new(FailureKind::ProviderStopping, why);
         let all: Vec<HostedJob> = self.jobs.keys().copied().collect();
         for hosted in all {
-            let Some(job) = self.jobs.get_mut(&hosted) else {
-                continue;
-            };
-            let dropped = job.drop_queued(|_| false);
-            self.queued -= dropped.len() as u32;
+            let dropped = self.drop_waiting(cx, hosted, |_| false);
             self.fail_all(cx, hosted, dropped, &failure);
         }
     }
@@ -139,13 +134,17 @@ impl Host {
         self.draining
     }
 
-    /// Jobs with tasks that wait: their names and how many.
-    pub(in crate::core) fn waiting(&self) -> Vec<(HostedJob, String, u32)> {
+    /// Jobs with tasks that wait: their names, how many, and what is done to make an environment of theirs.
+    pub(in crate::core) fn waiting(&self) -> Vec<(HostedJob, String, u32, Option<Phase>)> {
         let waiting = self.jobs.iter().filter(|(_, job)| job.queued > 0);
         let named = waiting.map(|(hosted, job)| {
             let step = job.steps.values().next();
             let name = step.map_or_else(String::new, |step| step.template.name.clone());
-            (*hosted, name, job.queued)
+            let mut making = job.steps.values();
+            let making = making.find(|step| step.environment == Environment::Preparing);
+            // Nothing was heard of it yet: it begins with what has to be fetched.
+            let phase = making.map(|step| step.progress.map_or(Phase::Fetching, |at| at.0));
+            (*hosted, name, job.queued, phase)
         });
         named.collect()
     }

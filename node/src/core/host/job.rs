@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use p2pnode_protocol::Gpu;
 use p2pnode_protocol::id::StepIndex;
-use p2pnode_protocol::message::{ReportEvent, TaskRef};
+use p2pnode_protocol::message::{Phase as Progress, ReportEvent, TaskRef};
 use p2pnode_protocol::task::{Assignment, TaskTemplate};
 
 use super::outbox::Outbox;
@@ -40,7 +40,24 @@ pub(super) struct Queued {
 pub(super) struct HostedStep {
     pub(super) template: Arc<TaskTemplate>,
     pub(super) environment: Environment,
+    /// How often making it was begun; names the last time.
+    pub(super) making: u32,
+    /// How far that is: what is done, how much of it, of how much.
+    pub(super) progress: Option<(Progress, u64, u64)>,
+    /// Never empty while the environment is being made: what nobody waits for is not made.
     pub(super) queue: VecDeque<Queued>,
+}
+
+impl HostedStep {
+    pub(super) const fn new(template: Arc<TaskTemplate>) -> Self {
+        Self {
+            template,
+            environment: Environment::Absent,
+            making: 0,
+            progress: None,
+            queue: VecDeque::new(),
+        }
+    }
 }
 
 /// Why a run was killed; what stands later weighs more.

@@ -22,12 +22,14 @@ impl Host {
         self.epoch
     }
 
-    /// Its submitter spoke of the job.
+    /// Its submitter spoke of the job. Who is denied renews nothing: what ended is told while the lease
+    /// lasts, and then the job goes.
     pub(super) fn renew(&mut self, cx: &mut Cx, hosted: HostedJob) {
+        let denied = self.denies(cx.config, cx.now, &hosted.submitter);
         let Some(job) = self.jobs.get_mut(&hosted) else {
             return;
         };
-        if job.phase == Phase::Leaving {
+        if job.phase == Phase::Leaving || denied {
             return;
         }
         job.lease_ms = cx.now + cx.config.host.lease_ms;
@@ -119,9 +121,8 @@ impl Host {
 
     /// Drops what waits and kills what runs.
     fn clear_out(&mut self, cx: &mut Cx, hosted: HostedJob, killed: Killed, why: &str) {
+        self.drop_waiting(cx, hosted, |_| false);
         if let Some(job) = self.jobs.get_mut(&hosted) {
-            let dropped = job.drop_queued(|_| false);
-            self.queued -= dropped.len() as u32;
             let to_kill = job.kill_all(killed);
             Self::kill(cx, hosted, to_kill, FailureKind::Cancelled, why);
         }

@@ -10,6 +10,7 @@
 mod access;
 mod admission;
 mod charge;
+mod eviction;
 mod gate;
 mod job;
 mod lease;
@@ -172,12 +173,7 @@ impl Host {
             hosted,
             template: template.clone(),
         });
-        let held = HostedStep {
-            template,
-            environment: job::Environment::Absent,
-            queue: VecDeque::new(),
-        };
-        job.steps.insert(step, held);
+        job.steps.insert(step, HostedStep::new(template));
     }
 
     fn reply(
@@ -238,9 +234,10 @@ impl Host {
         self.queued
     }
 
-    /// Whether a job is hosted here.
-    pub(super) fn hosts(&self, hosted: &HostedJob) -> bool {
-        self.jobs.contains_key(hosted)
+    /// Whether a step of a job is hosted here.
+    pub(super) fn hosts_step(&self, hosted: &HostedJob, step: u16) -> bool {
+        let job = self.jobs.get(hosted);
+        job.is_some_and(|job| job.steps.contains_key(&step))
     }
 
     /// Hosted jobs here.

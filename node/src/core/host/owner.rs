@@ -1,13 +1,11 @@
 //! What the owner decides about this node as a provider: how much is offered and to whom, and when it
-//! stops.
-//!
-//! What is here already and is not wanted any more is sent away with a failure that says so.
+//! stops. What is here already and is not wanted any more is [`super::eviction`]'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use p2pnode_protocol::advert::{AdvertFeatures, MAX_WHY_BYTES};
-use p2pnode_protocol::offer::{Grant, OfferRules, OnClose};
-use p2pnode_protocol::task::{Failure, FailureKind, RuntimeKind};
+use p2pnode_protocol::offer::{Grant, OfferRules};
+use p2pnode_protocol::task::{FailureKind, RuntimeKind};
 use p2pnode_protocol::{Capacity, PeerId};
 
 use super::Host;
@@ -41,12 +39,11 @@ impl Host {
 
     /// The owner allows a peer, or no longer does. Either answers what it asked for.
     pub(in crate::core) fn on_allow(&mut self, cx: &mut Cx, peer: PeerId, grant: Option<Grant>) {
-        let allowed = grant.is_some();
-        // Where everybody may, a denial has to be remembered: it is a permission for nothing.
-        let grant = grant.or_else(|| self.allows_all(cx.config).then(Grant::nothing));
+        // A denial is kept: everybody may be allowed later, and that does not mean this peer.
+        let grant = grant.unwrap_or_else(Grant::denial);
         cx.persist(Record::Allowed {
             peer,
-            grant: grant.clone(),
+            grant: Some(grant.clone()),
         });
         if self.access.set(peer, grant) {
             cx.persist(Record::Requested {
@@ -54,9 +51,9 @@ impl Host {
                 request: None,
             });
         }
-        if !allowed {
-            self.evict(cx);
-        }
+        self.wake_at_next_end(cx);
+        // It may be allowed less than before.
+        self.evict(cx);
         // A new advert is what makes a peer ask again that was refused before.
         cx.out.push(Effect::Advertise);
     }
@@ -89,25 +86,6 @@ impl Host {
         }
     }
 
-    /// Gives back what waits of others' jobs, and stops what runs when the owner wants that.
-    fn send_away(&mut self, cx: &mut Cx, why: &str) {
-        let on_close = self.terms.as_ref().map(|terms| terms.rules.on_close);
-        let others = self.jobs.keys().filter(|job| job.submitter != cx.config.me);
-        for hosted in others.copied().collect::<Vec<_>>() {
-            let Some(job) = self.jobs.get_mut(&hosted) else {
-                continue;
-            };
-            let dropped = job.drop_queued(|_| false);
-            self.queued -= dropped.len() as u32;
-            if on_close == Some(OnClose::Stop) {
-                let to_kill = job.kill_all(Killed::No);
-                Self::kill(cx, hosted, to_kill, FailureKind::KilledByOwner, why);
-            }
-            let failure = Failure::new(FailureKind::KilledByOwner, why);
-            self.fail_all(cx, hosted, dropped, &failure);
-        }
-    }
-
     /// Which runtimes work here.
     pub(in crate::core) fn on_runtimes(
         &mut self,
@@ -118,38 +96,6 @@ impl Host {
         if self.runtimes.as_ref() != Some(&runtimes) {
             self.runtimes = Some(runtimes);
             cx.out.push(Effect::Advertise);
-        }
-    }
-
-    /// Sends away what the owner does not want here any more: jobs of peers that are not allowed, and
-    /// waiting tasks that do not fit into what is offered.
-    fn evict(&mut self, cx: &mut Cx) {
-        let all: Vec<HostedJob> = self.jobs.keys().copied().collect();
-        for hosted in all {
-            let allowed = self.allows(cx.config, cx.now, &hosted.submitter);
-            let Some(job) = self.jobs.get_mut(&hosted) else {
-                continue;
-            };
-            let total = self.ledger.total();
-            let fits: BTreeSet<u16> = job
-                .steps
-                .iter()
-                .filter(|(_, step)| total.check(&step.template.resources).is_ok())
-                .map(|(index, _)| *index)
-                .collect();
-            let dropped = job.drop_queued(|task| allowed && fits.contains(&task.step));
-            self.queued -= dropped.len() as u32;
-            let who = owner(cx);
-            let message = if allowed {
-                format!("{who} offers less now than the task needs")
-            } else {
-                let to_kill = job.kill_all(Killed::No);
-                let why = format!("{who} does not allow this submitter any more");
-                Self::kill(cx, hosted, to_kill, FailureKind::KilledByOwner, &why);
-                why
-            };
-            let failure = Failure::new(FailureKind::KilledByOwner, message);
-            self.fail_all(cx, hosted, dropped, &failure);
         }
     }
 
@@ -166,6 +112,7 @@ impl Host {
                 let why = format!("{} stops the node that ran it", owner(cx));
                 Self::kill(cx, hosted, to_kill, FailureKind::ProviderStopping, &why);
             }
+            self.drop_waiting(cx, hosted, |_| false);
         }
     }
 

@@ -8,7 +8,7 @@ use p2pnode_protocol::message::ReportEvent;
 use p2pnode_protocol::offer::Grant;
 
 use super::Host;
-use super::job::{Attempt, Environment, Hosted, HostedStep};
+use super::job::{Attempt, Hosted, HostedStep};
 use super::outbox::Outbox;
 use crate::core::desk::{Cx, Timer};
 use crate::core::io::{Effect, OfferTerms, Record, Requested, StoredHosted};
@@ -31,6 +31,7 @@ impl Host {
         self.gate
             .judge(self.terms.as_ref().map(|terms| &terms.rules));
         self.draining = draining;
+        self.wake_at_next_end(cx);
         for stored in stored {
             self.restore_job(cx, stored);
         }
@@ -75,12 +76,7 @@ impl Host {
             return;
         }
         for template in stored.templates {
-            let held = HostedStep {
-                template,
-                environment: Environment::Absent,
-                queue: std::collections::VecDeque::new(),
-            };
-            job.steps.insert(held.template.step, held);
+            job.steps.insert(template.step, HostedStep::new(template));
         }
         self.jobs.insert(hosted, job);
         self.to_report.insert(hosted);

@@ -26,8 +26,11 @@ impl Host {
     ) {
         if let Some(job) = self.jobs.get_mut(&hosted)
             && job.phase == Phase::Live
-            && job.steps.contains_key(&step)
+            && let Some(held) = job.steps.get_mut(&step)
         {
+            if held.environment == Environment::Preparing {
+                held.progress = Some((phase, done, total));
+            }
             let event = ReportEvent::Preparing {
                 step,
                 phase,
@@ -45,7 +48,7 @@ impl Host {
         &mut self,
         cx: &mut Cx,
         hosted: HostedJob,
-        step: StepIndex,
+        (step, making): (StepIndex, u32),
         result: Result<(), Failure>,
     ) {
         let Some(job) = self.jobs.get_mut(&hosted) else {
@@ -54,9 +57,11 @@ impl Host {
         let Some(held) = job.steps.get_mut(&step) else {
             return;
         };
-        if held.environment != Environment::Preparing {
+        // One that was stopped may have ended all the same.
+        if held.environment != Environment::Preparing || held.making != making {
             return;
         }
+        held.progress = None;
         match result {
             Ok(()) => {
                 held.environment = Environment::Ready;
@@ -65,8 +70,7 @@ impl Host {
             }
             Err(failure) => {
                 held.environment = Environment::Absent;
-                let dropped = job.drop_queued(|task| task.step != step);
-                self.queued -= dropped.len() as u32;
+                let dropped = self.drop_waiting(cx, hosted, |task| task.step != step);
                 self.fail_all(cx, hosted, dropped, &failure);
             }
         }
@@ -184,11 +188,10 @@ impl Host {
     /// submitter, cannot leave it waiting.
     pub(super) fn drop_attempts(&mut self, cx: &mut Cx, hosted: HostedJob, tasks: &[TaskRef]) {
         let unwanted: BTreeSet<TaskRef> = tasks.iter().copied().collect();
-        let Some(job) = self.jobs.get_mut(&hosted) else {
+        let dropped = self.drop_waiting(cx, hosted, |task| !unwanted.contains(&task));
+        let Some(job) = self.jobs.get(&hosted) else {
             return;
         };
-        let dropped = job.drop_queued(|task| !unwanted.contains(&task));
-        self.queued -= dropped.len() as u32;
         let runs =
             |task: &&TaskRef| matches!(job.attempts.get(task), Some(Attempt::Running { .. }));
         let to_kill = unwanted.iter().filter(runs).copied().collect();

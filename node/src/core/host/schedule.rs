@@ -5,7 +5,8 @@
 //! [`crate::core::config::HostConfig::passed_over_ms`] nothing else starts until it fits.
 
 use p2pnode_protocol::message::TaskRef;
-use p2pnode_protocol::task::{Failure, FailureKind};
+use p2pnode_protocol::offer::names_registry;
+use p2pnode_protocol::task::{Failure, FailureKind, Program};
 
 use super::Host;
 use super::job::{Attempt, Environment, Killed};
@@ -74,13 +75,24 @@ impl Host {
                 max_ms: rules.max_task_ms.filter(|_| !is_own),
                 sandbox: rules.runtime.clone(),
             });
-        let Some(job) = self.jobs.get_mut(&hosted) else {
+        let Some(job) = self.jobs.get(&hosted) else {
             return Turn::Idle;
         };
         let Some(step) = job.next_step() else {
             return Turn::Idle;
         };
         let Some(template) = job.steps.get(&step).map(|step| step.template.clone()) else {
+            return Turn::Idle;
+        };
+        // It was permitted when it came, which may be long ago.
+        if let Some(why) = self.not_permitted(cx, &hosted.submitter, &template) {
+            let dropped = self.drop_waiting(cx, hosted, |task| task.step != step);
+            let failure = Failure::new(FailureKind::KilledByOwner, why);
+            self.fail_all(cx, hosted, dropped, &failure);
+            // Of its steps, that is: each time one more has nothing that waits.
+            return self.turn(cx, hosted);
+        }
+        let Some(job) = self.jobs.get_mut(&hosted) else {
             return Turn::Idle;
         };
         let room = self.ledger.runs() < max_running;
@@ -120,15 +132,30 @@ impl Host {
 
     /// Asks for the environments of steps that have tasks waiting.
     pub(super) fn prepare(&mut self, cx: &mut Cx, hosted: HostedJob) {
+        let is_own = hosted.submitter == cx.config.me;
+        let rules = self.rules();
+        let max_task_ms = rules.and_then(|rules| rules.max_task_ms);
+        let images = rules.map(|rules| rules.images.clone()).unwrap_or_default();
+        // Pulling is a way into this network: only where its owner meant it.
+        let is_meant = |program: &Program| match program {
+            Program::Image { reference } => names_registry(&images, reference),
+            _ => false,
+        };
         let Some(job) = self.jobs.get_mut(&hosted) else {
             return;
         };
         for step in job.steps.values_mut() {
             if step.environment == Environment::Absent && !step.queue.is_empty() {
                 step.environment = Environment::Preparing;
+                step.making = step.making.wrapping_add(1);
+                // A build runs what its submitter wrote, as a task does.
+                let is_build = matches!(step.template.program, Program::Build { .. });
                 cx.out.push(Effect::Prepare {
                     hosted,
                     template: step.template.clone(),
+                    making: step.making,
+                    max_ms: max_task_ms.filter(|_| is_build && !is_own),
+                    local_registry: is_own || is_meant(&step.template.program),
                 });
             }
         }

@@ -2,6 +2,7 @@
 
 use p2pnode_protocol::message::{MAX_BATCH, TaskRef, TaskRequest, TaskResponse};
 use p2pnode_protocol::task::{Failure, FailureKind, Outcome};
+use p2pnode_protocol::text::printable;
 use p2pnode_protocol::{AttemptKey, PeerId};
 
 use super::job::{Ending, Job};
@@ -11,6 +12,15 @@ use super::watch::Watch;
 use crate::core::desk::{CallKind, Cx};
 use crate::core::io::{CallFailure, CallId, CollectFailure};
 use crate::core::peers::Peers;
+
+/// The failure in words that only show themselves: it may name paths that a peer chose.
+fn tamed(failure: CollectFailure) -> CollectFailure {
+    match failure {
+        CollectFailure::Clash(words) => CollectFailure::Clash(printable(&words)),
+        CollectFailure::Local(words) => CollectFailure::Local(printable(&words)),
+        CollectFailure::Lost(words) => CollectFailure::Lost(printable(&words)),
+    }
+}
 
 impl Job {
     /// Outputs came, or cannot be had. Returns the peer that had them.
@@ -49,7 +59,7 @@ impl Job {
             index: at.index,
             attempt: attempt.attempt,
         };
-        match result {
+        match result.map_err(tamed) {
             Ok(bytes) => {
                 self.received = self.received.saturating_add(bytes);
                 self.collected_at(cx, &peer, task);

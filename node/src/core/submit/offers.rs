@@ -4,6 +4,7 @@ use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{Event, JobState};
 use p2pnode_protocol::message::{OfferReply, Refusal, TaskRef, TaskResponse};
 use p2pnode_protocol::task::{Failure, FailureKind};
+use p2pnode_protocol::text::printable;
 
 use super::job::Job;
 use super::link::{At, SentOffer};
@@ -86,11 +87,12 @@ impl Job {
         link.epoch = reply.epoch;
         if !taken.is_empty() {
             link.taught.insert(offer.step);
+            // Who failed has to do well first: to take a task is not yet to run it.
             if link.setbacks == 0 {
                 link.probing = false;
-            }
-            if reply.refusal.is_none() {
-                link.rests = 0;
+                if reply.refusal.is_none() {
+                    link.rests = 0;
+                }
             }
             if self.state == JobState::Waiting {
                 self.state = JobState::Running;
@@ -197,12 +199,14 @@ const LINE: usize = 400;
 
 /// A refusal in words, cut to a line: it comes from a peer.
 fn said(refusal: &Refusal) -> String {
-    refusal.to_string().chars().take(LINE).collect()
+    let words = printable(&refusal.to_string());
+    words.chars().take(LINE).collect()
 }
 
-/// A refusal whose texts are cut to a line.
+/// A refusal whose texts are cut to a line and only show themselves.
 fn cut(mut refusal: Refusal) -> Refusal {
     let shorten = |text: &mut String| {
+        *text = printable(text);
         if text.len() > LINE {
             text.truncate(text.floor_char_boundary(LINE));
         }

@@ -9,6 +9,7 @@ use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{Event, JobState};
 use p2pnode_protocol::message::{MAX_BATCH, Report, ReportEvent, TaskRef};
 use p2pnode_protocol::task::{Failure, Outcome};
+use p2pnode_protocol::text::printable_lines;
 
 use super::job::{Ending, Job};
 use super::link::At;
@@ -61,7 +62,8 @@ impl Job {
                     let outcome = match outcome {
                         Outcome::Succeeded => Outcome::Succeeded,
                         Outcome::Failed(failure) => {
-                            Outcome::Failed(Failure::new(failure.kind, failure.message))
+                            let message = printable_lines(&failure.message);
+                            Outcome::Failed(Failure::new(failure.kind, message))
                         }
                     };
                     let ending = Ending {

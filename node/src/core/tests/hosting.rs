@@ -321,6 +321,7 @@ fn when_preparing_fails_every_waiting_task_ends_that_way_and_the_next_offer_trie
     let effects = rig.input(Input::Prepared {
         hosted: hosted(1, 1),
         step: 0,
+        making: 1,
         result: Err(Failure::new(FailureKind::ImageUnavailable, "no such image")),
     });
     let stored = records(&effects)

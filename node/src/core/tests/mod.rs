@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod charge;
+mod eviction;
 #[path = "../../../tests/sim/fixture.rs"]
 pub(super) mod fixture;
 mod hosting;
@@ -17,3 +18,4 @@ mod rig;
 mod rules;
 mod seen;
 mod waiting;
+mod words;

@@ -198,6 +198,7 @@ fn a_report_stays_within_what_a_message_holds() {
     let effects = rig.input(Input::Prepared {
         hosted: hosted(1, 1),
         step: 0,
+        making: 1,
         result: Err(why),
     });
     let (_, report) = report(&effects);

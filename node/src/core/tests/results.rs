@@ -284,16 +284,46 @@ fn other_tasks_of_a_job_go_on_when_one_failed() {
 
 #[test]
 fn failures_of_the_host_move_the_task_and_rest_the_host() {
-    let (mut rig, _) = taken(1, 1, 0);
+    let mut rig = Rig::submitter(&[1]);
+    let mut patient = plan(1);
+    patient.policy.wait_for_peers_ms = 3_600_000;
+    let first = offer(&rig.submit(patient));
+    rig.take(&first);
     let (_, effects) = rig.report(1, 1, finished(task(0, 1), failed(FailureKind::Host)));
     let again = offer(&effects);
     assert_eq!(again.tasks(), [(0, 2)], "once may be chance");
     rig.take(&again);
     let (_, effects) = rig.report(1, 2, finished(task(0, 2), failed(FailureKind::Host)));
     assert!(offers(&effects).is_empty(), "twice is not");
-    let effects = rig.pass(5_000);
-    assert_eq!(offer(&effects).tasks(), [(0, 3)], "after a rest");
+    let (seconds, again) = rested(&mut rig);
+    assert_eq!((seconds, again.tasks()), (5, vec![(0, 3)]), "after a rest");
     assert_eq!(rig.core.job(job()).unwrap().tasks.moved, 2);
+    // That it takes the task again is not yet that it runs it.
+    rig.take(&again);
+    rig.report(1, 3, finished(task(0, 3), failed(FailureKind::Host)));
+    let (seconds, again) = rested(&mut rig);
+    assert_eq!(
+        (seconds, again.tasks()),
+        (10, vec![(0, 4)]),
+        "a longer rest"
+    );
+}
+
+/// Seconds until a provider that answers heartbeats is offered something, and what.
+fn rested(rig: &mut Rig) -> (u32, Offered) {
+    for second in 1..=600 {
+        let mut effects = rig.pass(1_000);
+        for (_, call, request) in calls(&effects) {
+            if matches!(request, TaskRequest::Heartbeat { .. }) {
+                let alive = TaskResponse::Heartbeat { unknown: vec![] };
+                effects.extend(rig.answer(1, call, alive));
+            }
+        }
+        if !offers(&effects).is_empty() {
+            return (second, offer(&effects));
+        }
+    }
+    panic!("it is never offered anything");
 }
 
 #[test]
@@ -306,23 +336,17 @@ fn a_task_that_moves_for_ever_fails_in_the_end() {
         assert_eq!(next.tasks(), [(0, attempt)]);
         rig.take(&next);
         let kind = FailureKind::InputUnavailable;
-        let (_, mut effects) =
-            rig.report(1, attempt.into(), finished(task(0, attempt), failed(kind)));
+        let (_, effects) = rig.report(1, attempt.into(), finished(task(0, attempt), failed(kind)));
         if attempt == 21 {
             break;
         }
-        while offers(&effects).is_empty() {
-            effects = rig.pass(1_000);
-            for (_, call, request) in calls(&effects) {
-                if matches!(request, TaskRequest::Heartbeat { .. }) {
-                    let alive = TaskResponse::Heartbeat { unknown: vec![] };
-                    effects.extend(rig.answer(1, call, alive));
-                }
-            }
-            let info = rig.core.job(job()).unwrap();
-            assert_eq!(info.finished_ms, None, "attempt {attempt}: {info:?}");
-        }
-        next = offer(&effects);
+        next = if offers(&effects).is_empty() {
+            rested(&mut rig).1
+        } else {
+            offer(&effects)
+        };
+        let info = rig.core.job(job()).unwrap();
+        assert_eq!(info.finished_ms, None, "attempt {attempt}: {info:?}");
     }
     let info = rig.core.job(job()).unwrap();
     assert_eq!(info.state, JobState::Failed);

@@ -209,6 +209,7 @@ impl Rig {
         self.input(Input::Prepared {
             hosted: hosted(peer, job),
             step: 0,
+            making: 1,
             result: Ok(()),
         })
     }

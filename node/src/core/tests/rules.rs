@@ -205,7 +205,7 @@ fn who_is_denied_is_not_everybody() {
         Refusal::NotAllowed { .. }
     ));
     assert_eq!(as_reply(&rig.ask(2, tasks(1)).0).accepted, 1);
-    assert_eq!(rig.core.allowed_by_name().count(), 0);
+    assert_eq!(rig.core.allowed_by_name(rig.now).count(), 0);
     let grant = Some(Grant::default());
     rig.input(Input::Allow { peer, grant });
     assert_eq!(as_reply(&rig.ask(1, tasks(3)).0).accepted, 3);

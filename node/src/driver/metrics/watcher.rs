@@ -80,6 +80,7 @@ impl Watcher {
                 hosted,
                 step,
                 result,
+                ..
             } => self.on_prepared((*hosted, *step), result.is_ok()),
             Input::Started(run) => {
                 let since = self.starting.remove(run);
@@ -104,9 +105,14 @@ impl Watcher {
     pub(in crate::driver) fn on_effect(&mut self, effect: &Effect) {
         match effect {
             Effect::Respond { token, response } => self.on_answer(*token, response),
-            Effect::Prepare { hosted, template } => {
+            Effect::Prepare {
+                hosted, template, ..
+            } => {
                 let begun = (Phase::Fetching, Instant::now());
                 keep(&mut self.preparing, (*hosted, template.step), begun);
+            }
+            Effect::StopPreparing { hosted, step } => {
+                self.preparing.remove(&(*hosted, *step));
             }
             Effect::Run { run, .. } => {
                 let since = self.queued.remove(run);

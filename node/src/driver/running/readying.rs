@@ -1,21 +1,21 @@
 //! Readies a run's work directory: its inputs in it, the folders of its outputs made.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use p2pnode_protocol::Bytes;
 use p2pnode_protocol::job::RenderedTask;
-use p2pnode_protocol::manifest::{BlobRef, Manifest};
+use p2pnode_protocol::manifest::{BlobRef, MAX_ENTRIES};
 use p2pnode_protocol::offer::weakens;
 use p2pnode_protocol::task::{Failure, FailureKind, InputSource, RuntimeKind};
 use tokio_util::sync::CancellationToken;
 
+use super::super::diskroom::DiskRoom;
 use super::super::fetching::{WRITES, not_arrived};
 use super::super::hosting::HostContext;
-use super::super::preparing::{self, Step};
+use super::super::preparing::{self, Step, fit};
 use super::{Run, blocking, host};
-use crate::blobs::{self, MaterializeOptions, PinOwner};
-use crate::core::io::HostedJob;
+use crate::blobs::{self, BlobStore, MaterializeOptions, PinOwner};
 
 /// Whether the run's directory holds nothing before and is looked at by nobody after, so that making
 /// it is not worth another thread.
@@ -82,17 +82,24 @@ async fn prepare_dir(
     if !has_files(rendered) {
         return dirs.make(&key).map_err(|error| host(error.to_string()));
     }
-    let fetching = fetch_inputs(context, run, step, rendered);
-    let inputs = tokio::select! {
+    let blobs = || rendered.inputs.iter().map(|input| input.blob);
+    fit(blobs(), run.template.resources.disk)?;
+    tokio::select! {
         () = stop.cancelled() => return Err(stopped()),
-        inputs = fetching => inputs?,
-    };
-    let disk = run.template.resources.disk;
-    fit(inputs.iter().map(|(_, manifest)| manifest.as_ref()), disk)?;
+        fetched = fetch_own_inputs(context, run, rendered) => fetched?,
+    }
     let mut tried = 0;
     loop {
         tried += 1;
-        match write_dir(context, run, step, rendered, inputs.clone(), stop.clone()).await {
+        // One list of files is in memory at a time.
+        let manifests = context.fetcher.manifests();
+        let memory = tokio::select! {
+            () = stop.cancelled() => return Err(stopped()),
+            memory = manifests.take(key.submitter, blobs()) => memory,
+        };
+        let written = write_dir(context, run, step, rendered, stop.clone()).await;
+        drop(memory);
+        match written {
             Ok(work_dir) => return Ok(work_dir),
             Err(NotWritten {
                 missing: Some(position),
@@ -101,7 +108,7 @@ async fn prepare_dir(
                 tracing::warn!(run = %run.key.attempt, "chunks of an input were lost, fetching them again");
                 tokio::select! {
                     () = stop.cancelled() => return Err(stopped()),
-                    again = fetch_input(context, run, rendered.inputs[position].blob) => drop(again?),
+                    again = fetch_input(context, run, rendered.inputs[position].blob) => again?,
                 }
             }
             Err(not_written) => return Err(not_written.failure),
@@ -109,14 +116,11 @@ async fn prepare_dir(
     }
 }
 
-/// Inputs, each with its path.
-type Inputs = Vec<(Vec<u8>, Arc<Manifest>)>;
-
 /// Why inputs do not stand in a work directory.
-struct NotWritten {
-    failure: Failure,
+pub(super) struct NotWritten {
+    pub(super) failure: Failure,
     /// The input, by position, that must be fetched again.
-    missing: Option<usize>,
+    pub(super) missing: Option<usize>,
 }
 
 impl From<Failure> for NotWritten {
@@ -134,33 +138,29 @@ async fn write_dir(
     run: &Run,
     step: &Step,
     rendered: &RenderedTask,
-    inputs: Inputs,
     stop: CancellationToken,
 ) -> Result<PathBuf, NotWritten> {
-    let (dirs, store, key) = (step.dirs().clone(), context.blobs.clone(), run.key);
+    let (dirs, key) = (step.dirs().clone(), run.key);
     let folders: Vec<String> = rendered.folders().into_iter().map(str::to_owned).collect();
-    let options = MaterializeOptions {
+    let inputs = rendered.inputs.iter();
+    let writing = Writing {
+        store: context.blobs.clone(),
+        disk: context.disk.clone(),
+        inputs: inputs
+            .map(|input| (input.path.as_bytes().to_vec(), input.blob))
+            .collect(),
         max_bytes: run.template.resources.disk.0,
-        owner: None,
+        max_entries: MAX_ENTRIES,
+        stop,
     };
     blocking(move || {
         let work_dir = dirs.make(&key).map_err(|error| host(error.to_string()))?;
-        let root = std::fs::File::open(&work_dir)
-            .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
-        for (position, (path, manifest)) in inputs.iter().enumerate() {
-            if stop.is_cancelled() {
-                return Err(stopped().into());
+        writing.run(&work_dir).inspect_err(|not_written| {
+            if not_written.missing.is_some() {
+                // Files are made, never written over: the next try begins with nothing.
+                dirs.remove(&key);
             }
-            blobs::materialize(&store, manifest, &root, path, options).map_err(|error| {
-                let missing = error.is_missing().then_some(position);
-                if missing.is_some() {
-                    // Files are made, never written over: the next try begins with nothing.
-                    dirs.remove(&key);
-                }
-                let failure = host(format!("an input cannot be written: {error}"));
-                NotWritten { failure, missing }
-            })?;
-        }
+        })?;
         for folder in folders {
             std::fs::create_dir_all(work_dir.join(folder))
                 .map_err(|error| host(format!("an output folder cannot be made: {error}")))?;
@@ -170,63 +170,101 @@ async fn write_dir(
     .await
 }
 
+/// Inputs on their way into a work directory.
+pub(super) struct Writing {
+    pub(super) store: Arc<BlobStore>,
+    pub(super) disk: DiskRoom,
+    /// Each with its path.
+    pub(super) inputs: Vec<(Vec<u8>, BlobRef)>,
+    /// The most content, in bytes.
+    pub(super) max_bytes: u64,
+    /// The most files, folders and links.
+    pub(super) max_entries: usize,
+    pub(super) stop: CancellationToken,
+}
+
+impl Writing {
+    /// Writes them, one list of files in memory at a time.
+    pub(super) fn run(&self, work_dir: &Path) -> Result<(), NotWritten> {
+        if self.inputs.is_empty() {
+            return Ok(());
+        }
+        let root = std::fs::File::open(work_dir)
+            .map_err(|error| host(format!("the work directory cannot be opened: {error}")))?;
+        let sizes = self.inputs.iter().map(|(_, blob)| blob.content_bytes);
+        let total = sizes.fold(0, u64::saturating_add);
+        let _promise = self
+            .disk
+            .take(work_dir, "what a task has as inputs", total)?;
+        let options = MaterializeOptions {
+            max_bytes: self.max_bytes,
+            owner: None,
+        };
+        // Empty folders take no bytes of content, and many inputs may be one blob.
+        let mut entries = self.max_entries;
+        for (position, (path, blob)) in self.inputs.iter().enumerate() {
+            if self.stop.is_cancelled() {
+                return Err(stopped().into());
+            }
+            let stored = self.store.manifest(blob);
+            let stored =
+                stored.map_err(|error| host(format!("an input cannot be read: {error}")))?;
+            let Some(manifest) = stored else {
+                return Err(NotWritten {
+                    failure: host("an input is gone"),
+                    missing: Some(position),
+                });
+            };
+            entries = entries
+                .checked_sub(manifest.entries.len())
+                .ok_or_else(|| too_many(self.max_entries))?;
+            blobs::materialize(&self.store, &manifest, &root, path, options).map_err(|error| {
+                NotWritten {
+                    missing: error.is_missing().then_some(position),
+                    failure: host(format!("an input cannot be written: {error}")),
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn too_many(most: usize) -> Failure {
+    Failure::new(
+        FailureKind::DiskFull,
+        format!("its inputs have more than {most} files and folders together; pack them (inputs)"),
+    )
+}
+
 /// What a preparation ends with that is not waited for; replaced by why that is so.
 fn stopped() -> Failure {
     host("it was killed while its inputs were made ready")
 }
 
-/// Whether all inputs together fit on the task's disk. A manifest may name one chunk as often as it
-/// likes, so what arrives says little about what would be written.
-pub(super) fn fit<'a>(
-    inputs: impl IntoIterator<Item = &'a Manifest>,
-    disk: Bytes,
-) -> Result<(), Failure> {
-    let total = inputs
-        .into_iter()
-        .map(Manifest::content_bytes)
-        .fold(0, u64::saturating_add);
-    if total <= disk.0 {
-        return Ok(());
-    }
-    Err(Failure::new(
-        FailureKind::DiskFull,
-        format!(
-            "its inputs are {} together, more than its disk of {disk}; raise resources.disk",
-            Bytes(total)
-        ),
-    ))
-}
-
-/// All inputs, each with its path.
-async fn fetch_inputs(
+/// The inputs that are the task's alone; those that all share came with the environment.
+async fn fetch_own_inputs(
     context: &HostContext,
     run: &Run,
-    step: &Step,
     rendered: &RenderedTask,
-) -> Result<Inputs, Failure> {
-    let mut inputs = Vec::with_capacity(rendered.inputs.len());
-    for (position, input) in rendered.inputs.iter().enumerate() {
-        let manifest = match run.template.inputs.get(position).map(|input| input.source) {
-            Some(InputSource::Shared(_)) => step
-                .shared_input(position)
-                .ok_or_else(|| host("a shared input is gone"))?,
-            _ => Arc::new(fetch_input(context, run, input.blob).await?),
-        };
-        inputs.push((input.path.as_bytes().to_vec(), manifest));
+) -> Result<(), Failure> {
+    let own = rendered.inputs.iter().enumerate().filter(|(position, _)| {
+        let binding = run.template.inputs.get(*position);
+        !binding.is_some_and(|input| matches!(input.source, InputSource::Shared(_)))
+    });
+    // Several inputs may be one blob.
+    for blob in own.map(|(_, input)| input.blob).collect::<BTreeSet<_>>() {
+        fetch_input(context, run, blob).await?;
     }
-    Ok(inputs)
+    Ok(())
 }
 
-async fn fetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<Manifest, Failure> {
+async fn fetch_input(context: &HostContext, run: &Run, blob: BlobRef) -> Result<(), Failure> {
     let task = run.key.attempt.task;
-    let hosted = HostedJob {
-        submitter: run.key.submitter,
-        job: task.job,
-    };
+    let hosted = run.key.hosted();
     let owner = PinOwner::job(hosted.scope());
     let fetched = context
         .fetcher
         .fetch(run.key.submitter, task.job, blob, owner, None)
         .await;
-    fetched.map_err(|error| not_arrived(&error))
+    fetched.map(drop).map_err(|error| not_arrived(&error))
 }

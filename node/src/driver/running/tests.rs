@@ -2,16 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use p2pnode_protocol::manifest::{ChunkRef, Entry, EntryKind, Manifest};
+use p2pnode_protocol::manifest::{Entry, EntryKind, Manifest};
 use p2pnode_protocol::task::{InputBinding, InputSource, Isolation, NetworkMode, Program};
 use p2pnode_protocol::{AttemptKey, Bytes, Digest, JobId, PeerId, Resources, TaskKey};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::actor::Internal;
 use super::super::fetching::Fetcher;
 use super::super::loghub::LogHub;
 use super::super::logpipe::LogTarget;
-use super::readying::{fit, prepare};
+use super::super::preparing::fit;
+use super::readying::{Writing, prepare};
 use super::*;
 use crate::blobs::BlobStore;
 use crate::exec::{Exec, WorkDirs};
@@ -96,6 +98,7 @@ impl Rig {
             dirs: WorkDirs::new(folder.path().join("work")),
             blobs: blobs.clone(),
             fetcher: Fetcher::new(net.clone(), blobs),
+            disk: super::super::diskroom::DiskRoom::default(),
             log_target: LogTarget {
                 me: net.local_peer_id(),
                 net,
@@ -135,7 +138,7 @@ impl Rig {
         let form = p2pnode_protocol::job::TaskForm::new(&template).unwrap();
         let rendered = form.render(&assignment, JOB).unwrap();
         let dirs = self.context.dirs.of_job(&self.key().hosted());
-        let step = Step::new(dirs, TaskTracker::new());
+        let step = Step::new(dirs, 1, TaskTracker::new());
         let run = Run {
             key: self.key(),
             template,
@@ -185,22 +188,63 @@ async fn inputs_that_do_not_come_in_time_end_the_run() {
 
 #[test]
 fn inputs_count_together_towards_the_disk() {
-    let chunk = ChunkRef {
-        digest: Digest([1; 32]),
-        bytes: 4 << 20,
+    let gigabyte = BlobRef {
+        content_bytes: 1 << 30,
+        ..BLOB
     };
-    let entry = Entry {
-        path: Vec::new(),
-        kind: EntryKind::File {
-            executable: false,
-            chunks: vec![chunk; 256],
-        },
-    };
-    let gigabyte = Manifest {
-        entries: vec![entry],
-    };
-    assert_eq!(fit([&gigabyte], Bytes::gib(1)), Ok(()));
-    let failure = fit([&gigabyte, &gigabyte], Bytes::gib(1)).unwrap_err();
+    assert_eq!(fit([gigabyte], Bytes::gib(1)), Ok(()));
+    let failure = fit([gigabyte, gigabyte], Bytes::gib(1)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::DiskFull);
     assert!(failure.message.contains("2 GiB"), "{}", failure.message);
+}
+
+#[test]
+fn a_list_that_is_named_often_counts_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(BlobStore::open(&folder.path().join("blobs"), Bytes::gib(1)).unwrap());
+    let empty = |number: u32| Entry {
+        path: number.to_string().into_bytes(),
+        kind: EntryKind::Folder,
+    };
+    let manifest = Manifest {
+        entries: (1..5).map(empty).collect(),
+    };
+    let owner = blobs::PinOwner::job(blobs::PinScope::Own(JOB));
+    let blob = store.put_manifest(owner, &manifest).unwrap();
+    let write = |count: u32, max_entries| {
+        let work = tempfile::tempdir_in(&folder).unwrap();
+        let writing = Writing {
+            store: store.clone(),
+            disk: super::super::diskroom::DiskRoom::default(),
+            inputs: (0..count)
+                .map(|number| (number.to_string().into_bytes(), blob))
+                .collect(),
+            max_bytes: 0,
+            max_entries,
+            stop: CancellationToken::new(),
+        };
+        let written = writing.run(work.path()).map_err(|error| error.failure);
+        written.map(|()| std::fs::read_dir(&work).unwrap().count())
+    };
+    assert_eq!(write(3, 12), Ok(3));
+    // Four folders each time, and no bytes at all.
+    let failure = write(3, 11).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::DiskFull);
+    assert!(failure.message.contains("11 files"), "{failure:?}");
+}
+
+#[test]
+fn an_input_that_is_gone_is_fetched_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(&folder.path().join("blobs"), Bytes::gib(1)).unwrap();
+    let writing = Writing {
+        store: Arc::new(store),
+        disk: super::super::diskroom::DiskRoom::default(),
+        inputs: vec![(b"in".to_vec(), BLOB)],
+        max_bytes: 1_000,
+        max_entries: 10,
+        stop: CancellationToken::new(),
+    };
+    let missing = writing.run(folder.path()).map_err(|error| error.missing);
+    assert_eq!(missing, Err(Some(0)));
 }

@@ -31,6 +31,7 @@ pub(super) fn of(
     wrong: &mut Vec<String>,
 ) -> OfferRules {
     let mut rules = before;
+    let request = &spread(request, machine, wrong);
     set(&mut rules.only_when_idle, request.only_when_idle);
     set(&mut rules.not_on_battery, request.not_on_battery);
     set(&mut rules.on_close, request.on_close);
@@ -46,6 +47,26 @@ pub(super) fn of(
     runtime(request, &mut rules, machine, wrong);
     words(request, &mut rules, wrong);
     rules
+}
+
+/// A temperature limit for whatever can be read becomes one for each that can.
+fn spread(request: &OfferRequest, machine: &Machine, wrong: &mut Vec<String>) -> OfferRequest {
+    let mut request = request.clone();
+    let Some(limit) = request.max_c.take() else {
+        return request;
+    };
+    let (cpu, gpu) = (machine.tells_cpu_temperature, machine.tells_gpu_temperature);
+    if !cpu && !gpu && limit != 0 {
+        wrong.push("--max-temperature: this machine tells no temperature, neither of its CPU nor of a GPU, so a limit could not be kept".into());
+        return request;
+    }
+    if cpu || limit == 0 {
+        request.max_cpu_c = request.max_cpu_c.or(Some(limit));
+    }
+    if gpu || limit == 0 {
+        request.max_gpu_c = request.max_gpu_c.or(Some(limit));
+    }
+    request
 }
 
 fn set<T>(place: &mut T, value: Option<T>) {

@@ -1,11 +1,12 @@
 //! Chooses the connection for each stream, and keeps those that wait for a connection.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
+use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, NotifyHandler,
@@ -13,37 +14,27 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use super::super::addresses;
 use super::super::config::NetLimits;
 use super::super::error::OpenError;
 use super::super::events::EventSink;
 use super::super::metrics::NetMetrics;
 use super::super::protocols::{Protocols, StreamKind};
 use super::handler::{Handler, Shared, StreamReply, Wish};
+use super::path::{Path, Quality};
 use super::slots::{SlotLimits, Slots};
 use super::upgrade::Accept;
 
-/// How good a connection is for bulk data, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Quality {
-    /// Direct, over TCP (or within the process).
-    Direct,
-    /// Direct, over QUIC, which moves two thirds as much.
-    Quic,
-    /// Through a relay, which limits it and pays for it.
-    Relayed,
-}
+/// How long a stream for bulk data waits for a direct connection beside a relayed one that was just opened
+/// (5 s): a hole is punched within some round trips through the relay, or within the 10 s that a dial may
+/// take; what is asked for meanwhile would go through somebody else's line.
+const DIRECT_PATIENCE: Duration = Duration::from_secs(5);
 
-impl Quality {
-    fn of(remote: &Multiaddr) -> Self {
-        if addresses::is_relayed(remote) {
-            Self::Relayed
-        } else if addresses::is_quic(remote) {
-            Self::Quic
-        } else {
-            Self::Direct
-        }
-    }
+#[derive(Debug)]
+struct Connection {
+    id: ConnectionId,
+    path: Arc<Path>,
+    /// Until when bulk data waits for a better one.
+    patient_until: Option<Instant>,
 }
 
 /// The behaviour.
@@ -51,9 +42,15 @@ impl Quality {
 pub(in super::super) struct Behaviour {
     shared: Arc<Shared>,
     slots: Slots,
-    connections: HashMap<PeerId, Vec<(Quality, ConnectionId)>>,
+    connections: HashMap<PeerId, Vec<Connection>>,
+    /// Connections whose handlers are made and which are not told of yet.
+    fresh: HashMap<ConnectionId, Weak<Path>>,
     /// Streams to peers that are being dialled; bounded by each peer's slots.
     waiting: HashMap<PeerId, Vec<Wish>>,
+    /// Streams that wait for a direct connection while a relayed one stands, each until when; bounded so too.
+    patient: Vec<(Instant, PeerId, Wish)>,
+    /// How long they wait; no time at all where nothing is done for a direct connection.
+    patience: Duration,
     orders: VecDeque<(PeerId, ConnectionId, Wish)>,
 }
 
@@ -75,9 +72,18 @@ impl Behaviour {
                 all: limits.streams,
             }),
             connections: HashMap::new(),
+            fresh: HashMap::new(),
             waiting: HashMap::new(),
+            patient: Vec::new(),
+            patience: DIRECT_PATIENCE,
             orders: VecDeque::new(),
         }
+    }
+
+    /// Nothing is done here for direct connections beside relayed ones, so nobody waits for them.
+    pub(in super::super) fn without_patience(mut self) -> Self {
+        self.patience = Duration::ZERO;
+        self
     }
 
     /// Opens a stream to `peer`. Returns whether the peer has to be dialled first, which is up to the
@@ -92,45 +98,119 @@ impl Behaviour {
             let _ = reply.send(Err(OpenError::TooMany));
             return false;
         };
-        let wish = Wish { kind, reply, slot };
-        match self.best(&peer) {
-            Some(connection) => {
-                self.orders.push_back((peer, connection, wish));
-                false
-            }
-            None => {
-                self.waiting.entry(peer).or_default().push(wish);
-                true
-            }
-        }
+        self.send(peer, Wish { kind, reply, slot })
     }
 
-    fn best(&self, peer: &PeerId) -> Option<ConnectionId> {
-        let connections = self.connections.get(peer)?;
+    /// Sends a wish on its way; returns whether the peer has to be dialled.
+    fn send(&mut self, peer: PeerId, wish: Wish) -> bool {
+        let Some(best) = self.best_of(&peer) else {
+            self.waiting.entry(peer).or_default().push(wish);
+            return true;
+        };
+        match best.patient_until.filter(|_| wish.kind.is_bulk()) {
+            Some(until) if until > Instant::now() => self.patient.push((until, peer, wish)),
+            _ => self.orders.push_back((peer, best.id, wish)),
+        }
+        false
+    }
+
+    fn best_of(&self, peer: &PeerId) -> Option<&Connection> {
         // Of two equally good ones the younger: the older may be about to be noticed as dead.
-        connections
+        self.connections
+            .get(peer)?
             .iter()
-            .min_by_key(|(quality, id)| (*quality, std::cmp::Reverse(*id)))
-            .map(|(_, id)| *id)
+            .min_by_key(|connection| (connection.path.quality, std::cmp::Reverse(connection.id)))
     }
 
-    fn on_established(&mut self, peer: PeerId, id: ConnectionId, remote: &Multiaddr) {
-        self.connections
-            .entry(peer)
-            .or_default()
-            .push((Quality::of(remote), id));
-        for wish in self.waiting.remove(&peer).unwrap_or_default() {
-            self.orders.push_back((peer, id, wish));
+    /// The connection that a stream to `peer` would take.
+    pub(in super::super) fn best(&self, peer: &PeerId) -> Option<ConnectionId> {
+        self.best_of(peer).map(|best| best.id)
+    }
+
+    /// Bytes that streams sent and received on this connection.
+    pub(in super::super) fn bytes(&self, peer: &PeerId, id: ConnectionId) -> (u64, u64) {
+        let mut connections = self.connections.get(peer).into_iter().flatten();
+        connections
+            .find(|connection| connection.id == id)
+            .map_or((0, 0), |connection| connection.path.bytes())
+    }
+
+    /// When a stream has waited long enough for a direct connection.
+    pub(in super::super) fn deadline(&self) -> Option<Instant> {
+        self.patient.iter().map(|(until, _, _)| *until).min()
+    }
+
+    /// Lets those streams go that have waited long enough.
+    pub(in super::super) fn on_deadline(&mut self, now: Instant) {
+        let due: Vec<_> = self
+            .patient
+            .extract_if(.., |(until, _, _)| *until <= now)
+            .collect();
+        self.resend(due);
+    }
+
+    /// There will be no direct connection to `peer`, as far as is known.
+    pub(in super::super) fn expect_no_direct(&mut self, peer: PeerId) {
+        for connection in self.connections.get_mut(&peer).into_iter().flatten() {
+            connection.patient_until = None;
         }
+        self.recall(peer);
+    }
+
+    /// Looks again where the streams should go that wait for a direct connection to `peer`.
+    fn recall(&mut self, peer: PeerId) {
+        let recalled: Vec<_> = self
+            .patient
+            .extract_if(.., |(_, whom, _)| *whom == peer)
+            .collect();
+        self.resend(recalled);
+    }
+
+    fn resend(&mut self, wishes: Vec<(Instant, PeerId, Wish)>) {
+        for (_, peer, wish) in wishes {
+            if self.connections.contains_key(&peer) {
+                self.send(peer, wish);
+            } else {
+                wish.fail(OpenError::Unreachable);
+            }
+        }
+    }
+
+    fn on_established(&mut self, peer: PeerId, id: ConnectionId, quality: Quality) {
+        let path = self.fresh.remove(&id).and_then(|path| path.upgrade());
+        let path = path.unwrap_or_else(|| Arc::new(Path::new(quality)));
+        let connections = self.connections.entry(peer).or_default();
+        if path.is_relayed() {
+            if connections.iter().any(|other| !other.path.is_relayed()) {
+                path.is_outdone();
+            }
+        } else {
+            for other in connections.iter().filter(|other| other.path.is_relayed()) {
+                other.path.is_outdone();
+            }
+        }
+        // A second circuit is no reason to wait anew.
+        let first = connections.iter().all(|other| !other.path.is_relayed());
+        let patient = path.is_relayed() && first && !self.patience.is_zero();
+        connections.push(Connection {
+            id,
+            path,
+            patient_until: patient.then(|| Instant::now() + self.patience),
+        });
+        for wish in self.waiting.remove(&peer).unwrap_or_default() {
+            self.send(peer, wish);
+        }
+        self.recall(peer);
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         if let Some(connections) = self.connections.get_mut(&peer) {
-            connections.retain(|(_, other)| *other != id);
+            connections.retain(|connection| connection.id != id);
             if connections.is_empty() {
                 self.connections.remove(&peer);
             }
         }
+        self.recall(peer);
     }
 
     fn on_dial_failure(&mut self, peer: PeerId) {
@@ -139,8 +219,12 @@ impl Behaviour {
         }
     }
 
-    fn handler(&mut self, peer: PeerId) -> Handler {
-        Handler::new(peer, Arc::clone(&self.shared), self.slots.of(peer))
+    fn handler(&mut self, peer: PeerId, id: ConnectionId, quality: Quality) -> Handler {
+        let path = Arc::new(Path::new(quality));
+        // Those that another behaviour refused after all.
+        self.fresh.retain(|_, path| path.strong_count() > 0);
+        self.fresh.insert(id, Arc::downgrade(&path));
+        Handler::new(peer, Arc::clone(&self.shared), self.slots.of(peer), path)
     }
 }
 
@@ -150,23 +234,23 @@ impl NetworkBehaviour for Behaviour {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
-        _: &Multiaddr,
+        local: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer))
+        Ok(self.handler(peer, id, Quality::of(remote, Some(local))))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer))
+        Ok(self.handler(peer, id, Quality::of(remote, None)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -176,7 +260,14 @@ impl NetworkBehaviour for Behaviour {
                 connection_id,
                 endpoint,
                 ..
-            }) => self.on_established(peer_id, connection_id, endpoint.get_remote_address()),
+            }) => {
+                let local = match endpoint {
+                    ConnectedPoint::Listener { local_addr, .. } => Some(local_addr),
+                    ConnectedPoint::Dialer { .. } => None,
+                };
+                let quality = Quality::of(endpoint.get_remote_address(), local);
+                self.on_established(peer_id, connection_id, quality);
+            }
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id,
                 connection_id,
@@ -218,136 +309,4 @@ impl NetworkBehaviour for Behaviour {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use libp2p::Swarm;
-    use libp2p_swarm_test::SwarmExt;
-    use tokio::sync::oneshot;
-
-    use super::super::super::events::{self, NetEvent, NetEvents};
-    use super::super::NetStream;
-    use super::*;
-
-    fn behaviour(limits: &NetLimits) -> (Behaviour, NetEvents) {
-        let protocols = Protocols::new("test").unwrap();
-        let (sink, events) = events::channel(limits);
-        let metrics = NetMetrics::default();
-        (Behaviour::new(&protocols, limits, sink, metrics), events)
-    }
-
-    fn swarm(limits: &NetLimits) -> (Swarm<Behaviour>, NetEvents) {
-        let (behaviour, events) = behaviour(limits);
-        (Swarm::new_ephemeral_tokio(|_| behaviour), events)
-    }
-
-    type Opened = oneshot::Receiver<Result<NetStream, OpenError>>;
-
-    fn open(swarm: &mut Swarm<Behaviour>, peer: PeerId) -> (bool, Opened) {
-        let (reply, opened) = oneshot::channel();
-        let dial = swarm.behaviour_mut().open(peer, StreamKind::Log, reply);
-        (dial, opened)
-    }
-
-    #[tokio::test]
-    async fn a_stream_waits_for_the_connection() {
-        let limits = NetLimits::default();
-        let ((mut a, _), (mut b, mut events)) = (swarm(&limits), swarm(&limits));
-        let (from, to) = (*a.local_peer_id(), *b.local_peer_id());
-        let (dial, opened) = open(&mut a, to);
-        assert!(dial);
-        b.listen().with_memory_addr_external().await;
-        a.connect(&mut b).await;
-        tokio::spawn(a.loop_on_next());
-        tokio::spawn(b.loop_on_next());
-        assert_eq!(opened.await.unwrap().unwrap().peer(), to);
-        match events.recv().await {
-            Some(NetEvent::Stream { peer, kind, .. }) => {
-                assert_eq!((peer, kind), (from, StreamKind::Log));
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_failed_dial_fails_the_streams_that_wait() {
-        let (mut a, _events) = swarm(&NetLimits::default());
-        let peer = PeerId::random();
-        let (dial, opened) = open(&mut a, peer);
-        assert!(dial);
-        assert!(a.dial(peer).is_err(), "no address");
-        assert!(matches!(opened.await.unwrap(), Err(OpenError::Unreachable)));
-        assert!(a.behaviour().waiting.is_empty());
-    }
-
-    #[tokio::test]
-    async fn who_does_not_speak_it_says_so() {
-        let (mut a, _events) = swarm(&NetLimits::default());
-        let mut other = Swarm::new_ephemeral_tokio(|_| libp2p::ping::Behaviour::default());
-        other.listen().with_memory_addr_external().await;
-        a.connect(&mut other).await;
-        let (_, opened) = open(&mut a, *other.local_peer_id());
-        tokio::spawn(a.loop_on_next());
-        tokio::spawn(other.loop_on_next());
-        assert!(matches!(opened.await.unwrap(), Err(OpenError::Unsupported)));
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_refuses_and_forgets_nothing() {
-        let limits = NetLimits {
-            waiting_streams: 3,
-            ..NetLimits::default()
-        };
-        let ((mut a, _), (mut b, mut events)) = (swarm(&limits), swarm(&limits));
-        b.listen().with_memory_addr_external().await;
-        a.connect(&mut b).await;
-        let to = *b.local_peer_id();
-        let opening: Vec<_> = (0..10).map(|_| open(&mut a, to).1).collect();
-        let refused = b.behaviour().shared.metrics.streams_refused.clone();
-        tokio::spawn(a.loop_on_next());
-        tokio::spawn(b.loop_on_next());
-        let mut held = Vec::new();
-        for opened in opening {
-            match opened.await.unwrap() {
-                Ok(stream) => held.push(stream),
-                Err(error) => assert_eq!(error, OpenError::Refused),
-            }
-        }
-        assert_eq!(held.len(), 3);
-        assert_eq!(refused.get(), 7);
-        for _ in 0..3 {
-            assert!(matches!(events.recv().await, Some(NetEvent::Stream { .. })));
-        }
-    }
-
-    #[test]
-    fn the_best_connection_carries_the_stream() {
-        let (mut behaviour, _events) = behaviour(&NetLimits::default());
-        let peer = PeerId::random();
-        let relay = PeerId::random();
-        let id = ConnectionId::new_unchecked;
-        assert_eq!(behaviour.best(&peer), None);
-        let relayed = format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit");
-        for (number, address) in [
-            (1, relayed.as_str()),
-            (2, "/ip4/8.8.8.8/udp/1/quic-v1"),
-            (3, "/ip4/8.8.8.8/tcp/1"),
-            (4, "/ip4/8.8.8.8/udp/2/quic-v1"),
-            (5, relayed.as_str()),
-        ] {
-            behaviour.on_established(peer, id(number), &address.parse().unwrap());
-        }
-        for (closed, next) in [
-            (3, Some(4)),
-            (4, Some(2)),
-            (2, Some(5)),
-            (5, Some(1)),
-            (1, None),
-        ] {
-            assert_eq!(behaviour.best(&peer), Some(id(closed)));
-            behaviour.on_closed(peer, id(closed));
-            assert_eq!(behaviour.best(&peer), next.map(id));
-        }
-        assert!(behaviour.connections.is_empty());
-    }
-}
+mod tests;

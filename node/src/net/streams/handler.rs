@@ -25,6 +25,7 @@ use super::super::error::OpenError;
 use super::super::events::{EventSink, WaitingStream};
 use super::super::metrics::NetMetrics;
 use super::super::protocols::StreamKind;
+use super::path::Path;
 use super::slots::{PeerSlots, Slot};
 use super::stream::NetStream;
 use super::upgrade::{self, Accept, NotOpened};
@@ -70,6 +71,7 @@ pub struct Handler {
     peer: PeerId,
     shared: Arc<Shared>,
     slots: Arc<PeerSlots>,
+    path: Arc<Path>,
     /// Streams to open; bounded by the peer's slots.
     wishes: VecDeque<Wish>,
     opening: usize,
@@ -77,11 +79,17 @@ pub struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(peer: PeerId, shared: Arc<Shared>, slots: Arc<PeerSlots>) -> Self {
+    pub(super) fn new(
+        peer: PeerId,
+        shared: Arc<Shared>,
+        slots: Arc<PeerSlots>,
+        path: Arc<Path>,
+    ) -> Self {
         Self {
             peer,
             shared,
             slots,
+            path,
             wishes: VecDeque::new(),
             opening: 0,
             answering: FuturesUnordered::new(),
@@ -100,12 +108,13 @@ impl Handler {
         let answer = match admitted {
             Some((slot, room)) => {
                 let (peer, shared) = (self.peer, Arc::clone(&self.shared));
+                let path = Arc::clone(&self.path);
                 within(async move {
                     let mut stream = stream;
                     upgrade::accept(&mut stream).await?;
                     shared.metrics.streams_accepted.inc();
                     let bytes = shared.metrics.bytes_of(kind).clone();
-                    let stream = NetStream::new(stream, peer, kind, bytes, slot);
+                    let stream = NetStream::new(stream, peer, kind, bytes, slot, path);
                     room.send(WaitingStream { peer, kind, stream });
                     Ok(())
                 })
@@ -125,7 +134,8 @@ impl Handler {
         self.opening -= 1;
         self.shared.metrics.streams_opened.inc();
         let bytes = self.shared.metrics.bytes_of(wish.kind).clone();
-        let stream = NetStream::new(stream, self.peer, wish.kind, bytes, wish.slot);
+        let path = Arc::clone(&self.path);
+        let stream = NetStream::new(stream, self.peer, wish.kind, bytes, wish.slot, path);
         let _ = wish.reply.send(Ok(stream));
     }
 

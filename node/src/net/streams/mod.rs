@@ -8,11 +8,12 @@
 //! stream.
 //!
 //! [`behaviour`] chooses the connection and keeps those that wait for one, [`handler`] opens and
-//! accepts on one connection, [`upgrade`] negotiates, [`stream`] is what the user gets, and [`slots`]
+//! accepts on one connection, [`path`] says how good that is, [`upgrade`] negotiates, [`stream`] is what the user gets, and [`slots`]
 //! counts.
 
 pub(super) mod behaviour;
 mod handler;
+mod path;
 mod slots;
 mod stream;
 mod upgrade;

@@ -2,15 +2,18 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+use tokio_util::sync::CancellationToken;
 
 use super::super::metrics::ByteCounters;
 use super::super::protocols::StreamKind;
+use super::path::Path;
 use super::slots::Slot;
 
 /// A stream to or from a peer: tokio's `AsyncRead` and `AsyncWrite`, with back-pressure from end to
@@ -21,6 +24,7 @@ pub struct NetStream {
     peer: PeerId,
     kind: StreamKind,
     bytes: ByteCounters,
+    path: Arc<Path>,
     _slot: Slot,
 }
 
@@ -31,12 +35,14 @@ impl NetStream {
         kind: StreamKind,
         bytes: ByteCounters,
         slot: Slot,
+        path: Arc<Path>,
     ) -> Self {
         Self {
             inner: Box::new(stream.compat()),
             peer,
             kind,
             bytes,
+            path,
             _slot: slot,
         }
     }
@@ -52,6 +58,19 @@ impl NetStream {
     pub fn kind(&self) -> StreamKind {
         self.kind
     }
+
+    /// Whether it goes through a relay.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        self.path.is_relayed()
+    }
+
+    /// Cancelled when it goes through a relay and a direct connection to the peer stands: whoever has much
+    /// to read should go on over another stream.
+    #[must_use]
+    pub fn better_way(&self) -> CancellationToken {
+        self.path.better().clone()
+    }
 }
 
 impl AsyncRead for NetStream {
@@ -62,9 +81,9 @@ impl AsyncRead for NetStream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
-        self.bytes
-            .received
-            .inc_by((buf.filled().len() - before) as u64);
+        let came = buf.filled().len() - before;
+        self.bytes.received.inc_by(came as u64);
+        self.path.received(came);
         polled
     }
 }
@@ -78,6 +97,7 @@ impl AsyncWrite for NetStream {
         let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = polled {
             self.bytes.sent.inc_by(written as u64);
+            self.path.sent(written);
         }
         polled
     }

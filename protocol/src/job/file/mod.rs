@@ -232,7 +232,7 @@ fn syntax(faults: &mut Faults<'_>, errors: &[toml::de::Error]) {
 fn sections(root: &Section<'_>, faults: &mut Faults<'_>, file_name: &str) -> JobFile {
     root.check_keys(faults, "");
     let task = task::task(root, faults);
-    let network = settings::network(root, &task.program, faults);
+    let network = settings::network(root, &task.program, task.sandbox.is_some(), faults);
     let (keys, chunk) = values::array(root, faults);
     JobFile {
         file: file_name.to_owned(),

@@ -232,9 +232,11 @@ pub(super) fn policy(root: &Section<'_>, faults: &mut Faults<'_>) -> FilePolicy 
     policy
 }
 
+/// `sandbox`: whether the job insists on an OCI runtime.
 pub(super) fn network(
     root: &Section<'_>,
     program: &ProgramSpec,
+    sandbox: bool,
     faults: &mut Faults<'_>,
 ) -> NetworkMode {
     let Some(section) = root.section(faults, "network") else {
@@ -245,6 +247,12 @@ pub(super) fn network(
     match mode.as_ref().map(|mode| mode.text.as_str()) {
         Some("egress") if matches!(program, ProgramSpec::Wasm(_)) => {
             let fault = "is for containers: a WASM module has no network";
+            faults.list.extend(mode.map(|mode| mode.fault(fault)));
+            NetworkMode::None
+        }
+        Some("egress") if sandbox => {
+            let fault = "does not go with task.runtime: containers under a runtime of one's own have no \
+                         way out; remove one of them";
             faults.list.extend(mode.map(|mode| mode.fault(fault)));
             NetworkMode::None
         }

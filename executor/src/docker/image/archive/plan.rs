@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 
+use p2pnode_protocol::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -18,6 +19,9 @@ use super::walk::{Entry, Kind, Walk, broken};
 /// Members of an archive. An image has at most some 125 layers, `docker save` writes three files for
 /// each, and a layout may hold an image for each of some 20 platforms.
 const MAX_MEMBERS: usize = 10_000;
+
+/// Bytes of their names and of what links name, together: some hundred for each.
+const MAX_NAMES_BYTES: usize = 2 << 20;
 
 /// Layers of an image: engines take no more than some 125.
 const MAX_LAYERS: usize = 512;
@@ -126,7 +130,7 @@ impl<'a> Archive<'a> {
             return Err(broken("it is compressed: send the plain tar file"));
         }
         let len = file.metadata()?.len();
-        let mut members = HashMap::new();
+        let (mut members, mut names_bytes) = (HashMap::new(), 0);
         let mut from_start = file;
         from_start.rewind()?;
         let mut walk = Walk::new(file);
@@ -142,6 +146,14 @@ impl<'a> Archive<'a> {
             }
             if members.len() == MAX_MEMBERS {
                 return Err(broken(format!("it holds more than {MAX_MEMBERS} files")));
+            }
+            names_bytes += entry.name.len();
+            if let Kind::Link(target) = &entry.kind {
+                names_bytes += target.len();
+            }
+            if names_bytes > MAX_NAMES_BYTES {
+                let most = Bytes(MAX_NAMES_BYTES as u64);
+                return Err(broken(format!("the names in it take more than {most}")));
             }
             let name = entry.name.trim_start_matches("./").to_owned();
             if let Some(twice) = members.insert(name, entry) {

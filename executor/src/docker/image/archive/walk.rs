@@ -13,8 +13,11 @@ use tar::{EntryType, Header, PaxExtensions};
 /// Tar's unit.
 const BLOCK: u64 = 512;
 
-/// The longest extended name or header: Linux takes paths of 4,096 bytes.
+/// The longest extended header: Linux takes attributes of 64 KiB, and they stand in one.
 const MAX_EXTENDED_BYTES: u64 = 64 << 10;
+
+/// The longest name, and target of a link: Linux takes paths of 4,096 bytes.
+const MAX_NAME_BYTES: usize = 8 << 10;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,8 +105,8 @@ impl<R: Skip> Walk<R> {
                 .map_err(|_| broken("a size is no number"))?;
             let kind = header.entry_type();
             match kind {
-                EntryType::GNULongName => long_name = Some(text_of(&self.extended(stored)?)),
-                EntryType::GNULongLink => long_link = Some(text_of(&self.extended(stored)?)),
+                EntryType::GNULongName => long_name = Some(name_of(&self.extended(stored)?)?),
+                EntryType::GNULongLink => long_link = Some(name_of(&self.extended(stored)?)?),
                 EntryType::XHeader => pax = Pax::parse(&self.extended(stored)?)?,
                 EntryType::XGlobalHeader => {
                     self.extended(stored)?;
@@ -211,8 +214,8 @@ impl Pax {
             let record = record.map_err(|_| broken("an extended header is wrong"))?;
             let value = record.value_bytes();
             match record.key_bytes() {
-                b"path" => pax.name = Some(text_of(value)),
-                b"linkpath" => pax.link = Some(text_of(value)),
+                b"path" => pax.name = Some(name_of(value)?),
+                b"linkpath" => pax.link = Some(name_of(value)?),
                 b"size" => {
                     let size = std::str::from_utf8(value).ok();
                     let size = size.and_then(|size| size.parse().ok());
@@ -231,6 +234,14 @@ fn padded(size: u64) -> io::Result<u64> {
     whole
         .filter(|whole| *whole <= i64::MAX as u64)
         .ok_or_else(|| broken("an entry is too large"))
+}
+
+fn name_of(bytes: &[u8]) -> io::Result<String> {
+    let name = text_of(bytes);
+    match name.len() > MAX_NAME_BYTES {
+        true => Err(broken("a name is too long")),
+        false => Ok(name),
+    }
 }
 
 /// GNU's long names end with a NUL.
@@ -322,6 +333,28 @@ mod tests {
         words.as_gnu_mut().unwrap().size = *b"twelve bytes";
         words.set_cksum();
         assert!(all(words.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn names_have_a_length_that_a_system_takes() {
+        let named = |key: &str, length: usize| {
+            let mut builder = tar::Builder::new(Vec::new());
+            let name = "x".repeat(length);
+            builder
+                .append_pax_extensions([(key, name.as_bytes())])
+                .unwrap();
+            let mut file = header(EntryType::Regular, 0);
+            builder.append_data(&mut file, "a", &b""[..]).unwrap();
+            all(&builder.into_inner().unwrap())
+        };
+        for key in ["path", "linkpath"] {
+            assert!(named(key, MAX_NAME_BYTES).is_ok());
+            assert!(named(key, MAX_NAME_BYTES + 1).is_err());
+        }
+        assert!(named("SCHILY.xattr.user.x", MAX_NAME_BYTES * 4).is_ok());
+        let mut long = header(EntryType::GNULongName, 9 << 10).as_bytes().to_vec();
+        long.resize(512 + (9 << 10), b'x');
+        assert!(all(&long).is_err());
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::options;
+
 /// The largest Dockerfile: they are written by people.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
@@ -215,6 +217,12 @@ fn instruction(line: usize, text: &str, escape: char) -> Result<Instruction, Str
     if verb == Verb::Run && rest.starts_with("--") {
         return wrong("options of RUN are not supported".into());
     }
+    if !matches!(verb, Verb::Run | Verb::From) {
+        options::split(&verb.to_string(), &rest).map_err(|why| format!("line {line}: {why}"))?;
+    }
+    if verb == Verb::Plain("LABEL") {
+        options::check_labels(&rest, escape).map_err(|why| format!("line {line}: {why}"))?;
+    }
     if matches!(verb, Verb::Run | Verb::Copy) && has_here_document(&rest) {
         return wrong("here-documents are not supported: use a file of the context".into());
     }
@@ -298,6 +306,19 @@ mod tests {
             ("FROM a\nEVIL x", "`EVIL` is no instruction"),
             ("FROM a\nRUN", "line 2: RUN needs"),
             ("FROM a\nRUN --mount=type=cache x", "options of RUN"),
+            ("FROM a\n\nCOPY --fr\"om\"=b /x /y", "line 3: `--fr"),
+            (
+                "FROM a\nCOPY --chown=0\u{a0}--from=b /x /y",
+                "no option of COPY",
+            ),
+            ("FROM a\nADD --checksum=sha256:00 x /y", "no option of ADD"),
+            (
+                "FROM a\nHEALTHCHECK --in\\terval=1s CMD x",
+                "no option of HEALTH",
+            ),
+            ("FROM a\nENV --x=y z", "ENV has no options"),
+            ("FROM a\nLABEL p2pnode.build=\"\"", "line 2: the label"),
+            ("FROM a\nLABEL a=b \\\n $X=c", "line 2: the label"),
             ("FROM a\nRUN cat <<EOF\nx\nEOF", "here-documents"),
             ("FROM a\nCOPY <<-\"X\" /y", "here-documents"),
             ("# escape=x\nFROM a", "escape character"),

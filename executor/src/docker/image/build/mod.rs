@@ -9,8 +9,10 @@
 //! Nothing but that image is left: whatever is made on the way carries the label [`BUILD`], and is
 //! swept when the build ends, however it does, and when the node starts again.
 
+mod budget;
 mod context;
 mod dockerfile;
+mod options;
 mod segment;
 mod stages;
 mod step;
@@ -57,6 +59,17 @@ pub(super) fn name(digest: &str, dockerfile: &str) -> String {
     format!("{OWN_PREFIX}build:{hash}")
 }
 
+/// What is to be built.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub context: &'a Path,
+    pub dockerfile: &'a str,
+    pub digest: &'a str,
+    pub resources: &'a Resources,
+    /// Whether what it names may come from a registry on this machine or its network.
+    pub local_registry: bool,
+}
+
 /// One build under way.
 #[derive(Debug)]
 struct Build<'a> {
@@ -64,6 +77,7 @@ struct Build<'a> {
     context: &'a Path,
     context_bytes: u64,
     resources: &'a Resources,
+    local_registry: bool,
     recipe: Recipe,
     mark: String,
     room: Room,
@@ -92,14 +106,15 @@ impl Build<'_> {
 /// [`FailureKind::BadProgram`] when it can't be built, with the last words of the step that failed;
 /// [`FailureKind::ImageUnavailable`] when what it builds upon can't be had or there is no room;
 /// [`FailureKind::Host`] when the engine fails.
-pub(super) async fn build(
-    work: &Work,
-    context: &Path,
-    dockerfile: &str,
-    digest: &str,
-    resources: &Resources,
-) -> Result<ImageInspect, Failure> {
-    let name = name(digest, dockerfile);
+pub(super) async fn build(work: &Work, wanted: &Wanted<'_>) -> Result<ImageInspect, Failure> {
+    let Wanted {
+        context,
+        dockerfile,
+        resources,
+        local_registry,
+        ..
+    } = *wanted;
+    let name = name(wanted.digest, dockerfile);
     if let Some(found) = pull::inspect(work.docker(), &name).await? {
         if work
             .cache()
@@ -119,6 +134,7 @@ pub(super) async fn build(
         context,
         context_bytes,
         resources,
+        local_registry,
         recipe,
         mark: format!("{}/{serial}", work.shared.label),
         room: Room::of(work.docker()).await,

@@ -7,9 +7,10 @@ use bollard::models::ImageConfig;
 use p2pnode_protocol::Bytes;
 use p2pnode_protocol::task::{Failure, FailureKind};
 
+use super::budget::Budget;
 use super::dockerfile::{Instruction, Stage, Verb};
 use super::step::{self, Step};
-use super::{BUILD, Build, context, segment, words};
+use super::{BUILD, Build, context, options, segment, words};
 use crate::docker::image::{access, pull};
 
 /// Shells to which a variable can be given within the command. Other programs get them as their
@@ -43,7 +44,7 @@ fn shown(instruction: &Instruction) -> String {
 pub(super) async fn run(build: &Build<'_>) -> Result<String, Failure> {
     let mut built = Vec::<String>::new();
     let stages = &build.recipe.stages;
-    let globals = globals(build)?;
+    let (globals, common) = globals(build)?;
     for (at, stage) in stages.iter().enumerate() {
         let lookup = |name: &str| {
             let found = globals.iter().rev().find(|(known, _)| known == name);
@@ -59,11 +60,18 @@ pub(super) async fn run(build: &Build<'_>) -> Result<String, Failure> {
             "scratch" => None,
             name => Some(earlier.image(build, name).await?),
         };
+        let under = size_of(build, base.as_deref()).await?;
+        let mut budget = Budget::default();
+        for variable in &under.env {
+            budget.image(variable).map_err(bad)?;
+        }
         let mut course = Course {
             build,
             earlier,
             globals: &globals,
-            base_bytes: size_of(build, base.as_deref()).await?,
+            common: &common,
+            budget,
+            base_bytes: under.bytes,
             at: base,
             args: Vec::new(),
             pending: vec![format!("LABEL {BUILD}=\"{}\"", build.mark)],
@@ -81,23 +89,39 @@ pub(super) async fn run(build: &Build<'_>) -> Result<String, Failure> {
     built.pop().ok_or_else(|| bad("it has no FROM"))
 }
 
-/// Bytes of an image, its base included.
-async fn size_of(build: &Build<'_>, id: Option<&str>) -> Result<u64, Failure> {
-    let Some(id) = id else { return Ok(0) };
-    let found = pull::inspect(build.work.docker(), id).await?;
-    let size = found.and_then(|found| found.size);
-    Ok(size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0))
+/// What an image is, its base included.
+#[derive(Debug, Default)]
+struct Under {
+    bytes: u64,
+    env: Vec<String>,
+}
+
+async fn size_of(build: &Build<'_>, id: Option<&str>) -> Result<Under, Failure> {
+    let Some(id) = id else {
+        return Ok(Under::default());
+    };
+    let Some(found) = pull::inspect(build.work.docker(), id).await? else {
+        return Ok(Under::default());
+    };
+    let bytes = found.size.and_then(|size| u64::try_from(size).ok());
+    let env = found.config.and_then(|config| config.env);
+    Ok(Under {
+        bytes: bytes.unwrap_or(0),
+        env: env.unwrap_or_default(),
+    })
 }
 
 /// `ARG`s with their values.
 type Args = Vec<(String, Option<String>)>;
 
-fn globals(build: &Build<'_>) -> Result<Args, Failure> {
-    let mut all = Args::new();
+fn globals(build: &Build<'_>) -> Result<(Args, Budget), Failure> {
+    let (mut all, mut budget) = (Args::new(), Budget::default());
     for instruction in &build.recipe.globals {
+        let taken = budget.take(instruction, build.recipe.escape, &Budget::default());
+        taken.map_err(bad)?;
         declare(&mut all, instruction, build.recipe.escape, &|_| None, &[])?;
     }
-    Ok(all)
+    Ok((all, budget))
 }
 
 /// Adds what one `ARG` says to `args`. A variable of the image wins over one of the same name.
@@ -155,7 +179,7 @@ impl Earlier<'_> {
         if let Some(id) = self.find(name) {
             return Ok(id.to_owned());
         }
-        let found = pull::resolve(build.work, name, None).await?;
+        let found = pull::resolve(build.work, name, None, build.local_registry).await?;
         if !access::is_named(name, &found) {
             return Err(bad(format!("the image {name} must be given by its name")));
         }
@@ -180,6 +204,9 @@ struct Course<'a> {
     build: &'a Build<'a>,
     earlier: Earlier<'a>,
     globals: &'a [(String, Option<String>)],
+    /// What the globals take, and what the stage has taken so far.
+    common: &'a Budget,
+    budget: Budget,
     /// The size of what the stage builds upon.
     base_bytes: u64,
     /// The image so far; none for `scratch`.
@@ -194,6 +221,10 @@ struct Course<'a> {
 
 impl<'a> Course<'a> {
     async fn take(&mut self, instruction: &'a Instruction) -> Result<(), Failure> {
+        let taken = self
+            .budget
+            .take(instruction, self.build.recipe.escape, self.common);
+        taken.map_err(bad)?;
         match instruction.verb {
             Verb::Run => return self.step(instruction).await,
             Verb::Copy | Verb::Add => {
@@ -214,15 +245,16 @@ impl<'a> Course<'a> {
 
     /// What the builder is told for a `COPY` or an `ADD`.
     async fn copy(&mut self, instruction: &Instruction) -> Result<String, Failure> {
-        let mut rest = instruction.rest.as_str();
+        let (given, rest) = options::split("COPY", &instruction.rest).map_err(bad)?;
         let (mut options, mut from) = (String::new(), None);
-        while let Some(option) = rest.strip_prefix("--") {
-            let end = option.find(char::is_whitespace).unwrap_or(option.len());
-            match option[..end].strip_prefix("from=") {
-                Some(name) => from = Some(name),
-                None => options.push_str(&format!("--{} ", &option[..end])),
+        for (name, value) in given {
+            match name {
+                "from" if from.is_some() => {
+                    return Err(bad(format!("{} names two stages", shown(instruction))));
+                }
+                "from" => from = Some(value),
+                _ => options.push_str(&format!("--{name}={value} ")),
             }
-            rest = option[end..].trim_start();
         }
         if instruction.verb == Verb::Add && !self.adds_plainly(rest, from) {
             return Err(bad(format!(
@@ -286,6 +318,7 @@ impl<'a> Course<'a> {
         let limit = self.build.resources.disk;
         let grown = size_of(self.build, Some(id))
             .await?
+            .bytes
             .saturating_sub(self.base_bytes);
         if grown > limit.0 {
             return Err(bad(format!(

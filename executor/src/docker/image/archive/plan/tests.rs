@@ -327,6 +327,16 @@ fn layers_that_are_no_layers_are_refused() {
 }
 
 #[test]
+fn names_take_no_more_than_they_may_together() {
+    let member = |n: usize| (format!("{n:04}{}", "x".repeat(8_000)), Vec::new());
+    let few: Members = saved().into_iter().chain((0..200).map(member)).collect();
+    assert!(read_members(&few).is_ok());
+    let many: Members = saved().into_iter().chain((0..300).map(member)).collect();
+    let error = read_members(&many).unwrap_err();
+    assert!(error.to_string().contains("names in it take"), "{error}");
+}
+
+#[test]
 fn reading_stops_when_nobody_wants_it() {
     let (plan, file) = read_members(&saved()).unwrap();
     let stop = CancellationToken::new();

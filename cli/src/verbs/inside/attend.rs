@@ -1,0 +1,188 @@
+//! A command inside a task, with this process's stdin, stdout and terminal: `exec`, and `run -it`.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use p2pnode_executor::inside::Duplex;
+use p2pnode_protocol::TaskKey;
+use p2pnode_protocol::task::Stream;
+use p2pnode_protocol::tunnel::{ExecEnd, ExecSpec, TaskSignal};
+use p2pnode_tunnel::client::OpenError;
+use p2pnode_tunnel::client::exec::{Dial, ExecClient, ExecEvent, ExecInput, Target};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::terminal::{self, Raw};
+use super::{names, written};
+use crate::args::{ExecArgs, Global};
+use crate::client::Client;
+use crate::exit::Failure;
+use crate::select::JobSelector;
+use crate::{here, output};
+
+/// How a command is attended to.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Stdin goes to it.
+    pub interactive: bool,
+    /// It has a terminal.
+    pub tty: bool,
+}
+
+pub async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, Failure> {
+    let selector = names::parse(&args.task)?;
+    let client = here::must_run_for_jobs(global)?;
+    let task = client.task(&selector).await?;
+    let manner = Manner {
+        interactive: args.interactive,
+        tty: args.tty,
+    };
+    let spec = ExecSpec {
+        command: args.command.clone(),
+        env: written::variables(&args.env)?,
+        terminal: args.tty.then(terminal::like_this),
+    };
+    attend(&client, task, spec, manner)
+        .await
+        .map(ExitCode::from)
+}
+
+/// Streams to a task's provider, through the node here.
+struct Way {
+    client: Client,
+    selector: JobSelector,
+}
+
+#[async_trait]
+impl Dial for Way {
+    async fn dial(&self) -> io::Result<Box<dyn Duplex>> {
+        match self.client.tunnel(&self.selector).await {
+            Ok((_, stream)) => Ok(Box::new(stream)),
+            Err(failure) => Err(io::Error::other(failure.message)),
+        }
+    }
+}
+
+/// Runs a command in a task to its end; returns its exit code.
+pub async fn attend(
+    client: &Client,
+    task: TaskKey,
+    spec: ExecSpec,
+    manner: Manner,
+) -> Result<u8, Failure> {
+    let way = Way {
+        client: client.clone(),
+        selector: JobSelector::of(&task),
+    };
+    let target = Target {
+        job: task.job,
+        step: task.step,
+        index: task.index,
+    };
+    let started = ExecClient::start(Arc::new(way), target, spec).await;
+    let (input, events) = started.map_err(never_ran)?.split();
+    // From here on the terminal is the command's, and so is Ctrl-C.
+    let raw = if manner.tty {
+        Some(Raw::begin()?)
+    } else {
+        None
+    };
+    let mut typing = tokio::spawn(hand_on(input.clone(), manner.interactive));
+    let ended = tokio::select! {
+        ended = print(events) => ended,
+        failure = signals(input, manner.tty) => Err(failure),
+    };
+    typing.abort();
+    let _ = (&mut typing).await;
+    drop(raw);
+    ended
+}
+
+fn never_ran(error: OpenError) -> Failure {
+    Failure::never_ran(match error {
+        // What the node here says needs no frame around it.
+        OpenError::Dial(error) => error.to_string(),
+        error => error.to_string(),
+    })
+}
+
+/// What is typed goes to the command.
+async fn hand_on(input: ExecInput, interactive: bool) {
+    if interactive {
+        let mut typed = terminal::input();
+        while let Some(bytes) = typed.recv().await {
+            if !input.input(bytes).await {
+                return;
+            }
+        }
+    }
+    input.end().await;
+}
+
+/// What the command writes is printed; returns its exit code.
+async fn print(mut events: mpsc::Receiver<ExecEvent>) -> Result<u8, Failure> {
+    while let Some(event) = events.recv().await {
+        match event {
+            ExecEvent::Output { stream, bytes } => match stream {
+                Stream::Stdout => output::raw_bytes(&bytes),
+                Stream::Stderr => output::raw_note_bytes(&bytes),
+            },
+            // A terminal in raw mode goes to the next line's beginning only when it is told to.
+            ExecEvent::Interrupted => {
+                output::raw_note_bytes(
+                    b"\r\n[the connection is lost; going on when it is back]\r\n",
+                );
+            }
+            ExecEvent::Resumed => output::raw_note_bytes(b"[connected again]\r\n"),
+            ExecEvent::Ended(ExecEnd::Exited(code)) => {
+                return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+            }
+            ExecEvent::Ended(ExecEnd::Lost(why)) => return Err(Failure::never_ran(why)),
+        }
+    }
+    Err(Failure::never_ran("the connection is lost"))
+}
+
+/// Signals of this process go to the command; a terminal's size does, too.
+async fn signals(input: ExecInput, tty: bool) -> Failure {
+    let listen = |kind: SignalKind| {
+        signal(kind)
+            .map_err(|error| Failure::internal(format!("cannot listen for signals: {error}")))
+    };
+    let all = || -> Result<[Signal; 5], Failure> {
+        Ok([
+            listen(SignalKind::window_change())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+            listen(SignalKind::quit())?,
+        ])
+    };
+    let [
+        mut resized,
+        mut interrupt,
+        mut terminate,
+        mut hangup,
+        mut quit,
+    ] = match all() {
+        Ok(all) => all,
+        Err(failure) => return failure,
+    };
+    loop {
+        let sent = tokio::select! {
+            _ = resized.recv() => {
+                if tty {
+                    input.resize(terminal::size()).await;
+                }
+                continue;
+            }
+            _ = interrupt.recv() => TaskSignal::Int,
+            _ = terminate.recv() => TaskSignal::Term,
+            _ = hangup.recv() => TaskSignal::Hup,
+            _ = quit.recv() => TaskSignal::Quit,
+        };
+        input.signal(sent).await;
+    }
+}

@@ -1,0 +1,226 @@
+//! `ssh`, `ssh-config` and `tunnel`: this system's own OpenSSH, joined to a task.
+//!
+//! For each task there are two small files in the data directory's folder `ssh`: the key that is
+//! shown to the task's server, made for the occasion, and the host key that its provider promised.
+//! `tunnel` writes both before it hands on the first byte, so that they stand when OpenSSH looks.
+
+use std::fs::DirBuilder;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+
+use p2pnode_node::home::DataDir;
+use p2pnode_protocol::TaskKey;
+use p2pnode_protocol::tunnel::{Opened, Purpose};
+use p2pnode_tunnel::ssh_keys::{self, ClientKey};
+use tokio::net::TcpStream;
+
+use super::{names, open};
+use crate::args::{Global, SshArgs, TunnelArgs};
+use crate::exit::Failure;
+use crate::{here, output};
+
+/// The user that tasks' servers know. Any name would do: the key says who it is.
+const USER: &str = "task";
+
+/// What is copied at once, in bytes.
+const COPY_BYTES: usize = 128 << 10;
+
+/// The files of one task's connections.
+struct Files {
+    dir: PathBuf,
+    host: String,
+}
+
+impl Files {
+    fn of(global: &Global, host: String) -> Result<Self, Failure> {
+        let dir = DataDir::find(global.data_dir.clone()).map_err(here::home_failure)?;
+        let dir = dir.path().join("ssh");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|error| unwritable(&dir, &error))?;
+        Ok(Self { dir, host })
+    }
+
+    fn key(&self) -> PathBuf {
+        self.dir.join(format!("{}.key", self.host))
+    }
+
+    fn known(&self) -> PathBuf {
+        self.dir.join(format!("{}.known", self.host))
+    }
+
+    /// The public half of the key, which is made when there is none.
+    fn client_key(&self) -> Result<[u8; 32], Failure> {
+        let kept = ClientKey::keep(&self.key());
+        kept.map(|key| key.public())
+            .map_err(|error| Failure::internal(format!("{}: {error}", self.key().display())))
+    }
+
+    /// Writes down which key the server will show.
+    fn trust(&self, host_key: &[u8; 32]) -> Result<(), Failure> {
+        let line = ssh_keys::known_hosts_line(&self.host, host_key)
+            .map_err(|error| Failure::internal(error.to_string()))?;
+        let line = format!("{line}\n");
+        let path = self.known();
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == line) {
+            return Ok(());
+        }
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+            file.write_all(line.as_bytes())?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(|error: io::Error| unwritable(&path, &error))
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::internal(format!("{} cannot be written: {error}", path.display()))
+}
+
+/// What OpenSSH is told, as `Keyword value`; tokens such as `%n` stand for the host's name.
+fn settings(
+    global: &Global,
+    dir: &Path,
+    host: &str,
+) -> Result<Vec<(&'static str, String)>, Failure> {
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::internal(format!("this program's own file is not found: {error}"))
+    })?;
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    let mut proxy = quoted(&program);
+    if let Some(data_dir) = &global.data_dir {
+        let data_dir = std::path::absolute(data_dir)
+            .map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
+        proxy.push_str(&format!(" --data-dir {}", quoted(&data_dir)));
+    }
+    proxy.push_str(&format!(" tunnel --stdio {host}"));
+    Ok(vec![
+        ("ProxyCommand", proxy),
+        ("User", USER.to_owned()),
+        ("IdentityFile", quoted(&dir.join(format!("{host}.key")))),
+        ("IdentitiesOnly", "yes".to_owned()),
+        ("PreferredAuthentications", "publickey".to_owned()),
+        (
+            "UserKnownHostsFile",
+            quoted(&dir.join(format!("{host}.known"))),
+        ),
+        ("GlobalKnownHostsFile", "/dev/null".to_owned()),
+        ("StrictHostKeyChecking", "yes".to_owned()),
+        ("HostKeyAlgorithms", "ssh-ed25519".to_owned()),
+        ("UpdateHostKeys", "no".to_owned()),
+        ("ForwardAgent", "no".to_owned()),
+        ("ForwardX11", "no".to_owned()),
+    ])
+}
+
+pub fn ssh_config(global: &Global) -> Result<ExitCode, Failure> {
+    let files = Files::of(global, String::new())?;
+    output::line("# Tasks of p2pnode, as JOB.p2pnode or JOB.INDEX.p2pnode.");
+    output::line(format!("Host *{}", names::SUFFIX));
+    for (keyword, value) in settings(global, &files.dir, "%n")? {
+        output::line(format!("    {keyword} {value}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn ssh(global: &Global, args: &SshArgs) -> Result<ExitCode, Failure> {
+    let selector = names::parse(&args.task)?;
+    let client = here::must_run_for_jobs(global)?;
+    // What is wrong is said here, in one line, and not by OpenSSH in three.
+    let (name, stream) = client.tunnel(&selector).await?;
+    let task: TaskKey = parse_name(&name)?;
+    let files = Files::of(global, names::host(&task))?;
+    let client_key = files.client_key()?;
+    let (opened, _) = open(stream, &task, Purpose::Ssh { client_key }).await?;
+    accept(&files, &opened)?;
+
+    let mut command = Command::new("ssh");
+    for (keyword, value) in settings(global, &files.dir, &files.host)? {
+        command.arg("-o").arg(format!("{keyword}={value}"));
+    }
+    command.args(&args.flags).arg(&files.host);
+    if !args.command.is_empty() {
+        command.arg("--").args(&args.command);
+    }
+    let error = command.exec();
+    Err(match error.kind() {
+        io::ErrorKind::NotFound => Failure::usage(
+            "there is no `ssh` here: install OpenSSH's client, or use `p2pnode exec -it`",
+        ),
+        _ => Failure::internal(format!("ssh cannot be started: {error}")),
+    })
+}
+
+fn parse_name(name: &str) -> Result<TaskKey, Failure> {
+    name.parse()
+        .map_err(|_| Failure::internal(format!("the node named a task that is none: {name}")))
+}
+
+fn accept(files: &Files, opened: &Opened) -> Result<(), Failure> {
+    let host_key = opened
+        .host_key
+        .ok_or_else(|| Failure::internal("the provider did not say which host key it has"))?;
+    files.trust(&host_key)
+}
+
+pub async fn tunnel(global: &Global, args: &TunnelArgs) -> Result<ExitCode, Failure> {
+    let selector = names::parse(&args.task)?;
+    let client = here::must_run_for_jobs(global)?;
+    let (name, stream) = client.tunnel(&selector).await?;
+    let task: TaskKey = parse_name(&name)?;
+    let stream = match args.port {
+        Some(port) => open(stream, &task, Purpose::Tcp { port }).await?.1,
+        None => {
+            // OpenSSH looks for the files under the name that it was given.
+            let host = match args.task.ends_with(names::SUFFIX) {
+                true => args.task.clone(),
+                false => names::host(&task),
+            };
+            let files = Files::of(global, host)?;
+            let client_key = files.client_key()?;
+            let (opened, stream) = open(stream, &task, Purpose::Ssh { client_key }).await?;
+            accept(&files, &opened)?;
+            stream
+        }
+    };
+    pump(stream).map_err(|error| Failure::internal(format!("the tunnel broke: {error}")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Joins stdin and stdout to the stream until the other side has said all. Two threads that block: a
+/// keystroke that went through an event loop would take twice as long.
+fn pump(stream: TcpStream) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    let mut far = stream.try_clone()?;
+    thread::spawn(move || {
+        // Whatever ends it, the other direction tells.
+        let _ = copy(&mut io::stdin().lock(), &mut far);
+        let _ = far.shutdown(Shutdown::Write);
+    });
+    let mut near = stream;
+    match copy(&mut near, &mut io::stdout().lock()) {
+        // OpenSSH has left.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => ended,
+    }
+}
+
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => {
+                to.write_all(&buffer[..length])?;
+                to.flush()?;
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What can't be: one clear line each, and nothing left.
+
+use super::{Place, refused};
+use crate::bench::small_job;
+
+#[test]
+#[ignore = "needs docker"]
+fn what_cannot_be_entered_is_said_in_one_line() {
+    let place = Place::new();
+    let other = "ffffffffffffffff";
+    assert!(refused(&place.me(&["exec", other, "--", "id"]), 2).contains("no job begins with"));
+    assert!(refused(&place.me(&["ssh", other]), 2).contains("no job begins with"));
+    let beyond = format!("{}/7", place.job);
+    assert!(refused(&place.me(&["exec", &beyond, "--", "id"]), 2).contains("task 7"));
+    let unknown = place.me(&["exec", &place.job, "--", "no-such-program"]);
+    assert!(refused(&unknown, 125).contains("no-such-program"));
+    assert!(refused(&place.me(&["forward", &place.job, "http"]), 2).contains("8888"));
+    assert!(refused(&place.me(&["forwards", "--close", "77"]), 2).contains("77"));
+
+    let cancelled = place.me(&["cancel", &place.job]);
+    assert!(cancelled.status.success());
+    for verb in [
+        &["exec", &place.job, "--", "id"][..],
+        &["ssh", &place.job],
+        &["forward", &place.job, "80"],
+        &["cp", &format!("{}:x", place.job), "."],
+    ] {
+        let output = place.me(verb);
+        let said = refused(&output, output.status.code().unwrap());
+        assert!(said.contains("has ended"), "{verb:?}: {said}");
+        assert_ne!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn a_wasm_task_has_no_inside() {
+    let place = Place::new();
+    let module = wat::parse_str(
+        r#"(module (memory (export "memory") 1) (func (export "_start") (loop br 0)))"#,
+    )
+    .unwrap();
+    let job = place.lab.job(
+        "wasm",
+        &small_job("wasm = 'spin.wasm'", ""),
+        &[("spin.wasm", &module)],
+    );
+    let spinning = crate::bench::begin(&place.lab, &job, &[]);
+    let id = crate::harness::eventually("the module runs", || {
+        let shown = place.lab.last_job("me")?;
+        let job = shown["job"]["job"].as_str()?.to_owned();
+        (job != place.job && shown["tasks"][0]["state"] == "running").then_some(job)
+    });
+    assert!(refused(&place.me(&["ssh", &id]), 2).contains("WASM"));
+    assert!(refused(&place.me(&["exec", &id, "--", "id"]), 125).contains("WASM"));
+    assert!(place.me(&["cancel", &id]).status.success());
+    crate::bench::end(&place.lab, spinning);
+}

@@ -1,0 +1,142 @@
+//! Inside running containers, over two real nodes.
+
+mod bad;
+mod files;
+mod ports;
+mod run;
+mod ssh;
+mod terminal;
+
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::bench::{IMAGE, begin, pair_on, small_job};
+use crate::harness::{Lab, TestNode, eventually, program, text};
+
+/// A task that waits, at a provider that has nothing but room.
+pub struct Place {
+    pub lab: Lab,
+    pub job: String,
+    _nodes: (TestNode, TestNode),
+    submit: Child,
+}
+
+impl Place {
+    /// A container of the test image that does nothing for ten minutes.
+    pub fn new() -> Self {
+        Self::of(&format!(
+            "image = \"{IMAGE}\"\ncommand = [\"sleep\", \"600\"]"
+        ))
+    }
+
+    /// The task of a `[task]` table.
+    pub fn of(task: &str) -> Self {
+        let lab = Lab::new();
+        let nodes = pair_on(&lab, &[]);
+        let job = lab.job("wait", &small_job(task, ""), &[]);
+        let submit = begin(&lab, &job, &[]);
+        lab.wait_until_running("me", 1);
+        let shown = lab.last_job("me").unwrap();
+        let job = shown["job"]["job"].as_str().unwrap().to_owned();
+        Self {
+            lab,
+            job,
+            _nodes: nodes,
+            submit,
+        }
+    }
+
+    /// The host name of its task.
+    pub fn host(&self) -> String {
+        format!("{}.p2pnode", self.job)
+    }
+
+    /// `p2pnode VERB ...` as the owner of the job.
+    pub fn me(&self, args: &[&str]) -> Output {
+        self.lab.run("me", args)
+    }
+
+    /// The same, which must succeed; returns what it printed.
+    pub fn said(&self, args: &[&str]) -> String {
+        let output = self.me(args);
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// `p2pnode VERB ...` with pipes.
+    pub fn piped(&self, args: &[&str]) -> Child {
+        program()
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.lab.path("me"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// One of OpenSSH's programs, with the lines that `ssh-config` prints and no others.
+    pub fn openssh(&self, program: &str) -> Command {
+        let config = self.lab.path("ssh-config");
+        if !config.exists() {
+            std::fs::write(&config, self.said(&["ssh-config"])).unwrap();
+        }
+        let mut command = Command::new(program);
+        command.arg("-F").arg(config);
+        command
+    }
+
+    /// `ssh HOST ...`, run to its end with this as its stdin.
+    pub fn ssh(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut command = self.openssh("ssh");
+        command.arg(self.host()).args(args);
+        fed(command, input)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The node stops with the test, and the submit with it.
+        let _ = self.lab.run("me", &["cancel", &self.job]);
+        let _ = self.submit.wait();
+    }
+}
+
+/// Runs a command to its end with this as its stdin.
+pub fn fed(mut command: Command, input: &[u8]) -> Output {
+    use std::io::Write;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let feeding = std::thread::spawn(move || {
+        // The command may not want all of it.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    feeding.join().unwrap();
+    output
+}
+
+/// The one line on stderr of a verb that fails with this code.
+pub fn refused(output: &Output, code: i32) -> String {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    said
+}
+
+/// Waits until something listens at an address.
+pub fn connected(address: &str) -> std::net::TcpStream {
+    eventually("somebody listens", || {
+        std::net::TcpStream::connect(address).ok()
+    })
+}

@@ -1,0 +1,87 @@
+//! `forward`: ports of a task that has no network.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
+
+use super::{Place, connected, refused};
+use crate::harness::{eventually, text};
+
+#[test]
+#[ignore = "needs docker"]
+fn a_port_of_a_task_without_a_network_is_reached_listed_and_closed() {
+    let place = Place::of(&format!(
+        "image = \"{}\"\ncommand = [\"sh\", \"-c\", \"busybox nc -lk -p 8080 -e cat & sleep 600\"]",
+        crate::bench::IMAGE
+    ));
+    let said = place.said(&["forward", &place.job, "0:8080"]);
+    let address = said.split(' ').next().unwrap().to_owned();
+    let echoed = eventually("the port answers", || {
+        let mut stream = connected(&address);
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"hello").ok()?;
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).ok()?;
+        Some(back)
+    });
+    assert_eq!(&echoed, b"hello");
+    let listed = place.lab.json("me", &["forwards"]);
+    assert_eq!(listed[0]["port"], 8080, "{listed}");
+    assert_eq!(listed[0]["listen"], address.as_str(), "{listed}");
+    let id = listed[0]["id"].to_string();
+
+    let taken = place.me(&[
+        "forward",
+        &place.job,
+        &format!("{}:8080", address.rsplit(':').next().unwrap()),
+    ]);
+    assert!(refused(&taken, 2).contains("another port"));
+    place.said(&["forwards", "--close", &id]);
+    eventually("nobody listens any more", || {
+        std::net::TcpStream::connect(&address)
+            .is_err()
+            .then_some(())
+    });
+    assert_eq!(place.lab.json("me", &["forwards"]), serde_json::json!([]));
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn datagrams_find_their_way_back_and_a_forward_ends_with_its_job() {
+    let place = Place::of(&format!(
+        "image = \"{}\"\ncommand = [\"sh\", \"-c\", \"busybox nc -lu -p 5353 -e cat & sleep 600\"]",
+        crate::bench::IMAGE
+    ));
+    let said = place.said(&["forward", &place.job, "0:5353", "--udp"]);
+    let address = said.split(' ').next().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    let echoed = eventually("a datagram comes back", || {
+        socket.send(b"ping").unwrap();
+        let mut back = [0; 16];
+        let length = socket.recv(&mut back).ok()?;
+        Some(back[..length].to_vec())
+    });
+    assert_eq!(echoed, b"ping");
+
+    let said = place.said(&["forward", &place.job, "0:9999"]);
+    let address = said.split(' ').next().unwrap().to_owned();
+    let mut stream = connected(&address);
+    let mut nothing = Vec::new();
+    let _ = stream.read_to_end(&mut nothing);
+    assert!(nothing.is_empty());
+    eventually("it is said that nobody listens", || {
+        let listed = place.lab.json("me", &["forwards"]);
+        let said = listed.to_string();
+        said.contains("listens on port 9999").then_some(())
+    });
+    let cancelled = place.me(&["cancel", &place.job]);
+    assert!(cancelled.status.success(), "{}", text(&cancelled.stderr));
+    eventually("forwards of an ended job are closed", || {
+        let none = place.lab.json("me", &["forwards"]) == serde_json::json!([]);
+        (none && TcpListener::bind(&address).is_ok()).then_some(())
+    });
+}

@@ -1,0 +1,100 @@
+//! `run`: like `docker run`, on a peer.
+
+use super::{Place, fed};
+use crate::bench::IMAGE;
+use crate::harness::{program, text};
+
+/// Small enough to stand beside the task of a [`Place`].
+const SMALL: [&str; 6] = ["--memory", "64MiB", "--disk", "64MiB", "--cpus", "0.2"];
+
+fn run(place: &Place, flags: &[&str], words: &[&str], input: &[u8]) -> std::process::Output {
+    let mut command = program();
+    command
+        .args(["run", "--image", IMAGE])
+        .args(SMALL)
+        .args(flags)
+        .arg("--data-dir")
+        .arg(place.lab.path("me"))
+        .arg("--")
+        .args(words)
+        .current_dir(place.lab.root.path());
+    fed(command, input)
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn a_command_runs_on_a_peer_and_its_files_come_back() {
+    let place = Place::new();
+    let output = run(
+        &place,
+        &[],
+        &["sh", "-c", "echo {out}; echo err >&2; exit 3"],
+        b"",
+    );
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "{out}\n");
+    assert!(text(&output.stderr).contains("err"));
+
+    let data = place.lab.path("data");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("in"), "one\n").unwrap();
+    let volume = format!("{}:data", data.display());
+    let script = "cat data/in; echo two >> data/in; mkdir data/new; echo $MINE > data/new/file";
+    let flags = ["-v", &volume, "-e", "MINE={a} b"];
+    let output = run(&place, &flags, &["sh", "-c", script], b"");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "one\n");
+    let read = |name: &str| std::fs::read_to_string(data.join(name)).unwrap();
+    assert_eq!(
+        (read("in"), read("new/file")),
+        ("one\ntwo\n".into(), "{a} b\n".into())
+    );
+    let left = std::fs::read_dir(place.lab.root.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    let staging = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with(".p2pnode-run");
+    assert_eq!(left.iter().find(staging), None);
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn stdin_reaches_the_command_and_its_exit_code_comes_back() {
+    let place = Place::new();
+    let output = run(
+        &place,
+        &["-i"],
+        &["sh", "-c", "read a; echo got $a; cat | wc -c; exit 4"],
+        b"line\n12345",
+    );
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "got line\n5\n");
+    let output = run(&place, &["-i"], &["no-such-program"], b"");
+    assert_ne!(output.status.code(), Some(0));
+    assert!(
+        text(&output.stderr).contains("no-such-program"),
+        "{}",
+        text(&output.stderr)
+    );
+    let output = run(&place, &["-v", "./nowhere-at-all:data"], &["true"], b"");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn what_is_typed_comes_to_a_running_task_in_order() {
+    use std::io::Write;
+    let place = Place::new();
+    let mut child = place.piped(&["exec", "-i", &place.job, "--", "cat"]);
+    let mut stdin = child.stdin.take().unwrap();
+    let mut expected = String::new();
+    for number in 0..2_000 {
+        let line = format!("line {number}\n");
+        stdin.write_all(line.as_bytes()).unwrap();
+        expected.push_str(&line);
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout) == expected);
+    let output = place.me(&["exec", &place.job, "--", "sh", "-c", "exit 42"]);
+    assert_eq!(output.status.code(), Some(42), "{}", text(&output.stderr));
+}

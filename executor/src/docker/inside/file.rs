@@ -1,0 +1,126 @@
+//! One open file of a sandbox, and how its properties are told and changed.
+
+use std::io;
+use std::thread::ThreadId;
+
+use rustix::fs::{
+    FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, ftruncate,
+    futimens,
+};
+use rustix::io::Errno;
+
+use super::door::{Door, Pass};
+use crate::inside::{FileChange, FileStat, OpenFile, OpenMode};
+
+/// Permission bits that may be set: not those that lend a program its owner's rights.
+const MODE_BITS: u32 = 0o1777;
+
+/// What every call needs: the leave, on the thread that has the task's rights.
+pub(super) fn admit(door: &Door, settled: Option<ThreadId>) -> io::Result<Pass> {
+    if settled != Some(std::thread::current().id()) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "files of a task are reached only on the thread that has taken its rights",
+        ));
+    }
+    door.pass()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::BrokenPipe, "the task has ended"))
+}
+
+/// One open file.
+#[derive(Debug)]
+pub(super) struct TaskFile {
+    pub file: std::fs::File,
+    pub door: Door,
+    pub settled: Option<ThreadId>,
+    pub append: bool,
+}
+
+impl TaskFile {
+    fn admit(&self) -> io::Result<Pass> {
+        admit(&self.door, self.settled)
+    }
+}
+
+impl OpenFile for TaskFile {
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let _pass = self.admit()?;
+        std::os::unix::fs::FileExt::read_at(&self.file, into, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let _pass = self.admit()?;
+        if self.append {
+            return io::Write::write_all(&mut &self.file, bytes);
+        }
+        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, offset)
+    }
+
+    fn stat(&self) -> io::Result<FileStat> {
+        let _pass = self.admit()?;
+        Ok(told(&fstat(&self.file)?))
+    }
+
+    fn change(&self, change: FileChange) -> io::Result<()> {
+        let _pass = self.admit()?;
+        if let Some(size) = change.size {
+            ftruncate(&self.file, size)?;
+        }
+        if let Some(mode) = change.mode {
+            fchmod(&self.file, mode_of(mode))?;
+        }
+        if change.times.is_some() {
+            futimens(&self.file, &times_of(change))?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+pub(super) fn mode_of(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & MODE_BITS)
+}
+
+pub(super) fn flags_of(how: OpenMode) -> io::Result<OFlags> {
+    let writes = how.write || how.append;
+    let mut flags = match (how.read, writes) {
+        (true, true) => OFlags::RDWR,
+        (false, true) => OFlags::WRONLY,
+        (true, false) => OFlags::RDONLY,
+        (false, false) => return Err(Errno::INVAL.into()),
+    };
+    flags.set(OFlags::APPEND, how.append);
+    // Emptying is writing, whatever else is asked for.
+    flags.set(OFlags::TRUNC, how.truncate && writes);
+    Ok(flags)
+}
+
+#[allow(
+    clippy::unnecessary_cast,
+    clippy::useless_conversion,
+    reason = "the fields' types differ between systems"
+)]
+pub(super) fn told(stat: &Stat) -> FileStat {
+    FileStat {
+        mode: stat.st_mode as u32,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        atime: i64::try_from(stat.st_atime).unwrap_or(i64::MAX),
+        mtime: i64::try_from(stat.st_mtime).unwrap_or(i64::MAX),
+    }
+}
+
+pub(super) fn times_of(change: FileChange) -> Timestamps {
+    let time = |seconds: Option<i64>| Timespec {
+        tv_sec: seconds.unwrap_or(0),
+        tv_nsec: if seconds.is_some() { 0 } else { UTIME_OMIT },
+    };
+    Timestamps {
+        last_access: time(change.times.map(|(access, _)| access)),
+        last_modification: time(change.times.map(|(_, change)| change)),
+    }
+}

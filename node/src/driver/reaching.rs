@@ -1,0 +1,173 @@
+//! What the owner asks about ways to peers, answered by the network alone: the core knows nothing of them.
+
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use p2pnode_protocol::PeerId;
+use p2pnode_protocol::api::{
+    ErrorCode, PeerEcho, PeerLink, PeerPath, PeerWhereabouts, ReachState, ReachStatus,
+};
+
+use super::owner::give;
+use crate::command::{CommandError, ReachCommand};
+use crate::net::{self, LinkSnapshot, NetHandle, Reachability, RelayPolicy};
+
+/// How long a peer may take to be connected to (20 s): a search in the DHT, a dial, and one through a relay
+/// after it.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Time between two looks whether it is connected.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Does what the owner asks, on a task of its own.
+pub(super) fn on_command(command: ReachCommand, net: &NetHandle) {
+    let net = net.clone();
+    tokio::spawn(async move {
+        match command {
+            ReachCommand::Ping { peer, answer } => give(answer, ping(&net, peer).await),
+            ReachCommand::Find { peer, answer } => give(answer, Ok(find(&net, peer).await)),
+            ReachCommand::Path { peer, answer } => give(answer, path(&net, peer).await),
+            ReachCommand::FindProviders { answer } => {
+                net.find_providers().await;
+                give(answer, Ok(()));
+            }
+        }
+    });
+}
+
+/// Connects to `peer` unless there is a connection; returns the connections.
+async fn connected(net: &NetHandle, peer: PeerId) -> Result<Vec<LinkSnapshot>, CommandError> {
+    if peer == net.local_peer_id() {
+        return Err(CommandError::new(
+            ErrorCode::Invalid,
+            "this is the node itself: name another peer, as `p2pnode peers` lists them",
+        ));
+    }
+    let began = Instant::now();
+    loop {
+        let links = net.links(peer).await;
+        if !links.is_empty() {
+            return Ok(links);
+        }
+        if began.elapsed() > CONNECT_LIMIT {
+            return Err(CommandError::new(
+                ErrorCode::NoPeer,
+                format!(
+                    "there is no way to {peer}: it may be off, or behind NAT without a relay; `p2pnode find {peer}` says what the DHT knows, and `p2pnode status` there how it can be reached"
+                ),
+            ));
+        }
+        net.connect(peer).await;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn ping(net: &NetHandle, peer: PeerId) -> Result<PeerEcho, CommandError> {
+    connected(net, peer).await?;
+    let echoed = net.ping(peer).await;
+    Ok(PeerEcho {
+        peer: peer.to_string(),
+        rtt_ms: echoed.and_then(|echoed| echoed.rtt).map(milliseconds),
+        relayed: echoed.is_some_and(|echoed| echoed.relayed),
+    })
+}
+
+async fn find(net: &NetHandle, peer: PeerId) -> PeerWhereabouts {
+    let known = net.peers().await.into_iter().find(|seen| seen.peer == peer);
+    let texts = |addresses: Vec<Multiaddr>| -> Vec<String> {
+        let texts = addresses.iter().map(ToString::to_string);
+        texts.collect()
+    };
+    let found = net.find(peer).await;
+    PeerWhereabouts {
+        peer: peer.to_string(),
+        found: texts(found),
+        connected: known.as_ref().is_some_and(|seen| seen.connected),
+        known: texts(known.map(|seen| seen.addresses).unwrap_or_default()),
+    }
+}
+
+async fn path(net: &NetHandle, peer: PeerId) -> Result<PeerPath, CommandError> {
+    let links = connected(net, peer).await?;
+    Ok(PeerPath {
+        peer: peer.to_string(),
+        links: links.into_iter().map(link).collect(),
+    })
+}
+
+fn link(link: LinkSnapshot) -> PeerLink {
+    PeerLink {
+        transport: transport(&link.remote).to_owned(),
+        address: link.remote.to_string(),
+        relayed: link.relayed,
+        relay: link.relay.map(|relay| relay.to_string()),
+        outbound: link.dialled,
+        age_ms: link.age.as_millis() as u64,
+        rtt_ms: link.rtt.map(milliseconds),
+        sent: link.sent,
+        received: link.received,
+        chosen: link.chosen,
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+/// What carries a connection, up to the relay where there is one.
+fn transport(address: &Multiaddr) -> &'static str {
+    let mut found = "unknown";
+    for part in address {
+        match part {
+            Protocol::Tcp(_) => found = "tcp",
+            Protocol::Quic | Protocol::QuicV1 => found = "quic",
+            Protocol::Memory(_) => found = "memory",
+            Protocol::P2pCircuit => return found,
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A node's reachability as the API shows it.
+pub(super) fn reach_status(reach: Reachability, relay: RelayPolicy) -> ReachStatus {
+    ReachStatus {
+        state: match reach.state {
+            net::ReachState::Unknown => ReachState::Unknown,
+            net::ReachState::Public => ReachState::Public,
+            net::ReachState::Relayed => ReachState::Relayed,
+            net::ReachState::Hidden => ReachState::Hidden,
+        },
+        relays: reach.relays.iter().map(ToString::to_string).collect(),
+        relay: relay.name().to_owned(),
+        relaying: reach.relaying,
+        clients: reach.clients,
+        circuits: reach.circuits,
+        problem: reach.trouble,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_carries_a_connection_is_read_off_its_address() {
+        let relay = PeerId::random();
+        for (address, expected) in [
+            ("/ip4/8.8.8.8/tcp/1".to_owned(), "tcp"),
+            ("/ip4/8.8.8.8/udp/1/quic-v1".to_owned(), "quic"),
+            (
+                format!("/ip4/8.8.8.8/udp/1/quic-v1/p2p/{relay}/p2p-circuit"),
+                "quic",
+            ),
+            ("/memory/7".to_owned(), "memory"),
+            (format!("/p2p/{relay}"), "unknown"),
+        ] {
+            assert_eq!(transport(&address.parse().unwrap()), expected, "{address}");
+        }
+    }
+}

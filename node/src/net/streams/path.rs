@@ -1,0 +1,84 @@
+//! What a stream knows of the connection that it runs on.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use libp2p::Multiaddr;
+use tokio_util::sync::CancellationToken;
+
+use super::super::addresses;
+
+/// How good a connection is for bulk data, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Quality {
+    /// Direct, over TCP (or within the process).
+    Direct,
+    /// Direct, over QUIC, which moves two thirds as much.
+    Quic,
+    /// Through a relay, which limits it and pays for it.
+    Relayed,
+}
+
+impl Quality {
+    /// That of a connection whose other end is at `remote`; `local` is this end's address where a peer
+    /// connected to us, which is how an incoming circuit shows.
+    pub(super) fn of(remote: &Multiaddr, local: Option<&Multiaddr>) -> Self {
+        if addresses::is_relayed(remote) || local.is_some_and(addresses::is_relayed) {
+            Self::Relayed
+        } else if addresses::is_quic(remote) {
+            Self::Quic
+        } else {
+            Self::Direct
+        }
+    }
+}
+
+/// One connection, shared by all streams on it. Its counters are touched on the tasks of those who read
+/// and write; nothing else is ordered by them.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) quality: Quality,
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// Cancelled when this is a relayed connection and a direct one to the same peer stands.
+    better: CancellationToken,
+}
+
+impl Path {
+    pub(super) fn new(quality: Quality) -> Self {
+        Self {
+            quality,
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            better: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn is_relayed(&self) -> bool {
+        self.quality == Quality::Relayed
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes sent and received.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (
+            self.sent.load(Ordering::Relaxed),
+            self.received.load(Ordering::Relaxed),
+        )
+    }
+
+    /// A direct connection stands.
+    pub(super) fn is_outdone(&self) {
+        self.better.cancel();
+    }
+
+    pub(super) const fn better(&self) -> &CancellationToken {
+        &self.better
+    }
+}

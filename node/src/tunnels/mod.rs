@@ -1,0 +1,132 @@
+//! Inside running tasks: this node's owner inside tasks elsewhere, and others inside tasks here.
+//!
+//! The protocol and all that is done with it stand in [`p2pnode_tunnel`]. This module is what joins
+//! it to a node: [`doors`] says which tasks run here and whose they are, [`Tunnels`] opens a stream to
+//! wherever a task of ours runs, and [`forwards`] keeps ports of this machine that lead into tasks.
+
+mod doors;
+mod forwards;
+
+use std::sync::Arc;
+
+use p2pnode_protocol::api::{ErrorCode, TaskInfo, TaskState};
+use p2pnode_protocol::{JobId, PeerId};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+
+pub use self::doors::Doors;
+pub use self::forwards::{Forwards, Wanted, parse_listen};
+use crate::command::{CommandError, NodeHandle};
+use crate::net::{NetHandle, NetStream, OpenError, StreamKind};
+
+/// Bytes between this node and itself that wait to be read, when it runs its own task (256 KiB, as
+/// much as a stream of the network begins with).
+const OWN_BUFFER: usize = 256 << 10;
+
+/// A stream to the provider of a task.
+pub trait TunnelStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> TunnelStream for T {}
+
+/// Opens streams to wherever tasks run, and serves those that others open. Clones are cheap.
+#[derive(Clone)]
+pub struct Tunnels {
+    net: NetHandle,
+    provider: Arc<p2pnode_tunnel::Tunnels>,
+}
+
+impl Tunnels {
+    /// `secret` is known to this node alone and stays the same: host keys follow from it.
+    pub(crate) fn new(net: NetHandle, doors: Doors, secret: [u8; 32]) -> Self {
+        Self {
+            net,
+            provider: p2pnode_tunnel::Tunnels::new(Arc::new(doors), secret),
+        }
+    }
+
+    /// Serves a stream that `peer` opened.
+    pub(crate) fn serve(&self, peer: PeerId, stream: NetStream) {
+        let provider = self.provider.clone();
+        tokio::spawn(async move { provider.serve(stream, peer).await });
+    }
+
+    /// Opens a stream to `peer`, which may be this node itself.
+    ///
+    /// # Errors
+    /// When the peer can't be reached.
+    async fn to(&self, peer: PeerId) -> Result<Box<dyn TunnelStream>, CommandError> {
+        if peer == self.net.local_peer_id() {
+            return Ok(Box::new(self.to_itself()));
+        }
+        match self.net.open_stream(peer, StreamKind::Tunnel).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(unreachable(peer, &error)),
+        }
+    }
+
+    fn to_itself(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(OWN_BUFFER);
+        let (provider, me) = (self.provider.clone(), self.net.local_peer_id());
+        tokio::spawn(async move { provider.serve(far, me).await });
+        near
+    }
+
+    /// Opens a stream to the provider that runs a task of this node's.
+    ///
+    /// # Errors
+    /// When nobody runs it at the moment, or its provider can't be reached.
+    pub async fn open(
+        &self,
+        node: &NodeHandle,
+        job: JobId,
+        index: u32,
+    ) -> Result<Box<dyn TunnelStream>, CommandError> {
+        let peer = place(node, job, index).await?;
+        self.to(peer).await
+    }
+}
+
+/// Who runs the task.
+async fn place(node: &NodeHandle, job: JobId, index: u32) -> Result<PeerId, CommandError> {
+    let until = index.saturating_add(1);
+    let found = node.view(move |core| core.tasks(job, index..until)).await?;
+    let Some(task) = found.into_iter().next() else {
+        let why = format!("job {job} has no task {index}; `p2pnode job {job}` lists them");
+        return Err(CommandError::new(ErrorCode::NotFound, why));
+    };
+    if let Some(why) = unfit(&task) {
+        return Err(why);
+    }
+    let peer = task.peer.as_deref().and_then(|peer| peer.parse().ok());
+    peer.ok_or_else(|| not_yet(&task.task))
+}
+
+/// Why nobody can be inside a task in this state.
+fn unfit(task: &TaskInfo) -> Option<CommandError> {
+    let name = &task.task;
+    match task.state {
+        TaskState::Running | TaskState::Queued => None,
+        TaskState::Pending => Some(not_yet(name)),
+        TaskState::Collecting | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {
+            Some(CommandError::new(
+                ErrorCode::Invalid,
+                format!(
+                    "task {name} has ended; its outputs and `p2pnode logs {name}` are what is left"
+                ),
+            ))
+        }
+    }
+}
+
+fn not_yet(name: &str) -> CommandError {
+    CommandError::new(
+        ErrorCode::Unavailable,
+        format!("task {name} does not run yet; `p2pnode job` shows what it waits for"),
+    )
+}
+
+fn unreachable(peer: PeerId, error: &OpenError) -> CommandError {
+    CommandError::new(
+        ErrorCode::Unavailable,
+        format!("the task's provider {peer} cannot be reached: {error}"),
+    )
+}
