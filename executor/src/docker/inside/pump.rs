@@ -25,8 +25,9 @@ const MAX_CHUNK_BYTES: usize = 64 << 10;
 const MOST_LAST_BYTES: usize = 4 << 20;
 
 /// When nothing comes for so long after the command's end, nothing more of it is to come: what it left
-/// behind may hold its output open for ever. An engine on a busy machine is late by less.
-const SILENCE: Duration = Duration::from_millis(500);
+/// behind may hold its output open for ever. Docker's engine ends the output itself two seconds after
+/// the command; this is for engines that don't, and must not be sooner.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Passes `frames` on to their end, or until `ended` and silence. When nobody reads they are dropped.
 pub(super) async fn pump(
