@@ -18,9 +18,10 @@ use crate::core::io::{CollectFailure, Input};
 use crate::net::{Misdeed, NetHandle};
 use crate::store::{Claims, Clash, StoreError};
 
-/// How long the rest of a log is waited for once its task ended: far more than a round trip, little
-/// enough that a job with a broken log stream still ends.
-const LOG_GRACE: Duration = Duration::from_secs(5);
+/// How long the rest of a log is waited for once its task ended (20 s): a dead connection is found out in
+/// 10 s, and the provider opens its log stream anew within 5 s of that; little enough that a job with a
+/// broken log stream still ends.
+const LOG_GRACE: Duration = Duration::from_secs(20);
 
 /// How often outputs are fetched whose chunks then cannot be read from this disk.
 const TRIES: u32 = 3;

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_comes_back_and_silence_is_noticed() {
+    async fn what_is_sent_comes_back() {
         let mut a = Swarm::new_ephemeral_tokio(|_| Behaviour::new(PROTOCOL));
         let mut b = Swarm::new_ephemeral_tokio(|_| Behaviour::new(PROTOCOL));
         let (address, _) = b.listen().with_memory_addr_external().await;
@@ -298,14 +298,26 @@ mod tests {
         assert_eq!(event.id, EchoId(7));
         assert!(event.rtt.is_some());
 
-        // The other end stands and does nothing more.
+        // Who does not speak it is there all the same.
+        let mut other = Swarm::new_ephemeral_tokio(|_| libp2p::ping::Behaviour::default());
+        let (address, _) = other.listen().with_memory_addr_external().await;
+        let (peer, dial) = (*other.local_peer_id(), DialOpts::from(address));
+        let connection = dial.connection_id();
+        a.dial(dial).unwrap();
+        tokio::spawn(other.loop_on_next());
+        until(&mut a, &mut b, connected).await;
         a.behaviour_mut().ask(peer, connection, EchoId(8));
-        let event = loop {
-            if let Some(event) = told(a.next_swarm_event().await) {
-                break event;
-            }
-        };
-        assert_eq!((event.id, event.rtt), (EchoId(8), None));
-        drop(b);
+        let event = until(&mut a, &mut b, told).await;
+        assert_eq!(event.id, EchoId(8));
+        assert!(event.rtt.is_some());
+
+        // Nobody answers on a connection that is gone, and nobody is told of it.
+        a.close_connection(connection);
+        let closed = |event| matches!(event, SwarmEvent::ConnectionClosed { .. }).then_some(());
+        until(&mut a, &mut b, closed).await;
+        a.behaviour_mut().ask(peer, connection, EchoId(9));
+        let none = until(&mut a, &mut b, told);
+        let waited = tokio::time::timeout(Duration::from_millis(100), none).await;
+        assert!(waited.is_err());
     }
 }

@@ -11,6 +11,7 @@ use libp2p::kad::{GetClosestPeersError, GetClosestPeersOk, QueryId, QueryResult}
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
+use super::addresses::without_peer;
 use super::context::Context;
 use super::dht;
 use super::peer::MAX_ADDRESSES;
@@ -168,7 +169,14 @@ impl Seeking {
         let Some(lookup) = self.lookups.get_mut(&peer) else {
             return;
         };
-        addresses.retain(|address| !lookup.found.contains(address));
+        // As they are kept everywhere here: without the peer's own name at the end.
+        addresses = addresses
+            .iter()
+            .filter_map(|address| without_peer(address, peer))
+            .filter(|address| !lookup.found.contains(address))
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
         let room = MAX_ADDRESSES.saturating_sub(lookup.found.len());
         lookup.found.extend(addresses.iter().take(room).cloned());
         lookup.open -= usize::from(last);

@@ -1,3 +1,5 @@
+//! Streams find their connection, or wait for it.
+
 #![allow(clippy::unwrap_used)]
 
 use libp2p::Swarm;
