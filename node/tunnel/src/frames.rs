@@ -67,3 +67,39 @@ pub async fn read<T: Decode<()>, R: AsyncRead + Unpin + ?Sized>(
     reader.read_exact(&mut bytes).await?;
     Ok(codec::decode(&bytes, MAX_TUNNEL_FRAME_BYTES)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use p2pnode_protocol::tunnel::ToTask;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_length_is_judged_before_anything_else_is_read() {
+        // Nothing follows: had it been believed, the stream would have been said to break.
+        let mut bytes = &u32::MAX.to_be_bytes()[..];
+        let refused = read::<ToTask, _>(&mut bytes).await.unwrap_err();
+        assert!(
+            matches!(refused, FrameError::Codec(CodecError::TooLarge { .. })),
+            "{refused}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read() {
+        let mut bytes = Vec::new();
+        write(&mut bytes, &ToTask::Input(vec![1, 2, 3]))
+            .await
+            .unwrap();
+        write(&mut bytes, &ToTask::InputEnd).await.unwrap();
+        let mut reader = &bytes[..];
+        let first: ToTask = read(&mut reader).await.unwrap();
+        assert_eq!(first, ToTask::Input(vec![1, 2, 3]));
+        assert_eq!(
+            read::<ToTask, _>(&mut reader).await.unwrap(),
+            ToTask::InputEnd
+        );
+        let ended = read::<ToTask, _>(&mut reader).await.unwrap_err();
+        assert!(matches!(ended, FrameError::Broken(_)), "{ended}");
+    }
+}

@@ -6,13 +6,14 @@ use super::{KINDS, blind, finish, in_terminal, open, root, shell, until, write};
 use crate::contract::{clean, within};
 use crate::subject::DockerSubject;
 
-fn median(mut times: Vec<Duration>) -> Duration {
+/// The shortest, which other work of the machine does not touch, and the median.
+fn least_and_median(mut times: Vec<Duration>) -> (Duration, Duration) {
     times.sort();
-    times[times.len() / 2]
+    (times[0], times[times.len() / 2])
 }
 
 /// From a key to what it makes appear.
-async fn echo(task: &super::Open<'_>) -> Duration {
+async fn echo(task: &super::Open<'_>) -> (Duration, Duration) {
     let mut session = within(
         task.inside
             .exec(in_terminal("stty -echo; echo on; exec cat")),
@@ -27,7 +28,7 @@ async fn echo(task: &super::Open<'_>) -> Duration {
         until(&mut session, &format!("k{number}\r\n")).await;
         times.push(start.elapsed());
     }
-    median(times)
+    least_and_median(times)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,16 +45,17 @@ async fn commands_start_and_keys_echo_in_good_time() {
                 times.push(start.elapsed());
             }
         }
-        let [plain, terminal] = starts.map(median);
+        let [plain, terminal] = starts.map(|times| least_and_median(times).1);
         let far = open(&unseen, kind).await;
-        let (own, engines) = (echo(&task).await, echo(&far).await);
+        let ((least, own), (engines_least, engines)) = (echo(&task).await, echo(&far).await);
         eprintln!(
-            "{kind:?}: `true` from call to end {plain:?}, in a terminal {terminal:?}; a key echoes in \
-             {own:?}, through the engine in {engines:?}"
+            "{kind:?}, medians: `true` from call to end {plain:?}, in a terminal {terminal:?}; a key echoes in \
+             {own:?}, through the engine in {engines:?}; at \
+             best {least:?} and {engines_least:?}"
         );
         assert!(plain < Duration::from_secs(5) && own < Duration::from_secs(1));
         if root() {
-            assert!(own < engines, "{own:?} {engines:?}");
+            assert!(least < engines_least, "{least:?} {engines_least:?}");
         }
         task.close().await;
         far.close().await;

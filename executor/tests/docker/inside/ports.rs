@@ -5,11 +5,13 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use p2pnode_executor::inside::{Inside, InsideError};
+use p2pnode_executor::{Hold, TaskRun};
+use p2pnode_protocol::task::Isolation;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{KINDS, blind, open_with, refused, root};
-use crate::contract::{PATIENCE, clean, within};
+use crate::contract::{Act, PATIENCE, Running, Trial, clean, within};
 use crate::subject::{DockerSubject, containers};
 
 /// Serves what is asked of it, once for each connection, on port 7000.
@@ -162,28 +164,36 @@ async fn what_is_out_of_reach_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn a_port_that_is_kept_does_not_meet_the_next_task() {
-    use p2pnode_protocol::task::Isolation;
     let subject = DockerSubject::new().await;
     if !root() {
         return;
     }
-    let environment = crate::contract::Trial::new(&subject, crate::contract::Act::Exit(0));
-    let environment = environment.prepare().await;
-    let wait = "echo ready; while [ ! -e go ]; do sleep 0.05; done";
-    let task = open_with(&subject, Isolation::Job, wait, |_| {}).await;
-    let kept = task.inside.listen(7003).await.unwrap();
-    let model = task.trial.task.clone();
-    std::fs::write(task.trial.work_dir().join("go"), b"").unwrap();
-    task.running.finish().await.expect_success();
-    let mut next = crate::contract::Trial::new(&subject, crate::contract::Act::Exit(0));
-    let work_dir = next.task.work_dir.clone();
-    next.task = p2pnode_executor::TaskRun { work_dir, ..model };
-    next.task.command = DockerSubject::shell("nc -l -p 7003 & sleep 0.3; kill $!");
-    let (sink, log) = tokio::sync::mpsc::channel(1);
-    let (run, cancel) = (next.task.clone(), next.cancel.clone());
-    let end = tokio::spawn(async move { environment.run(run, sink, cancel).await });
-    let ended = crate::contract::Running { log, end }.finish().await;
-    ended.expect_success();
-    drop(kept);
+    let model = Trial::new(&subject, Act::Exit(0));
+    let environment = model.prepare().await;
+    // Two tasks of one job in one environment, so that the second would have the container of the first.
+    let start = |script: &str| {
+        let mut trial = Trial::new(&subject, Act::Exit(0));
+        let work_dir = trial.task.work_dir.clone();
+        trial.task = TaskRun {
+            work_dir,
+            isolation: Isolation::Job,
+            command: DockerSubject::shell(script),
+            hold: Hold::default(),
+            ..model.task.clone()
+        };
+        let (sink, log) = tokio::sync::mpsc::channel(1);
+        let (run, cancel) = (trial.task.clone(), trial.cancel.clone());
+        let environment = std::sync::Arc::clone(&environment);
+        let end = tokio::spawn(async move { environment.run(run, sink, cancel).await });
+        (trial, Running { log, end })
+    };
+    let (first, running) = start("while [ ! -e go ]; do sleep 0.05; done");
+    let inside = super::entry(&first).await;
+    let kept = within(inside.listen(7003)).await.unwrap();
+    std::fs::write(first.work_dir().join("go"), b"").unwrap();
+    running.finish().await.expect_success();
+    let (_second, running) = start("nc -l -p 7003 & sleep 0.3; kill $!");
+    running.finish().await.expect_success();
+    drop((kept, environment));
     clean(&subject).await;
 }

@@ -75,7 +75,10 @@ impl Runner {
                             use `p2pnode exec`, which starts programs directly";
                 return self.end(to, NO_COMMAND, text).await;
             }
-            Ok(Err(error)) => return self.end(to, NO_COMMAND, &error.to_string()).await,
+            Ok(Err(error @ InsideError::NoCommand(_))) => {
+                return self.end(to, NO_COMMAND, &error.to_string()).await;
+            }
+            Ok(Err(error)) => return self.end(to, LOST, &error.to_string()).await,
             Err(_) => return self.end(to, LOST, "the sandbox does not answer").await,
         };
         let Session {
