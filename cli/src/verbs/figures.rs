@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use p2pnode_protocol::Bytes;
+use p2pnode_protocol::text::is_plain;
 
 use super::follow::short;
 
@@ -16,7 +17,7 @@ pub fn now_ms() -> u64 {
 pub fn peer(id: &str, name: &str) -> String {
     let shown: String = name
         .chars()
-        .filter(|letter| !letter.is_control())
+        .filter(|letter| is_plain(*letter))
         .take(24)
         .collect();
     match shown.is_empty() {
@@ -27,7 +28,7 @@ pub fn peer(id: &str, name: &str) -> String {
 
 /// Text of a peer's, fit for a line of a terminal.
 pub fn line(text: &str, most: usize) -> String {
-    let shown = text.chars().filter(|letter| !letter.is_control());
+    let shown = text.chars().filter(|letter| is_plain(*letter));
     let mut shown: String = shown.take(most + 1).collect();
     if shown.chars().count() > most {
         shown.pop();
@@ -118,8 +119,11 @@ mod tests {
 
     #[test]
     fn what_peers_say_cannot_draw_on_the_terminal() {
-        assert_eq!(peer("12D3KooWabcdefgh", "de\u{1b}sk"), "desk (…abcdefgh)");
-        assert_eq!(peer("12D3KooWabcdefgh", ""), "…abcdefgh");
+        assert_eq!(
+            peer("12D3KooWabcdefghij", "de\u{1b}sk"),
+            "desk (…abcdefghij)"
+        );
+        assert_eq!(peer("12D3KooWabcdefghij", ""), "…abcdefghij");
         assert_eq!(line("a\nb", 9), "ab");
         assert_eq!(line("abcdef", 4), "abc…");
         assert_eq!(line("abcd", 4), "abcd");
