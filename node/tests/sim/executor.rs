@@ -20,10 +20,7 @@ impl World {
                 making,
                 ..
             } => self.prepare(number, hosted, template.step, making)?,
-            Effect::StopPreparing { .. } if self.plant == Plant::StopIgnored => {}
-            Effect::StopPreparing { hosted, step } => {
-                self.nodes[number].prepared.remove(&(hosted, step));
-            }
+            Effect::StopPreparing { hosted, step } => self.stop_preparing(number, hosted, step),
             Effect::Run { run, template, .. } => self.start_run(number, run, &template)?,
             Effect::Kill { run, why } => {
                 self.nodes[number].killed.insert(run);
@@ -83,6 +80,12 @@ impl World {
             _ => {}
         }
         Ok(())
+    }
+
+    fn stop_preparing(&mut self, number: usize, hosted: HostedJob, step: u16) {
+        if self.plant != Plant::StopIgnored {
+            self.nodes[number].prepared.remove(&(hosted, step));
+        }
     }
 
     fn prepare(

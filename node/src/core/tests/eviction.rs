@@ -149,9 +149,11 @@ fn a_permission_that_ends_sends_away_what_waits_and_lets_finish_what_runs() {
 #[test]
 fn a_narrower_permission_binds_what_waits() {
     let mut rig = preparing(OfferRules::default());
-    let mut rules = OfferRules::default();
     // What waits is asked about again: these may run for an hour, and now a minute is the most.
-    rules.max_task_ms = Some(60_000);
+    let rules = OfferRules {
+        max_task_ms: Some(60_000),
+        ..OfferRules::default()
+    };
     let mut long = fixture::template(0, 1, 0);
     long.timeout_ms = 3_600_000;
     rig.ask(2, TaskRequest::Offer(offer_of(2, Some(long), &[(0, 1)])));
@@ -213,9 +215,11 @@ fn what_a_job_brings_must_fit_into_what_is_offered() {
 fn a_build_of_anothers_takes_no_longer_than_a_task_may() {
     for (peer, most) in [(1, Some(60_000)), (0, None)] {
         let mut rig = Rig::provider(1);
-        let mut rules = OfferRules::default();
-        rules.allow_build = true;
-        rules.max_task_ms = Some(60_000);
+        let rules = OfferRules {
+            allow_build: true,
+            max_task_ms: Some(60_000),
+            ..OfferRules::default()
+        };
         let features = crate::core::io::RuntimeFeatures::default();
         let docker = p2pnode_protocol::task::RuntimeKind::Docker;
         rig.input(Input::Runtimes(vec![(docker, Ok(features))]));
