@@ -24,6 +24,7 @@ mod ps;
 mod stats;
 mod submit;
 mod template;
+mod terms;
 mod usage;
 mod validate;
 

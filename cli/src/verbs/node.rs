@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::figures;
 use super::follow::counted;
+use super::terms::{describe, note_nobody, rules, users};
 
 use crate::args::{Global, JoinArgs, OfferArgs};
 use crate::client::Client;
@@ -194,93 +195,6 @@ fn best_address(listen: &[String]) -> Option<&String> {
     };
     let far = listen.iter().find(|address| !is_local(address));
     far.or_else(|| listen.first())
-}
-
-fn note_nobody(offer: &OfferStatus, private: bool) {
-    if offer.requests > 0 {
-        output::note(format!(
-            "{} waiting for your answer: p2pnode requests",
-            counted(offer.requests.into(), "peer")
-        ));
-    }
-    if !private && !offer.allow_any && offer.allowed.is_empty() {
-        output::note("nobody else may run tasks here yet: p2pnode allow PEER");
-    }
-}
-
-/// Who may run tasks here, in words.
-fn users(offer: &OfferStatus, private: bool) -> String {
-    match offer.allowed.len() {
-        _ if offer.allow_any => "anyone".to_owned(),
-        _ if private => "all members of this network".to_owned(),
-        0 => "this node only; let others with: p2pnode allow PEER".to_owned(),
-        count => format!(
-            "this node and {}: p2pnode peers --allowed",
-            counted(count as u64, "peer")
-        ),
-    }
-}
-
-/// The rules of an offer, each in words.
-fn rules(offer: &OfferStatus) -> Vec<String> {
-    let rules = &offer.rules;
-    let time = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
-    let list = |words: &[String]| (!words.is_empty()).then(|| words.join(", "));
-    let on_close = match rules.on_close {
-        OnClose::Finish => "when it closes, running tasks finish",
-        OnClose::Stop => "when it closes, running tasks stop and go elsewhere",
-    };
-    let said = [
-        rules
-            .max_tasks
-            .map(|most| format!("at most {most} tasks at a time")),
-        rules
-            .max_task_ms
-            .map(|most| format!("no task runs longer than {}", time(most))),
-        rules.schedule.as_ref().map(|times| format!("open {times}")),
-        rules
-            .only_when_idle
-            .then(|| "only while nobody uses the machine".to_owned()),
-        rules.not_on_battery.then(|| "not on battery".to_owned()),
-        rules
-            .max_cpu_c
-            .map(|most| format!("not above {most} °C of the CPU")),
-        rules
-            .max_gpu_c
-            .map(|most| format!("not above {most} °C of a GPU")),
-        rules.is_conditional().then(|| on_close.to_owned()),
-        list(&rules.images).map(|images| format!("only images {images}")),
-        list(&rules.egress).map(|domains| format!("tasks may reach {domains}")),
-        rules
-            .allow_root
-            .then(|| "tasks may be root in their containers".to_owned()),
-        rules
-            .allow_build
-            .then(|| "jobs may build images".to_owned()),
-        rules
-            .runtime
-            .as_ref()
-            .map(|name| format!("containers run under {name}")),
-    ];
-    let shared = offer.total.gpus.iter().any(|gpu| gpu.shared);
-    let shared = shared.then(|| "tasks may share a GPU".to_owned());
-    said.into_iter().flatten().chain(shared).collect()
-}
-
-fn describe(capacity: &Capacity) -> String {
-    let noun = if capacity.cpus == MilliCpus::whole(1) {
-        "CPU"
-    } else {
-        "CPUs"
-    };
-    let mut text = format!(
-        "{} {noun}, {} of memory, {} of disk",
-        capacity.cpus, capacity.memory, capacity.disk
-    );
-    for gpu in &capacity.gpus {
-        text.push_str(&format!(", {} ({})", gpu.model, gpu.memory));
-    }
-    text
 }
 
 pub async fn stop(global: &Global) -> Result<ExitCode, Failure> {
