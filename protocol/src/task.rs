@@ -199,3 +199,16 @@ pub struct Usage {
     /// Absent where the machine cannot tell.
     pub energy_mj: Option<u64>,
 }
+
+/// Where an attempt is.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize,
+)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
