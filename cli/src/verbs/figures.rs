@@ -7,6 +7,9 @@ use p2pnode_protocol::text::is_plain;
 
 use super::follow::short;
 
+/// The most of an address that is shown, in characters: a name of 253, transports and two peers.
+pub const MAX_ADDRESS: usize = 400;
+
 /// The time now, in milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use hyper::Method;
 use p2pnode_protocol::api::{FindOffers, FoundOffers, PeerWhereabouts};
 
+use super::figures::{MAX_ADDRESS, line};
 use super::peers;
 use crate::args::{FindArgs, Global};
 use crate::exit::{self, Failure};
@@ -28,14 +29,14 @@ async fn find_peer(global: &Global, peer: &str) -> Result<ExitCode, Failure> {
         let state = if told.connected { "yes" } else { "no" };
         output::line(format!("connected  {state}"));
         for address in &told.found {
-            output::line(format!("found      {address}"));
+            output::line(format!("found      {}", line(address, MAX_ADDRESS)));
         }
         for address in told
             .known
             .iter()
             .filter(|known| !told.found.contains(known))
         {
-            output::line(format!("known      {address}"));
+            output::line(format!("known      {}", line(address, MAX_ADDRESS)));
         }
         if nothing {
             output::note(

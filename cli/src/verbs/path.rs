@@ -6,6 +6,7 @@ use std::time::Duration;
 use p2pnode_protocol::Bytes;
 use p2pnode_protocol::api::{PeerLink, PeerPath};
 
+use super::figures::{MAX_ADDRESS, line};
 use crate::args::{Global, PathArgs};
 use crate::exit::Failure;
 use crate::{here, output, select};
@@ -45,6 +46,31 @@ fn row(link: &PeerLink) -> Vec<String> {
         Bytes(link.received).to_string(),
         humantime::format_duration(age).to_string(),
         if link.outbound { "here" } else { "there" }.to_owned(),
-        link.address.clone(),
+        line(&link.address, MAX_ADDRESS),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_an_address_cannot_draw_on_the_terminal() {
+        let link = PeerLink {
+            address: "/dns4/\u{1b}[2Jx/tcp/1".into(),
+            transport: "tcp".into(),
+            relayed: true,
+            relay: Some("12D3".into()),
+            outbound: true,
+            age_ms: 61_000,
+            rtt_ms: None,
+            sent: 1 << 20,
+            received: 0,
+            chosen: true,
+        };
+        let row = row(&link);
+        assert_eq!(row[0], "through 12D3*");
+        assert_eq!((row[2].as_str(), row[5].as_str()), ("-", "1m 1s"));
+        assert_eq!(row[7], "/dns4/[2Jx/tcp/1");
+    }
 }

@@ -92,6 +92,13 @@ impl Town {
         }
     }
 
+    /// Kills my node and starts it again.
+    pub fn restart_me(&mut self) {
+        self.me.kill();
+        let bootstrap = ["--bootstrap", &self.relays[0].address];
+        self.me = start(&self.world, &self.lab, "me", "join", &bootstrap);
+    }
+
     /// Runs a verb on the machine `name`.
     pub fn run(&self, name: &str, args: &[&str]) -> Output {
         command(&self.world, &self.lab, name, args)

@@ -96,3 +96,26 @@ fn a_relay_that_is_off_serves_nobody_and_status_says_so() {
     assert_eq!(status["reach"]["relay"], "off");
     assert_eq!(status["reach"]["relaying"], false);
 }
+
+#[test]
+#[ignore = "needs root, for network namespaces"]
+fn a_relay_that_refuses_is_told_with_the_mend() {
+    let mut town = Town::with(Nat::Cone, 1, &["--relay", "limit"]);
+    town.until_placed(1);
+    // It gives one node eight places a minute.
+    let problem = (0..16).find_map(|_| {
+        town.restart_me();
+        eventually("the node has a place, or knows why not", || {
+            let reach = town.json("me", &["status"])["reach"].clone();
+            let told = reach["state"] == "relayed" || reach["problem"].is_string();
+            told.then(|| reach["problem"].as_str().map(str::to_owned))
+        })
+    });
+    let problem = problem.expect("the relay refuses at last");
+    assert!(problem.contains(&town.relays[0].id), "{problem}");
+    assert!(problem.contains("p2pnode join --relay on"), "{problem}");
+    let said = text(&town.run("me", &["status"]).stdout);
+    assert!(said.contains("problem    the relay"), "{said}");
+    let log = std::fs::read_to_string(&town.me.log).unwrap();
+    assert!(log.contains("it is full, or was asked too often"), "{log}");
+}
