@@ -200,7 +200,7 @@ pub struct Usage {
     pub energy_mj: Option<u64>,
 }
 
-/// Where an attempt is.
+/// A stream that a task writes.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize,
 )]
