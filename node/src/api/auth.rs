@@ -52,15 +52,24 @@ mod tests {
 
     use crate::api::{MetricsText, serve};
     use crate::command::NodeHandle;
+    use crate::net::NetConfig;
+    use crate::tunnels::{Doors, Tunnels};
 
     /// Every route with its methods; the test counts them in the source, so none can be left out.
-    const ROUTES: [(&str, &[&str]); 26] = [
+    const ROUTES: [(&str, &[&str]); 33] = [
         ("/api/v1/jobs", &["GET", "POST"]),
         ("/api/v1/jobs/last", &["GET"]),
         ("/api/v1/jobs/last/tasks", &["GET"]),
         ("/api/v1/jobs/last/logs", &["GET"]),
         ("/api/v1/jobs/last/cancel", &["POST"]),
         ("/api/v1/jobs/last/events", &["GET"]),
+        ("/api/v1/jobs/last/tunnel", &["POST"]),
+        ("/api/v1/forwards", &["GET", "POST"]),
+        ("/api/v1/forwards/1", &["DELETE"]),
+        ("/api/v1/peers/x/ping", &["POST"]),
+        ("/api/v1/peers/x/path", &["GET"]),
+        ("/api/v1/peers/x/find", &["GET"]),
+        ("/api/v1/find", &["POST"]),
         ("/api/v1/hosted", &["GET"]),
         ("/api/v1/hosted/kill", &["POST"]),
         ("/api/v1/hosted/pause", &["POST"]),
@@ -109,7 +118,18 @@ mod tests {
         let metrics: MetricsText = std::sync::Arc::new(|| Box::pin(async { "x".to_owned() }));
         let token = "0123456789abcdef".repeat(4);
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, node.clone(), token.clone(), metrics, stop));
+        let key = libp2p::identity::Keypair::generate_ed25519();
+        let net = crate::net::start(NetConfig::in_memory(key, "test")).await;
+        let tunnels = Tunnels::new(net.unwrap().0, Doors::default(), [0; 32]);
+        let serving = serve(
+            listener,
+            node.clone(),
+            tunnels,
+            token.clone(),
+            metrics,
+            stop,
+        );
+        tokio::spawn(serving);
         let wrong = [
             String::new(),
             "Authorization: Bearer \r\n".to_owned(),

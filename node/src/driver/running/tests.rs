@@ -104,6 +104,7 @@ impl Rig {
                 net,
                 hub: LogHub::new(logs, tokio::sync::broadcast::channel(1).0),
             },
+            doors: crate::tunnels::Doors::default(),
             internal,
         };
         Self {
