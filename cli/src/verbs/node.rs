@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use p2pnode_node::config::{Config, PUBLIC_NETWORK};
 use p2pnode_node::home::{DataDir, PrivateNetwork, TicketError};
-use p2pnode_protocol::api::{NodeStatus, OfferRequest, OfferStatus, ReachState, ReachStatus};
-use p2pnode_protocol::offer::OnClose;
-use p2pnode_protocol::{Capacity, MilliCpus};
+use p2pnode_protocol::api::{NodeStatus, OfferRequest, ReachState, ReachStatus};
 use serde_json::json;
 
 use super::figures;

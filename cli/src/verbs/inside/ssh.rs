@@ -39,7 +39,8 @@ struct Files {
 impl Files {
     fn of(global: &Global, host: String) -> Result<Self, Failure> {
         let dir = DataDir::find(global.data_dir.clone()).map_err(here::home_failure)?;
-        let dir = dir.path().join("ssh");
+        let dir = std::path::absolute(dir.path().join("ssh"))
+            .map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|error| unwritable(&dir, &error))?;
         Ok(Self { dir, host })
@@ -84,21 +85,14 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// What OpenSSH is told, as `Keyword value`; tokens such as `%n` stand for the host's name.
-fn settings(
-    global: &Global,
-    dir: &Path,
-    host: &str,
-) -> Result<Vec<(&'static str, String)>, Failure> {
+fn settings(dir: &Path, host: &str) -> Result<Vec<(&'static str, String)>, Failure> {
     let program = std::env::current_exe().map_err(|error| {
         Failure::internal(format!("this program's own file is not found: {error}"))
     })?;
     let quoted = |path: &Path| format!("\"{}\"", path.display());
-    let mut proxy = quoted(&program);
-    if let Some(data_dir) = &global.data_dir {
-        let data_dir = std::path::absolute(data_dir)
-            .map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
-        proxy.push_str(&format!(" --data-dir {}", quoted(&data_dir)));
-    }
+    // Named in full: OpenSSH may be started where neither the variable nor the directory is the same.
+    let data_dir = dir.parent().unwrap_or(dir);
+    let mut proxy = format!("{} --data-dir {}", quoted(&program), quoted(data_dir));
     proxy.push_str(&format!(" tunnel --stdio {host}"));
     Ok(vec![
         ("ProxyCommand", proxy),
@@ -123,7 +117,7 @@ pub fn ssh_config(global: &Global) -> Result<ExitCode, Failure> {
     let files = Files::of(global, String::new())?;
     output::line("# Tasks of p2pnode, as JOB.p2pnode or JOB.INDEX.p2pnode.");
     output::line(format!("Host *{}", names::SUFFIX));
-    for (keyword, value) in settings(global, &files.dir, "%n")? {
+    for (keyword, value) in settings(&files.dir, "%n")? {
         output::line(format!("    {keyword} {value}"));
     }
     Ok(ExitCode::SUCCESS)
@@ -141,7 +135,7 @@ pub async fn ssh(global: &Global, args: &SshArgs) -> Result<ExitCode, Failure> {
     accept(&files, &opened)?;
 
     let mut command = Command::new("ssh");
-    for (keyword, value) in settings(global, &files.dir, &files.host)? {
+    for (keyword, value) in settings(&files.dir, &files.host)? {
         command.arg("-o").arg(format!("{keyword}={value}"));
     }
     command.args(&args.flags).arg(&files.host);

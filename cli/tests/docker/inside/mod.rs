@@ -34,7 +34,7 @@ impl Place {
         let nodes = pair_on(&lab, &[]);
         let job = lab.job("wait", &small_job(task, ""), &[]);
         let submit = begin(&lab, &job, &[]);
-        lab.wait_until_running("me", 1);
+        lab.wait_until_running("provider", 1);
         let shown = lab.last_job("me").unwrap();
         let job = shown["job"]["job"].as_str().unwrap().to_owned();
         Self {
@@ -52,7 +52,19 @@ impl Place {
 
     /// `p2pnode VERB ...` as the owner of the job.
     pub fn me(&self, args: &[&str]) -> Output {
-        self.lab.run("me", args)
+        self.as_node("me", args).output().unwrap()
+    }
+
+    /// `p2pnode VERB ...` on a node of the lab. What follows a `--` is no flag any more, so the data
+    /// directory is named by the environment.
+    pub fn as_node(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = program();
+        command
+            .args(args)
+            .env("P2PNODE_DATA_DIR", self.lab.path(name))
+            .current_dir(self.lab.root.path())
+            .stdin(Stdio::null());
+        command
     }
 
     /// The same, which must succeed; returns what it printed.
@@ -68,10 +80,7 @@ impl Place {
 
     /// `p2pnode VERB ...` with pipes.
     pub fn piped(&self, args: &[&str]) -> Child {
-        program()
-            .args(args)
-            .arg("--data-dir")
-            .arg(self.lab.path("me"))
+        self.as_node("me", args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

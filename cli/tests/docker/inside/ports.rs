@@ -1,17 +1,23 @@
 //! `forward`: ports of a task that has no network.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
 use super::{Place, connected, refused};
+use crate::bench::{containers_of, docker};
 use crate::harness::{eventually, text};
 
 #[test]
 #[ignore = "needs docker"]
 fn a_port_of_a_task_without_a_network_is_reached_listed_and_closed() {
     let place = Place::of(&format!(
-        "image = \"{}\"\ncommand = [\"sh\", \"-c\", \"busybox nc -lk -p 8080 -e cat & sleep 600\"]",
+        "image = \"{}\"\ncommand = [\"sh\", \"-c\", \"busybox nc -ll -p 8080 -e cat & sleep 600\"]",
         crate::bench::IMAGE
     ));
     let said = place.said(&["forward", &place.job, "0:8080"]);
@@ -45,13 +51,30 @@ fn a_port_of_a_task_without_a_network_is_reached_listed_and_closed() {
     assert_eq!(place.lab.json("me", &["forwards"]), serde_json::json!([]));
 }
 
+/// Sends back what comes to a UDP port of the task's loopback. The test image has no program for that,
+/// so a thread of the test's own is in the container's network.
+fn answer_datagrams(place: &Place, port: u16) {
+    let container = containers_of(&place.lab.id("provider")).remove(0);
+    let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &container]);
+    let network = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    let (sender, bound) = channel();
+    std::thread::spawn(move || {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+        sender.send(()).unwrap();
+        let mut buffer = [0; 2048];
+        while let Ok((length, source)) = socket.recv_from(&mut buffer) {
+            let _gone = socket.send_to(&buffer[..length], source);
+        }
+    });
+    bound.recv().unwrap();
+}
+
 #[test]
 #[ignore = "needs docker"]
 fn datagrams_find_their_way_back_and_a_forward_ends_with_its_job() {
-    let place = Place::of(&format!(
-        "image = \"{}\"\ncommand = [\"sh\", \"-c\", \"busybox nc -lu -p 5353 -e cat & sleep 600\"]",
-        crate::bench::IMAGE
-    ));
+    let place = Place::new();
+    answer_datagrams(&place, 5353);
     let said = place.said(&["forward", &place.job, "0:5353", "--udp"]);
     let address = said.split(' ').next().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
