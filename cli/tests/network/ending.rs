@@ -150,9 +150,9 @@ fn whoever_watches_a_job_is_told_that_it_outlives_its_node() {
     let (mut interrupted, terminated) =
         (watch(&["peers", "--watch"]), watch(&["logs", "-f", "last"]));
     let mut line = String::new();
-    BufReader::new(interrupted.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    // Held to the end: a watcher whose reader has gone ends by that.
+    let mut shown = BufReader::new(interrupted.stdout.take().unwrap());
+    shown.read_line(&mut line).unwrap();
     // They have all begun by now: each takes a few milliseconds.
     std::thread::sleep(Duration::from_secs(1));
     for (watcher, with) in [(interrupted, Signal::INT), (terminated, Signal::TERM)] {

@@ -112,7 +112,7 @@ fn an_offer_that_cannot_be_kept_is_refused_with_what_there_is() {
         (&["offer", "--schedule", "mon 10:00-10:00"], "never opens"),
         (&["offer", "--schedule", "funday"], "not a day"),
         (
-            &["offer", "--max-temperature", "80"],
+            &["offer", "--max-temperature", "gpu=80"],
             "does not tell the temperature",
         ),
         (&["offer", "--label", "a=b\nc"], "a line's end"),
@@ -200,7 +200,7 @@ fn who_was_denied_is_allowed_again_with_the_offer() {
         let mine = lab.start("me", "join", &[], Some(&provider));
         lab.wait_until_known("me", &provider);
         let runs = || {
-            let wait = ["--peers", name, "--wait-for-peers", "2s"];
+            let wait = ["--peers", &provider.id, "--wait-for-peers", "2s"];
             let ended = lab.submit("me", &job(&lab, name, 1), &wait);
             (ended.status.code(), ended.finished().to_string())
         };

@@ -56,6 +56,15 @@ pub enum CallFailure {
     Protocol,
 }
 
+/// What the owner permits of a preparation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leave {
+    /// How long it may take, in milliseconds.
+    pub max_ms: Option<u64>,
+    /// Whether the image may come from a registry of this machine or its network.
+    pub local_registry: bool,
+}
+
 /// What the owner offers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OfferTerms {
@@ -302,10 +311,8 @@ pub enum Effect {
         template: Arc<TaskTemplate>,
         /// Names this time among all that it is made for the step.
         making: u32,
-        /// How long the owner lets that take, in milliseconds.
-        max_ms: Option<u64>,
-        /// Whether it may be had from a registry of this machine or its network.
-        local_registry: bool,
+        /// What the owner permits of it.
+        leave: Leave,
     },
     /// Nobody waits for the environment of a step that is being made: stop, and say nothing.
     StopPreparing {

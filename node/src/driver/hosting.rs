@@ -17,10 +17,10 @@ use super::fetching::Fetcher;
 use super::logins::HostedLogins;
 use super::logpipe::{LogPipe, LogTarget};
 use super::meter::Meter;
-use super::preparing::{self, Leave, Preparation, Step};
+use super::preparing::{self, Preparation, Step};
 use super::running;
 use crate::blobs::{BlobStore, PinOwner, PinScope};
-use crate::core::io::{HostedJob, RunKey, RunLimits};
+use crate::core::io::{HostedJob, Leave, RunKey, RunLimits};
 use crate::exec::{Exec, HeldRun, JobDirs, RunAbout, Runs, WorkDirs};
 use crate::tunnels::Doors;
 

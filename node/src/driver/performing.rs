@@ -8,7 +8,6 @@ use p2pnode_protocol::message::{TaskRequest, TaskResponse};
 
 use super::actor::Driver;
 use super::collecting::Errand;
-use super::preparing::Leave;
 use crate::core::io::{CallId, Effect, Input, RequestToken};
 use crate::exec::RunAbout;
 
@@ -61,15 +60,8 @@ impl Driver {
                 hosted,
                 template,
                 making,
-                max_ms,
-                local_registry,
-            } => {
-                let leave = Leave {
-                    max_ms,
-                    local_registry,
-                };
-                self.hosting.prepare(hosted, template, making, leave);
-            }
+                leave,
+            } => self.hosting.prepare(hosted, template, making, leave),
             Effect::StopPreparing { hosted, step } => self.hosting.stop_preparing(&hosted, step),
             Effect::Run {
                 run,

@@ -19,7 +19,7 @@ use super::fetching::not_arrived;
 use super::hosting::HostContext;
 use super::program;
 use crate::blobs::{PinOwner, Progress};
-use crate::core::io::{HostedJob, Input};
+use crate::core::io::{HostedJob, Input, Leave};
 use crate::exec::JobDirs;
 
 /// Progress reports that may wait; more are left out.
@@ -76,15 +76,6 @@ pub(super) fn limit(template: &TaskTemplate) -> Duration {
         0 => Duration::MAX,
         limit => Duration::from_millis(limit),
     }
-}
-
-/// What the owner permits of a preparation.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Leave {
-    /// How long it may take, in milliseconds.
-    pub(super) max_ms: Option<u64>,
-    /// Whether the image may come from a registry of this machine or its network.
-    pub(super) local_registry: bool,
 }
 
 /// What is to be prepared, and for how long.

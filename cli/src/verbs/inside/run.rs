@@ -39,7 +39,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
         Some(client) => {
             here::note_ignored(&args.node, &[]);
             Running::new(client, args)
-                .to_the_end(&request, &mut interrupts)
+                .see_through(&request, &mut interrupts)
                 .await?
         }
         None => {
@@ -49,7 +49,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
             };
             interrupts.watch(&node);
             let running = Running::new(Client::new(node.endpoint().clone()), args);
-            let ended = running.to_the_end(&request, &mut interrupts).await;
+            let ended = running.see_through(&request, &mut interrupts).await;
             node.stop().await.map_err(here::node_failure)?;
             ended?
         }
@@ -80,7 +80,7 @@ impl<'a> Running<'a> {
     }
 
     /// Submits the job and sees it to its end; returns the exit code.
-    async fn to_the_end(
+    async fn see_through(
         mut self,
         request: &CreateJob,
         interrupts: &mut Interrupts,

@@ -11,7 +11,7 @@ use p2pnode_protocol::task::{Failure, FailureKind, Program};
 use super::Host;
 use super::job::{Attempt, Environment, Killed};
 use crate::core::desk::Cx;
-use crate::core::io::{Effect, HostedJob, RunKey, RunLimits};
+use crate::core::io::{Effect, HostedJob, Leave, RunKey, RunLimits};
 
 /// What came of one job's turn.
 enum Turn {
@@ -154,8 +154,10 @@ impl Host {
                     hosted,
                     template: step.template.clone(),
                     making: step.making,
-                    max_ms: max_task_ms.filter(|_| is_build && !is_own),
-                    local_registry: is_own || is_meant(&step.template.program),
+                    leave: Leave {
+                        max_ms: max_task_ms.filter(|_| is_build && !is_own),
+                        local_registry: is_own || is_meant(&step.template.program),
+                    },
                 });
             }
         }

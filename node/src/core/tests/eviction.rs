@@ -238,7 +238,7 @@ fn a_build_of_anothers_takes_no_longer_than_a_task_may() {
         let (answer, effects) = rig.ask(peer, offer);
         assert_eq!(as_reply(&answer).refusal, None);
         let found = effects.iter().find_map(|effect| match effect {
-            Effect::Prepare { max_ms, .. } => Some(*max_ms),
+            Effect::Prepare { leave, .. } => Some(leave.max_ms),
             _ => None,
         });
         assert_eq!(found, Some(most));

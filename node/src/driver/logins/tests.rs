@@ -1,6 +1,9 @@
+//! Credentials of offers: where they go, and for how long they stay.
+
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
+// The core's tests have it, too.
+#[allow(dead_code, clippy::duplicate_mod)]
 #[path = "../../../tests/sim/fixture.rs"]
 mod fixture;
 
