@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -57,7 +57,7 @@ fn answer_datagrams(place: &Place, port: u16) {
     let container = containers_of(&place.lab.id("provider")).remove(0);
     let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &container]);
     let network = File::open(format!("/proc/{pid}/ns/net")).unwrap();
-    let (sender, bound) = channel();
+    let (sender, bound) = sync_channel(1);
     std::thread::spawn(move || {
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
