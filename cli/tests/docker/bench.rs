@@ -134,7 +134,7 @@ impl Images {
 
     /// What a Dockerfile must say for its image to be found.
     pub fn label(&self) -> String {
-        format!("LABEL p2pnode.e2e={}", self.mark)
+        format!("LABEL p2pnode-e2e={}", self.mark)
     }
 
     /// A name that no other test has.
@@ -159,14 +159,14 @@ impl Images {
 
     /// Names of what the engine has of this test.
     pub fn names(&self) -> Vec<String> {
-        let filter = format!("label=p2pnode.e2e={}", self.mark);
+        let filter = format!("label=p2pnode-e2e={}", self.mark);
         let format = "{{.Repository}}:{{.Tag}}";
         let names = docker(&["images", "--filter", &filter, "--format", format]);
         names.lines().map(str::to_owned).collect()
     }
 
     fn remove(&self) {
-        let filter = format!("label=p2pnode.e2e={}", self.mark);
+        let filter = format!("label=p2pnode-e2e={}", self.mark);
         for _ in 0..3 {
             let found = docker(&["images", "--all", "--quiet", "--filter", &filter]);
             for id in found.lines() {

@@ -89,7 +89,7 @@ impl Problem {
             FailureKind::ImageUnavailable,
             format!(
                 "the image {reference} is not on this machine and cannot be pulled: {}. Check its \
-                 name and, if it is a private one, the credentials, or load it into the engine of \
+                 name and, if it is a private one, the credentials (task.login), or load it into the engine of \
                  this provider",
                 self.words()
             ),
