@@ -121,3 +121,119 @@ impl p2pnode_tunnel::Doors for Doors {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use p2pnode_executor::inside::{Duplex, Files, InsideError, Session};
+    use p2pnode_protocol::AttemptKey;
+    use p2pnode_protocol::tunnel::ExecSpec;
+    use p2pnode_tunnel::Doors as _;
+    use tokio::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    /// The inside of nothing.
+    #[derive(Debug)]
+    struct Empty;
+
+    #[async_trait]
+    impl Inside for Empty {
+        async fn exec(&self, _command: ExecSpec) -> Result<Session, InsideError> {
+            Err(InsideError::Ended)
+        }
+
+        async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, InsideError> {
+            Err(InsideError::NobodyListens(port))
+        }
+
+        async fn datagrams(&self, _port: u16) -> Result<UdpSocket, InsideError> {
+            Err(InsideError::Ended)
+        }
+
+        async fn listen(&self, _port: u16) -> Result<TcpListener, InsideError> {
+            Err(InsideError::Ended)
+        }
+
+        async fn files(&self) -> Result<Box<dyn Files>, InsideError> {
+            Err(InsideError::Ended)
+        }
+    }
+
+    fn run(submitter: PeerId, number: u32) -> RunKey {
+        let task = TaskKey {
+            job: JobId([7; 8]),
+            step: 0,
+            index: 3,
+        };
+        RunKey {
+            submitter,
+            attempt: AttemptKey {
+                task,
+                attempt: number,
+            },
+        }
+    }
+
+    async fn knock(doors: &Doors, peer: &PeerId) -> Result<Door, TunnelFault> {
+        let task = run(*peer, 1).attempt.task;
+        let opened = doors.open(peer, task.job, task.step, task.index).await;
+        opened.map_err(|refused| refused.kind)
+    }
+
+    #[tokio::test]
+    async fn only_the_owner_of_a_job_finds_the_door_and_it_shuts_with_the_run() {
+        let (owner, other) = (PeerId::random(), PeerId::random());
+        let doors = Doors::default();
+        let (way, open) = watch::channel::<Option<Arc<dyn Inside>>>(None);
+        doors.add(run(owner, 1), RuntimeKind::Docker, open);
+        // Its container is still being made: the owner waits, a stranger does not.
+        let asking = tokio::spawn({
+            let doors = doors.clone();
+            async move { knock(&doors, &owner).await }
+        });
+        assert_eq!(
+            knock(&doors, &other).await.err(),
+            Some(TunnelFault::NotHere)
+        );
+        way.send_replace(Some(Arc::new(Empty)));
+        let door = asking.await.unwrap().unwrap();
+        assert!(!door.gone.is_cancelled());
+        assert_eq!(
+            knock(&doors, &other).await.err(),
+            Some(TunnelFault::NotHere)
+        );
+
+        // A later attempt has a door of its own, which the end of the earlier one leaves open.
+        let (_way, open) = watch::channel::<Option<Arc<dyn Inside>>>(Some(Arc::new(Empty)));
+        doors.add(run(owner, 2), RuntimeKind::Docker, open);
+        assert!(door.gone.is_cancelled());
+        doors.remove(&run(owner, 1));
+        let later = knock(&doors, &owner).await.unwrap();
+        doors.remove(&run(owner, 2));
+        assert!(later.gone.is_cancelled());
+        assert_eq!(
+            knock(&doors, &owner).await.err(),
+            Some(TunnelFault::NotHere)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_module_has_no_door_and_a_run_that_never_starts_opens_none() {
+        let owner = PeerId::random();
+        let doors = Doors::default();
+        let (way, open) = watch::channel::<Option<Arc<dyn Inside>>>(None);
+        doors.add(run(owner, 1), RuntimeKind::Wasm, open.clone());
+        assert_eq!(
+            knock(&doors, &owner).await.err(),
+            Some(TunnelFault::NoWayIn)
+        );
+        doors.add(run(owner, 2), RuntimeKind::Docker, open);
+        drop(way);
+        assert_eq!(
+            knock(&doors, &owner).await.err(),
+            Some(TunnelFault::NotHere)
+        );
+    }
+}
