@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use hyper::Method;
-use p2pnode_protocol::api::{CreateJob, Event, ForwardInfo, JobState, TaskState};
+use p2pnode_protocol::api::{CreateJob, Event, JobState, TaskState};
 use p2pnode_protocol::task::FailureKind;
 use p2pnode_protocol::tunnel::ExecSpec;
 
@@ -62,7 +62,8 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
 struct Running<'a> {
     client: Client,
     args: &'a RunArgs,
-    forwards: Vec<ForwardInfo>,
+    /// Whether its ports are forwarded already.
+    forwarded: bool,
     logs: Logs,
     /// What the command that was attended to ended with.
     code: Option<u8>,
@@ -73,7 +74,7 @@ impl<'a> Running<'a> {
         Self {
             client,
             args,
-            forwards: Vec::new(),
+            forwarded: false,
             logs: Logs::new(false),
             code: None,
         }
@@ -103,7 +104,13 @@ impl<'a> Running<'a> {
             match event {
                 None => return Err(Failure::nobody("the node ended before the command did")),
                 Some(Event::JobCreated { job: id, .. }) => job = Some(id),
-                Some(Event::TaskStarted { task, .. }) => self.started(&task).await?,
+                Some(Event::TaskStarted { job, task, .. }) => {
+                    if let Err(failure) = self.started(&task).await {
+                        // Nobody would see to it any more.
+                        cancel(&self.client, &job).await?;
+                        return Err(failure);
+                    }
+                }
                 Some(Event::JobFinished {
                     state,
                     no_peer,
@@ -122,10 +129,12 @@ impl<'a> Running<'a> {
 
     /// The command runs, or waits to be attended to.
     async fn started(&mut self, task: &str) -> Result<(), Failure> {
-        for text in &self.args.ports {
-            let info = Ports::parse(text)?.open(&self.client, task, false).await?;
-            output::note(forward::sentence(&info));
-            self.forwards.push(info);
+        // A forward follows a task that moves.
+        if !std::mem::replace(&mut self.forwarded, true) {
+            for text in &self.args.ports {
+                let info = Ports::parse(text)?.open(&self.client, task, false).await?;
+                output::note(forward::sentence(&info));
+            }
         }
         if !self.args.interactive || self.code.is_some() {
             return Ok(());
