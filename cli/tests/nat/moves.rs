@@ -41,7 +41,7 @@ fn assert_whole(ended: &Ended) {
 /// There is a living way to the provider. Whether it is a hole again is not certain: the router may still hold
 /// the ports for the address that is gone.
 fn assert_reached(town: &Town) {
-    let pinged = town.run("me", &["ping", "provider", "-c", "1"]);
+    let pinged = town.run("me", &["ping", &town.provider.id, "-c", "1"]);
     let said = text(&pinged.stdout);
     eprintln!("{said}");
     assert_eq!(pinged.status.code(), Some(0), "{said}");

@@ -36,7 +36,15 @@ fn ways_to_peers_are_told() {
 
     let pinged = town.run(
         "me",
-        &["ping", "provider", "-c", "3", "-i", "100ms", "--json"],
+        &[
+            "ping",
+            &town.provider.id,
+            "-c",
+            "3",
+            "-i",
+            "100ms",
+            "--json",
+        ],
     );
     assert_eq!(pinged.status.code(), Some(0), "{}", text(&pinged.stderr));
     let lines: Vec<Value> = text(&pinged.stdout)
@@ -48,10 +56,14 @@ fn ways_to_peers_are_told() {
     assert!(lines[0]["rtt_ms"].as_f64() > Some(0.0));
 
     town.until_direct();
-    let pinged = text(&town.run("me", &["ping", "provider", "-c", "1"]).stdout);
+    let pinged = text(
+        &town
+            .run("me", &["ping", &town.provider.id, "-c", "1"])
+            .stdout,
+    );
     assert!(pinged.contains("ms, direct"), "{pinged}");
     assert!(pinged.contains("1 sent, 1 came back, 0 % lost"), "{pinged}");
-    let path = text(&town.run("me", &["path", "provider"]).stdout);
+    let path = text(&town.run("me", &["path", &town.provider.id]).stdout);
     assert!(path.contains("direct*"), "{path}");
     eventually("the needless circuit is closed", || {
         let links = town.links();
@@ -74,10 +86,10 @@ fn a_silent_peer_is_told_by_ping() {
     let town = Town::new(Nat::Cone, 1);
     town.until_placed(1);
     town.until_known();
-    town.run("me", &["ping", "provider", "-c", "1"]);
+    town.run("me", &["ping", &town.provider.id, "-c", "1"]);
     town.until_direct();
     town.world.cut(None);
-    let pinged = town.run("me", &["ping", "provider", "-c", "1"]);
+    let pinged = town.run("me", &["ping", &town.provider.id, "-c", "1"]);
     assert_eq!(pinged.status.code(), Some(1), "{}", text(&pinged.stdout));
     let said = text(&pinged.stdout);
     assert!(said.contains("1 sent, 0 came back, 100 % lost"), "{said}");
