@@ -115,7 +115,11 @@ async fn a_full_queue_refuses_and_room_tells() {
             writer.try_commit(Vec::new(), ()).unwrap();
             taken += 1;
         } else {
-            assert_eq!(writer.try_commit(Vec::new(), ()), Err(CommitError::Full));
+            match writer.try_commit(Vec::new(), ()) {
+                Err(error) => assert_eq!(error, CommitError::Full),
+                // The thread took one in between.
+                Ok(()) => taken += 1,
+            }
             if taken >= 2 * QUEUE {
                 break;
             }
