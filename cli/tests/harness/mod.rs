@@ -23,14 +23,24 @@ pub fn program() -> Command {
 }
 
 /// Waits until `found` returns something.
-pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    eventually_within(LIMIT, Duration::from_millis(20), what, found)
+}
+
+/// The same, for so long and with such pauses.
+pub fn eventually_within<T>(
+    limit: Duration,
+    pause: Duration,
+    what: &str,
+    mut found: impl FnMut() -> Option<T>,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(value) = found() {
             return value;
         }
-        assert!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(pause);
     }
 }
 

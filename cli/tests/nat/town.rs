@@ -3,26 +3,19 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Ended, Lab, TestNode, text};
+use crate::harness::{Ended, Lab, TestNode, eventually_within, text};
 use crate::world::{Nat, World};
 
 /// Longest wait for anything that must happen: a relay is searched every 20 s, a dial ends after 10.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits until `found` returns something, without asking all the time.
-pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(value) = found() {
-            return value;
-        }
-        assert!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+pub fn eventually<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    eventually_within(LIMIT, Duration::from_millis(100), what, found)
 }
 
 /// Two homes, each with a node, and relays. Nodes are dropped before their world.

@@ -112,8 +112,12 @@ pub(super) async fn create(
         udp: request.udp,
     };
     // A task that can't be entered is said now, and not to the first connection.
-    let probe = state.tunnels.open(&state.node, job, index).await?;
-    drop(probe);
+    let key = TaskKey {
+        job,
+        step: 0,
+        index,
+    };
+    state.tunnels.knock(&state.node, key).await?;
     let info = state.forwards.create(&state.node, wanted).await?;
     Ok((StatusCode::CREATED, Json(info)).into_response())
 }

@@ -10,13 +10,15 @@ mod forwards;
 use std::sync::Arc;
 
 use p2pnode_protocol::api::{ErrorCode, TaskInfo, TaskState};
-use p2pnode_protocol::{JobId, PeerId};
+use p2pnode_protocol::tunnel::{PUBLIC_KEY_LEN, Purpose, TunnelHello};
+use p2pnode_protocol::{JobId, PeerId, TaskKey};
+use p2pnode_tunnel::client::{self, OpenError};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
 pub use self::doors::Doors;
 pub use self::forwards::{Forwards, Wanted, parse_listen};
 use crate::command::{CommandError, NodeHandle};
-use crate::net::{NetHandle, NetStream, OpenError, StreamKind};
+use crate::net::{self, NetHandle, NetStream, StreamKind};
 
 /// Bytes between this node and itself that wait to be read, when it runs its own task (256 KiB, as
 /// much as a stream of the network begins with).
@@ -83,6 +85,30 @@ impl Tunnels {
         let peer = place(node, job, index).await?;
         self.to(peer).await
     }
+
+    /// Asks at a task's door whether this node may come in, and goes away. An SSH connection that never
+    /// begins passes the door and touches nothing behind it.
+    ///
+    /// # Errors
+    /// As [`Tunnels::open`], and what the provider says.
+    pub async fn knock(&self, node: &NodeHandle, task: TaskKey) -> Result<(), CommandError> {
+        let stream = self.open(node, task.job, task.index).await?;
+        let hello = TunnelHello {
+            job: task.job,
+            step: task.step,
+            index: task.index,
+            purpose: Purpose::Ssh {
+                client_key: [0; PUBLIC_KEY_LEN],
+            },
+        };
+        match client::open(stream, &hello).await {
+            Ok(_) => Ok(()),
+            Err(error @ OpenError::Refused(_)) => {
+                Err(CommandError::new(ErrorCode::Invalid, error.to_string()))
+            }
+            Err(error) => Err(CommandError::new(ErrorCode::Unavailable, error.to_string())),
+        }
+    }
 }
 
 /// Who runs the task.
@@ -124,7 +150,7 @@ fn not_yet(name: &str) -> CommandError {
     )
 }
 
-fn unreachable(peer: PeerId, error: &OpenError) -> CommandError {
+fn unreachable(peer: PeerId, error: &net::OpenError) -> CommandError {
     CommandError::new(
         ErrorCode::Unavailable,
         format!("the task's provider {peer} cannot be reached: {error}"),

@@ -53,6 +53,12 @@ fn a_wasm_task_has_no_inside() {
     });
     assert!(refused(&place.me(&["ssh", &id]), 2).contains("WASM"));
     assert!(refused(&place.me(&["exec", &id, "--", "id"]), 125).contains("WASM"));
+    assert!(refused(&place.me(&["forward", &id, "0:80"]), 2).contains("WASM"));
+    assert_eq!(
+        place.lab.json("me", &["forwards"]),
+        serde_json::json!([]),
+        "nothing is left listening"
+    );
     assert!(place.me(&["cancel", &id]).status.success());
     crate::bench::end(&place.lab, spinning);
 }

@@ -259,7 +259,7 @@ async fn whoever_does_not_read_slows_a_command_down_and_loses_nothing() {
     const BYTES: usize = 20 << 20;
     let subject = DockerSubject::new().await;
     let task = open(&subject, KINDS[0]).await;
-    let script = format!("head -c {BYTES} /dev/zero; touch /work/written; echo late >&2");
+    let script = format!("head -c {BYTES} /dev/zero; touch written; echo late >&2");
     let mut session = within(task.inside.exec(shell(&script))).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let written = task.trial.work_dir().join("written");

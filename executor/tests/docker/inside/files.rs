@@ -11,6 +11,9 @@ use crate::contract::clean;
 use crate::sandbox::task_uid;
 use crate::subject::DockerSubject;
 
+/// Where a container has its work directory.
+const WORK: &str = "/work";
+
 const READ: OpenMode = OpenMode {
     read: true,
     write: false,
@@ -58,6 +61,11 @@ pub(super) fn get(files: &dyn Files, path: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The absolute path of a file in the work directory.
+fn there(path: &str) -> String {
+    format!("{WORK}/{path}")
+}
+
 pub(super) fn kind<T>(result: io::Result<T>) -> ErrorKind {
     result.err().expect("it was not refused").kind()
 }
@@ -65,7 +73,7 @@ pub(super) fn kind<T>(result: io::Result<T>) -> ErrorKind {
 /// Reads and writes.
 fn contents(files: &dyn Files) {
     put(files, "a", b"0123456789").unwrap();
-    assert_eq!(get(files, "/work/a").unwrap(), b"0123456789");
+    assert_eq!(get(files, &there("a")).unwrap(), b"0123456789");
     let file = files
         .open(
             b"a",
@@ -110,9 +118,10 @@ fn links(files: &dyn Files) {
     files.make_link(b"../a", b"d/link").unwrap();
     assert_eq!(files.read_link(b"d/link").unwrap(), b"../a");
     assert_eq!(get(files, "d/link").unwrap(), b"0123xx67!");
-    assert_eq!(files.real_path(b"d/../d/link").unwrap(), b"/work/a");
-    assert_eq!(files.real_path(b"d/none").unwrap(), b"/work/d/none");
-    assert_eq!(files.real_path(b".").unwrap(), b"/work");
+    let real = |path: &[u8]| files.real_path(path).unwrap();
+    assert_eq!(real(b"d/../d/link"), there("a").into_bytes());
+    assert_eq!(real(b"d/none"), there("d/none").into_bytes());
+    assert_eq!(real(b"."), WORK.as_bytes());
     assert_eq!(files.real_path(b"/").unwrap(), b"/");
     assert_eq!(
         files.stat(b"d/link", true).unwrap().mode & 0o170_000,
