@@ -71,8 +71,10 @@ async fn is_a_terminal(subject: &DockerSubject, kind: Isolation, own: bool) {
     .await;
     write(&mut session, "\x1a").await;
     until(&mut session, "Stopped").await;
-    write(&mut session, "bg; jobs; kill %1; wait; echo do''ne\n").await;
-    until(&mut session, "done\r\n").await;
+    // The prompt is waited for: what is typed while the shell turns to its own way of reading lines is
+    // lost on every terminal.
+    write(&mut session, "bg; jobs; kill %1; wait; PS1='read''y> '\n").await;
+    until(&mut session, "ready> ").await;
     // The end of input ends the shell.
     within(session.input.shutdown()).await.unwrap();
     if own {
