@@ -60,7 +60,8 @@ pub enum Verb {
     /// Run a node in the foreground
     #[command(
         after_help = "Examples:\n  p2pnode join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...\n  \
-        p2pnode join p2pnode1anrwc...      # become a member of a private network"
+        p2pnode join p2pnode1anrwc...                 # become a member of a private network\n  \
+        p2pnode join p2pnode1anrwc... --network main  # and be in the public one as well"
     )]
     Join(JoinArgs),
     /// Make, show and leave private networks, and print the tickets that let others in
@@ -254,9 +255,9 @@ pub struct NodeFlags {
     /// This node's name, for people [default: the host's]
     #[arg(long)]
     pub name: Option<String>,
-    /// The overlay network to be in [default: main]
-    #[arg(long)]
-    pub network: Option<String>,
+    /// An overlay network to be in; repeatable [default: those joined last, else main]
+    #[arg(long = "network", value_name = "NAME")]
+    pub networks: Vec<String>,
     /// An address that is known to lead here, such as a forwarded port; repeatable
     #[arg(long, value_name = "MULTIADDR")]
     pub external: Vec<String>,
@@ -291,7 +292,7 @@ impl NodeFlags {
             ("--bootstrap", !self.bootstrap.is_empty()),
             ("--no-mdns", self.no_mdns),
             ("--name", self.name.is_some()),
-            ("--network", self.network.is_some()),
+            ("--network", !self.networks.is_empty()),
             ("--external", !self.external.is_empty()),
             ("--no-upnp", self.no_upnp),
             ("--relay", self.relay.is_some()),

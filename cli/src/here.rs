@@ -50,7 +50,7 @@ pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
         bootstrap: flags.bootstrap,
         no_mdns: flags.no_mdns,
         name: flags.name,
-        network: flags.network,
+        networks: flags.networks,
         external: flags.external,
         no_upnp: flags.no_upnp,
         relay: flags.relay,

@@ -15,5 +15,6 @@ mod frames;
 pub mod home;
 pub mod jobfile;
 pub mod net;
+pub mod networks;
 pub mod store;
 pub mod tunnels;

@@ -46,7 +46,8 @@ fn create(global: &Global, dir: &DataDir, name: &str) -> Result<ExitCode, Failur
             "`{name}` is not a network's name: use 1 to 64 of a-z, 0-9, `-`, `_` and `.`"
         ))
     })?;
-    dir.join_network(&network).map_err(here::home_failure)?;
+    dir.join_network(&network, &[])
+        .map_err(here::home_failure)?;
     if global.json {
         output::line_json(&json!({ "network": name, "ticket": network.ticket() }));
         return Ok(ExitCode::SUCCESS);
@@ -75,30 +76,42 @@ async fn status(global: &Global) -> Result<Option<NodeStatus>, Failure> {
 
 async fn show(global: &Global, dir: &DataDir) -> Result<ExitCode, Failure> {
     let names = dir.networks().map_err(here::home_failure)?;
-    let running = status(global).await?.map(|status| status.network);
+    let running = status(global).await?.map(|status| {
+        let names = status.networks.into_iter().map(|network| network.name);
+        names.collect::<Vec<String>>()
+    });
     let next = configured(dir)?;
     if global.json {
         output::line_json(&json!({ "private": names, "running": running, "next": next }));
         return Ok(ExitCode::SUCCESS);
     }
-    let all = std::iter::once(PUBLIC_NETWORK).chain(names.iter().map(String::as_str));
+    let running = running.unwrap_or_default();
+    let mut all = vec![PUBLIC_NETWORK.to_owned()];
+    for name in names.iter().chain(&running).chain(&next) {
+        if !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
     let rows: Vec<Vec<String>> = all
+        .iter()
         .map(|name| {
-            let kind = if name == PUBLIC_NETWORK {
-                "public"
-            } else {
+            let kind = if names.contains(name) {
                 "private"
+            } else {
+                "public"
             };
-            let here = match (running.as_deref() == Some(name), next == name) {
+            let here = match (running.contains(name), next.contains(name)) {
                 (true, _) => "the running node is in it",
                 (false, true) => "a node that starts is in it",
                 (false, false) => "",
             };
-            vec![name.to_owned(), kind.to_owned(), here.to_owned()]
+            vec![name.clone(), kind.to_owned(), here.to_owned()]
         })
         .collect();
     output::table(&["NETWORK", "KIND", "HERE"], &rows);
-    output::note("a node is in one network: `p2pnode join --network NAME` starts it in another");
+    output::note(
+        "`p2pnode join --network NAME` starts a node in another; repeat --network for several",
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,10 +126,8 @@ async fn leave(global: &Global, dir: &DataDir, name: &str) -> Result<ExitCode, F
         return Ok(ExitCode::SUCCESS);
     }
     output::line(format!("no member of {name} any more"));
-    if status(global)
-        .await?
-        .is_some_and(|status| status.network == name)
-    {
+    let status = status(global).await?;
+    if status.is_some_and(|status| status.network(name).is_some()) {
         output::note("the node that runs is in it until it ends: p2pnode stop");
     }
     Ok(ExitCode::SUCCESS)
@@ -155,23 +166,24 @@ async fn ticket(
     shown: Shown,
 ) -> Result<ExitCode, Failure> {
     let status = status(global).await?;
-    let name = match (name, &status) {
-        (Some(name), _) => name.to_owned(),
-        (None, Some(status)) => status.network.clone(),
-        (None, None) => configured(dir)?,
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => only_private(dir, status.as_ref())?,
     };
     let network = dir.network(&name).map_err(here::home_failure)?.ok_or_else(|| {
         Failure::usage(format!(
             "{name} is no private network of this node: make one with `p2pnode network create NAME`"
         ))
     })?;
-    let status = status.filter(|status| status.network == name);
-    let network = match &status {
+    let own = status.as_ref().and_then(|status| {
+        let end = format!("/p2p/{}", status.peer);
+        Some((status.network(&name)?, end))
+    });
+    let network = match &own {
         None => network,
-        Some(status) => {
-            let own = status.external.iter().chain(&status.listen);
-            let end = format!("/p2p/{}", status.peer);
-            let whole = own.map(|address| match address.ends_with(&end) {
+        Some((own, end)) => {
+            let own = own.external.iter().chain(&own.listen);
+            let whole = own.map(|address| match address.ends_with(end) {
                 true => address.clone(),
                 false => format!("{address}{end}"),
             });
@@ -193,7 +205,7 @@ async fn ticket(
     if shown.qr {
         output::raw(&(qr(&network.ticket())? + "\n"));
     }
-    if status.is_none() {
+    if own.is_none() {
         output::note(
             "no node of this network runs here, so the ticket says nothing of where to find one: start it first, or tell them to add --bootstrap",
         );
@@ -202,9 +214,32 @@ async fn ticket(
     Ok(ExitCode::SUCCESS)
 }
 
-fn configured(dir: &DataDir) -> Result<String, Failure> {
+/// The one private network that a node here is in, or will be: whose ticket is meant when nobody says.
+fn only_private(dir: &DataDir, status: Option<&NodeStatus>) -> Result<String, Failure> {
+    let names: Vec<String> = match status {
+        Some(status) => status.private_networks().map(str::to_owned).collect(),
+        None => {
+            let private = dir.networks().map_err(here::home_failure)?;
+            let all = configured(dir)?.into_iter();
+            all.filter(|name| private.contains(name)).collect()
+        }
+    };
+    match &names[..] {
+        [one] => Ok(one.clone()),
+        [] => Err(Failure::usage(
+            "this node is in no private network: make one with `p2pnode network create NAME`",
+        )),
+        several => Err(Failure::usage(format!(
+            "this node is in several private networks: say which of {}",
+            several.join(", ")
+        ))),
+    }
+}
+
+/// The networks that a node which starts is in.
+fn configured(dir: &DataDir) -> Result<Vec<String>, Failure> {
     let config = Config::load(&Sources::of_process(dir, Overrides::default()));
     config
-        .map(|config| config.network)
+        .map(|config| config.networks)
         .map_err(|error| Failure::usage(error.to_string()).with_details(error.lines()))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use p2pnode_node::config::{Config, PUBLIC_NETWORK};
 use p2pnode_node::home::{DataDir, PrivateNetwork, TicketError};
-use p2pnode_protocol::api::{NodeStatus, OfferRequest, ReachState, ReachStatus};
+use p2pnode_protocol::api::{NetworkStatus, NodeStatus, OfferRequest, ReachState, ReachStatus};
 use serde_json::json;
 
 use super::figures;
@@ -29,15 +29,16 @@ pub async fn join(global: &Global, args: &JoinArgs) -> Result<ExitCode, Failure>
             "a node already runs here; `p2pnode status` shows it",
         ));
     }
+    let mut flags = args.node.clone();
     if let Some(ticket) = &args.ticket {
-        become_member(global, args, ticket)?;
+        flags.networks = become_member(global, &flags.networks, ticket)?;
     }
-    let config = here::config(global, &args.node)?;
+    let config = here::config(global, &flags)?;
     run_until_stopped(global, config, interrupts, None).await
 }
 
-/// Keeps the network that a ticket leads to.
-fn become_member(global: &Global, args: &JoinArgs, ticket: &str) -> Result<(), Failure> {
+/// Keeps the network that a ticket leads to, and those of `beside` with it; returns all of them.
+fn become_member(global: &Global, beside: &[String], ticket: &str) -> Result<Vec<String>, Failure> {
     let network: PrivateNetwork = ticket
         .parse()
         .map_err(|error: TicketError| Failure::usage(error.to_string()))?;
@@ -47,20 +48,11 @@ fn become_member(global: &Global, args: &JoinArgs, ticket: &str) -> Result<(), F
             "this ticket has expired: ask a member for a new one, which `p2pnode network ticket` prints",
         ));
     }
-    if args
-        .node
-        .network
-        .as_deref()
-        .is_some_and(|named| named != name)
-    {
-        return Err(Failure::usage(format!(
-            "the ticket is of the network {name}, and --network names another: leave it out"
-        )));
-    }
     let dir = DataDir::find(global.data_dir.clone()).map_err(here::home_failure)?;
-    dir.join_network(&network).map_err(here::home_failure)?;
+    dir.join_network(&network, beside)
+        .map_err(here::home_failure)?;
     output::note(format!("a member of the private network {name} now"));
-    Ok(())
+    Ok(dir.last_networks())
 }
 
 pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failure> {
@@ -84,11 +76,11 @@ pub async fn offer(global: &Global, args: &OfferArgs) -> Result<ExitCode, Failur
                 for rule in rules(offer) {
                     output::line(format!("  {rule}"));
                 }
-                output::line(format!("  for {}", users(offer, status.private)));
+                output::line(format!("  for {}", users(offer, &status)));
                 if let Some(why) = &offer.closed {
                     output::note(format!("it is closed at the moment: {why}"));
                 }
-                note_nobody(offer, status.private);
+                note_nobody(offer, &status);
             }
             None => output::line("the running node now offers nothing"),
         }
@@ -151,13 +143,12 @@ async fn tell_ready(
         let _told: NodeStatus = client.ask(Method::PUT, "/offer", &request).await?;
     }
     let status: NodeStatus = client.get("/status").await?;
+    let listen: Vec<&str> = status.listen().map(String::as_str).collect();
     if global.json {
-        output::line_json(
-            &json!({ "event": "ready", "peer": status.peer, "listen": status.listen }),
-        );
+        output::line_json(&json!({ "event": "ready", "peer": status.peer, "listen": listen }));
     } else {
-        output::line(format!("ready {} {}", status.peer, status.listen.join(" ")));
-        if let Some(how) = how_to_join(&status) {
+        output::line(format!("ready {} {}", status.peer, listen.join(" ")));
+        for how in status.networks.iter().filter_map(how_to_join) {
             output::note(format!("others join with: {how}"));
         }
     }
@@ -165,19 +156,22 @@ async fn tell_ready(
     if let Some(offer) = &status.offer {
         tracing::info!(offered = %describe(&offer.total), allow_any = offer.allow_any, "offering");
         if !global.json {
-            note_nobody(offer, status.private);
+            note_nobody(offer, &status);
         }
     }
     Ok(())
 }
 
 /// What others write to be in the same network. The name of the public one is the default.
-fn how_to_join(status: &NodeStatus) -> Option<String> {
-    if status.private {
-        return Some("the ticket that `p2pnode network ticket` prints".to_owned());
+fn how_to_join(network: &NetworkStatus) -> Option<String> {
+    let name = &network.name;
+    if network.private {
+        return Some(format!(
+            "the ticket that `p2pnode network ticket {name}` prints"
+        ));
     }
-    let address = best_address(&status.listen)?;
-    let network = match status.network.as_str() {
+    let address = best_address(&network.listen)?;
+    let network = match name.as_str() {
         PUBLIC_NETWORK => String::new(),
         name => format!("--network {name} "),
     };
@@ -223,18 +217,20 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
     }
     output::line(format!("peer       {}", status.peer));
     output::line(format!("name       {}", status.name));
-    let private = if status.private { " (private)" } else { "" };
-    output::line(format!("network    {}{private}", status.network));
     output::line(format!("version    {}", status.version));
     output::line(format!("data       {}", status.data_dir));
-    for address in &status.listen {
-        output::line(format!("listens    {address}"));
-    }
-    for address in &status.external {
-        output::line(format!("seen as    {address}"));
-    }
-    for line in reach(&status.reach) {
-        output::line(line);
+    for network in &status.networks {
+        let private = if network.private { " (private)" } else { "" };
+        output::line(format!("network    {}{private}", network.name));
+        for address in &network.listen {
+            output::line(format!("listens    {address}"));
+        }
+        for address in &network.external {
+            output::line(format!("seen as    {address}"));
+        }
+        for line in reach(&network.reach) {
+            output::line(line);
+        }
     }
     output::line(format!(
         "peers      {} connected, {} known",
@@ -249,7 +245,7 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         Some(offer) => {
             output::line(format!("offers     {}", describe(&offer.total)));
             output::line(format!("free       {}", describe(&offer.free)));
-            output::line(format!("may use    {}", users(offer, status.private)));
+            output::line(format!("may use    {}", users(offer, &status)));
             for rule in rules(offer) {
                 output::line(format!("rule       {rule}"));
             }

@@ -22,7 +22,7 @@ pub async fn path(global: &Global, args: &PathArgs) -> Result<ExitCode, Failure>
     let rows: Vec<Vec<String>> = told.links.iter().map(row).collect();
     output::table(
         &[
-            "WAY", "OVER", "RTT", "SENT", "RECEIVED", "SINCE", "OPENED", "ADDRESS",
+            "WAY", "NETWORK", "OVER", "RTT", "SENT", "RECEIVED", "SINCE", "OPENED", "ADDRESS",
         ],
         &rows,
     );
@@ -39,6 +39,7 @@ fn row(link: &PeerLink) -> Vec<String> {
     let age = Duration::from_secs(link.age_ms / 1_000);
     vec![
         format!("{way}{star}"),
+        link.network.clone(),
         link.transport.clone(),
         link.rtt_ms
             .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
@@ -57,6 +58,7 @@ mod tests {
     #[test]
     fn a_name_in_an_address_cannot_draw_on_the_terminal() {
         let link = PeerLink {
+            network: "main".into(),
             address: "/dns4/\u{1b}[2Jx/tcp/1".into(),
             transport: "tcp".into(),
             relayed: true,
@@ -70,7 +72,7 @@ mod tests {
         };
         let row = row(&link);
         assert_eq!(row[0], "through 12D3*");
-        assert_eq!((row[2].as_str(), row[5].as_str()), ("-", "1m 1s"));
-        assert_eq!(row[7], "/dns4/[2Jx/tcp/1");
+        assert_eq!((row[3].as_str(), row[6].as_str()), ("-", "1m 1s"));
+        assert_eq!(row[8], "/dns4/[2Jx/tcp/1");
     }
 }

@@ -59,6 +59,7 @@ fn never_seen(peer: String) -> PeerInfo {
     PeerInfo {
         peer,
         name: String::new(),
+        networks: Vec::new(),
         addresses: Vec::new(),
         capacity: None,
         free: None,

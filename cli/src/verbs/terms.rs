@@ -2,34 +2,41 @@
 
 use std::time::Duration;
 
-use p2pnode_protocol::api::OfferStatus;
+use p2pnode_protocol::api::{NodeStatus, OfferStatus};
 use p2pnode_protocol::offer::OnClose;
 use p2pnode_protocol::{Capacity, MilliCpus};
 
 use super::follow::counted;
 use crate::output;
 
-pub fn note_nobody(offer: &OfferStatus, private: bool) {
+pub fn note_nobody(offer: &OfferStatus, status: &NodeStatus) {
     if offer.requests > 0 {
         output::note(format!(
             "{} waiting for your answer: p2pnode requests",
             counted(offer.requests.into(), "peer")
         ));
     }
-    if !private && !offer.allow_any && offer.allowed.is_empty() {
+    let is_private = status.private_networks().next().is_some();
+    if !is_private && !offer.allow_any && offer.allowed.is_empty() {
         output::note("nobody else may run tasks here yet: p2pnode allow PEER");
     }
 }
 
 /// Who may run tasks here, in words.
-pub fn users(offer: &OfferStatus, private: bool) -> String {
-    match offer.allowed.len() {
-        _ if offer.allow_any => "anyone".to_owned(),
-        _ if private => "all members of this network".to_owned(),
-        0 => "this node only; let others with: p2pnode allow PEER".to_owned(),
-        count => format!(
-            "this node and {}: p2pnode peers --allowed",
-            counted(count as u64, "peer")
+pub fn users(offer: &OfferStatus, status: &NodeStatus) -> String {
+    if offer.allow_any {
+        return "anyone".to_owned();
+    }
+    let private: Vec<&str> = status.private_networks().collect();
+    let members = (!private.is_empty()).then(|| format!("all members of {}", private.join(", ")));
+    let count = offer.allowed.len() as u64;
+    match (members, count) {
+        (Some(members), 0) => members,
+        (None, 0) => "this node only; let others with: p2pnode allow PEER".to_owned(),
+        (members, _) => format!(
+            "{} and {}: p2pnode peers --allowed",
+            members.as_deref().unwrap_or("this node"),
+            counted(count, "peer")
         ),
     }
 }

@@ -120,7 +120,8 @@ mod tests {
         let stop = CancellationToken::new();
         let key = libp2p::identity::Keypair::generate_ed25519();
         let net = crate::net::start(NetConfig::in_memory(key, "test")).await;
-        let tunnels = Tunnels::new(net.unwrap().0, Doors::default(), [0; 32]);
+        let (net, _events) = crate::networks::Networks::one(net.unwrap());
+        let tunnels = Tunnels::new(net, Doors::default(), [0; 32]);
         let serving = serve(
             listener,
             node.clone(),

@@ -30,6 +30,7 @@ use utoipa::OpenApi;
         api::JobCreated,
         api::JobInfo,
         api::LogEntries,
+        api::NetworkStatus,
         api::NodeStatus,
         api::OfferRequest,
         api::PeerAccess,

@@ -75,8 +75,11 @@ fn optional<T: ToString>(value: Option<&T>) -> Value {
 pub(super) static KEYS: &[Key] = &[
     key!("name", "what people call this node; the host's name unless set",
         |raw| value::node_name(&value::text(raw)?) => |c| c.name, json!(c.name)),
-    key!("network", "the overlay network it is in; nodes of other networks are not seen",
-        |raw| value::network_name(&value::text(raw)?) => |c| c.network, json!(c.network)),
+    key!("network", "the overlay network it is in, or a list of them; nodes of other networks are not seen",
+    value::networks => |c| c.networks, match c.networks.as_slice() {
+        [one] => json!(one),
+        all => json!(all),
+    }),
     key!("listen", "addresses to listen on; port 0 is a port of the system's choice",
         value::addresses => |c| c.listen, texts(&c.listen)),
     key!("external", "addresses that are known to lead here, such as a forwarded port",

@@ -45,8 +45,9 @@ pub const PUBLIC_NETWORK: &str = "main";
 pub struct Config {
     /// `name`: what people call this node. The host's name unless set.
     pub name: String,
-    /// `network`: which overlay network it is in.
-    pub network: String,
+    /// `network`: which overlay networks it is in; at least one. Where something goes by itself, such as a
+    /// request to a peer that is in several of them, the first that will do is taken.
+    pub networks: Vec<String>,
     /// `listen`: where it listens. Port 0 is a port of the system's choice.
     pub listen: Vec<Multiaddr>,
     /// `external`: addresses that are known to lead here, such as a forwarded port.
@@ -125,8 +126,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// The command line's flags.
     pub overrides: Overrides,
-    /// The network that was joined last: what `network` is unless something sets it.
-    pub last_network: Option<String>,
+    /// The networks that were joined last: what `network` is unless something sets it.
+    pub last_networks: Vec<String>,
 }
 
 impl Sources {
@@ -141,7 +142,7 @@ impl Sources {
             file: Some(dir.config_file()),
             environment: std::env::vars_os().filter_map(text).collect(),
             overrides,
-            last_network: dir.last_network(),
+            last_networks: dir.last_networks(),
         }
     }
 }
@@ -150,7 +151,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: host_name(),
-            network: PUBLIC_NETWORK.into(),
+            networks: vec![PUBLIC_NETWORK.into()],
             listen: default_listen(),
             external: Vec::new(),
             bootstrap: Vec::new(),
@@ -202,8 +203,8 @@ impl Config {
     /// [`ConfigError::Invalid`] with every fault of every source.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config = Self::default();
-        if let Some(network) = &sources.last_network {
-            config.network.clone_from(network);
+        if !sources.last_networks.is_empty() {
+            config.networks.clone_from(&sources.last_networks);
         }
         let mut faults = Vec::new();
         let mut settings = Vec::new();

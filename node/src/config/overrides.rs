@@ -10,8 +10,8 @@ use super::value::Raw;
 pub struct Overrides {
     /// `--name`.
     pub name: Option<String>,
-    /// `--network`.
-    pub network: Option<String>,
+    /// `--network`, once for each network.
+    pub networks: Vec<String>,
     /// `--listen`, once for each address.
     pub listen: Vec<String>,
     /// `--external`, once for each address.
@@ -51,7 +51,7 @@ impl Overrides {
         let labels = (!self.labels.is_empty()).then(|| Raw::Text(self.labels.join(",")));
         let given = [
             ("name", "--name", text(&self.name)),
-            ("network", "--network", text(&self.network)),
+            ("network", "--network", list(&self.networks)),
             ("listen", "--listen", list(&self.listen)),
             ("external", "--external", list(&self.external)),
             ("bootstrap", "--bootstrap", list(&self.bootstrap)),

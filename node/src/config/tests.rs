@@ -149,7 +149,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     };
     let config = Config::load(&sources).unwrap();
     assert_eq!(config.name, "flag");
-    assert_eq!(config.network, "environment");
+    assert_eq!(config.networks, ["environment"]);
     assert_eq!(config.listen.len(), 1);
     assert!(!config.mdns && config.offer.allow_any == Some(true));
     assert_eq!(config.labels.len(), 2);
@@ -197,6 +197,22 @@ fn all_faults_are_told_at_once_with_line_and_mend() {
 }
 
 #[test]
+fn a_node_may_be_in_several_networks() {
+    let (_folder, mut sources) = sources("network = [\"main\", \"lab\"]");
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.networks, ["main", "lab"]);
+    sources.environment = vec![("P2PNODE_NETWORK".into(), "den,main".into())];
+    assert_eq!(Config::load(&sources).unwrap().networks, ["den", "main"]);
+    sources.overrides.networks = vec!["lab".into()];
+    assert_eq!(Config::load(&sources).unwrap().networks, ["lab"]);
+    let sources = Sources {
+        last_networks: vec!["main".into(), "den".into()],
+        ..Sources::default()
+    };
+    assert_eq!(Config::load(&sources).unwrap().networks, ["main", "den"]);
+}
+
+#[test]
 fn odd_files_get_a_clear_answer() {
     for (file, expected) in [
         ("name = ", "line 1: not valid TOML"),
@@ -211,6 +227,11 @@ fn odd_files_get_a_clear_answer() {
         ("labels = { a = 1 }", "expected text"),
         ("labels = { \"\" = \"x\" }", "labels are up to"),
         ("network = \"Main Street\"", "not a network's name"),
+        (
+            "network = [\"lab\", \"main\", \"lab\"]",
+            "1 to 8 networks, each once",
+        ),
+        ("network = []", "1 to 8 networks"),
         ("name = \"\"", "a name has 1 to 64 bytes"),
         ("[submit]\nwait_for_peers = \"soon\"", "not a duration"),
         ("[api]\naddress = \"localhost\"", "not an IP address"),

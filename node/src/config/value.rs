@@ -18,6 +18,9 @@ use crate::net::RelayPolicy;
 /// The longest node or label name, in bytes: it stands in every advert.
 const MAX_NAME_BYTES: usize = 64;
 
+/// The most networks that a node is in: each has connections of its own.
+pub(super) const MAX_NETWORKS: usize = 8;
+
 /// The most labels: an advert of 8 KiB has room for them and its other lists.
 const MAX_LABELS: usize = 32;
 
@@ -83,6 +86,9 @@ pub enum ValueError {
         "`{0}` is not a network's name: use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-`, `_` and `.`"
     )]
     Network(String),
+    /// Too few or too many networks, or one twice.
+    #[error("name 1 to {MAX_NETWORKS} networks, each once")]
+    Networks,
     /// Not how much to relay.
     #[error("`{0}` is not how much to relay: write on, off or limit")]
     Relay(String),
@@ -252,6 +258,14 @@ pub(crate) fn network_name(text: &str) -> Result<String> {
     let fits = (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(allowed);
     fits.then(|| text.to_owned())
         .ok_or_else(|| ValueError::Network(shown(text)))
+}
+
+/// The networks that a node is in.
+pub(super) fn networks(raw: Raw) -> Result<Vec<String>> {
+    let names = list(raw, network_name)?;
+    let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+    let fit = (1..=MAX_NETWORKS).contains(&names.len()) && distinct.len() == names.len();
+    fit.then_some(names).ok_or(ValueError::Networks)
 }
 
 /// Labels: a table, or `name=value` separated by commas.

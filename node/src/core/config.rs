@@ -15,8 +15,6 @@ use super::io::Millis;
 pub struct CoreConfig {
     /// This node.
     pub me: PeerId,
-    /// Whether only those can talk to this node who hold its network's key; they may run tasks here.
-    pub private_network: bool,
     /// What this node calls itself, for those who must know whose owner decided; may be empty.
     pub name: String,
     /// This node's labels, for jobs that place by label.
@@ -156,7 +154,6 @@ impl CoreConfig {
     pub fn new(me: PeerId) -> Self {
         Self {
             me,
-            private_network: false,
             name: String::new(),
             labels: BTreeMap::new(),
             submit: SubmitConfig::default(),

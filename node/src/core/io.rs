@@ -136,6 +136,8 @@ pub enum Input {
     Connected(PeerId),
     /// The last connection to this peer closed.
     Disconnected(PeerId),
+    /// This peer holds the key of a private network that this node is in.
+    Member(PeerId),
     /// A checked advert, newer than the last one of its peer.
     Advert {
         /// Whose.

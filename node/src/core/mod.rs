@@ -134,6 +134,7 @@ impl Core {
                 self.peers.on_disconnected(now, peer);
                 self.submit.on_disconnected(cx, &mut self.peers, peer);
             }
+            Input::Member(peer) => self.host.on_member(cx, peer),
             Input::Advert { peer, advert } => self.on_advert(now, out, peer, advert),
             Input::Request {
                 peer,

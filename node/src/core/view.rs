@@ -178,6 +178,7 @@ impl Core {
                 let info = PeerInfo {
                     peer: id.to_base58(),
                     name: advert.map_or_else(String::new, |advert| advert.name.clone()),
+                    networks: Vec::new(),
                     addresses: Vec::new(),
                     capacity: offered.map(|advert| advert.total.clone()),
                     free: offered.map(|advert| advert.free.clone()),

@@ -30,7 +30,7 @@ use super::owner::Owner;
 use crate::command::Command;
 use crate::core::Core;
 use crate::core::io::{CallId, Effect, Input, Record, RunEnd, RunKey};
-use crate::net::{NetEvent, NetEvents};
+use crate::networks::{NetworkEvent, NetworkEvents};
 use crate::store::{Committed, History, StoreError, Writer};
 
 /// Inputs handled before their effects are passed on, so that one commit serves many and no source
@@ -81,7 +81,7 @@ pub(super) struct Driver {
     pub(super) me: PeerId,
     pub(super) writer: Writer<Batch>,
     pub(super) committed: Committed<Batch>,
-    pub(super) net_events: NetEvents,
+    pub(super) net_events: NetworkEvents,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) internal: mpsc::Receiver<Internal>,
     pub(super) events: broadcast::Sender<Arc<Event>>,
@@ -265,15 +265,16 @@ impl Driver {
         }
     }
 
-    fn on_net(&mut self, event: NetEvent, inputs: &mut Vec<Input>) {
+    fn on_net(&mut self, event: NetworkEvent, inputs: &mut Vec<Input>) {
         match event {
-            NetEvent::Connected(peer) => inputs.push(Input::Connected(peer)),
-            NetEvent::Disconnected(peer) => {
+            NetworkEvent::Connected(peer) => inputs.push(Input::Connected(peer)),
+            NetworkEvent::Disconnected(peer) => {
                 self.collecting.on_disconnected(peer);
                 inputs.push(Input::Disconnected(peer));
             }
-            NetEvent::Advert { peer, advert } => inputs.push(Input::Advert { peer, advert }),
-            NetEvent::Request {
+            NetworkEvent::Member(peer) => inputs.push(Input::Member(peer)),
+            NetworkEvent::Advert { peer, advert } => inputs.push(Input::Advert { peer, advert }),
+            NetworkEvent::Request {
                 peer,
                 id,
                 mut request,
@@ -287,11 +288,12 @@ impl Driver {
                     request,
                 });
             }
-            NetEvent::Stream { peer, kind, stream } => self.inbound.on_stream(peer, kind, stream),
-            NetEvent::ShutOut { peer, misdeed } => {
+            NetworkEvent::Stream { peer, kind, stream } => {
+                self.inbound.on_stream(peer, kind, stream)
+            }
+            NetworkEvent::ShutOut { peer, misdeed } => {
                 tracing::warn!(%peer, misdeed = misdeed.name(), "a peer is shut out for what it did");
             }
-            NetEvent::Addresses { .. } => {}
         }
     }
 

@@ -12,7 +12,8 @@ use super::clock::wall_ms;
 use crate::config::Config;
 use crate::core::Core;
 use crate::core::io::Millis;
-use crate::net::{NetHandle, advert_interval};
+use crate::net::advert_interval;
+use crate::networks::Networks;
 
 /// How long a change is waited on for more changes before it is advertised, in milliseconds: short
 /// beside any task that is worth moving, long beside a burst of small ones.
@@ -30,9 +31,8 @@ fn interval_for(nodes: usize, advert_bytes: usize) -> u64 {
 
 /// Decides when to publish, and builds the advert.
 pub(super) struct Advertiser {
-    net: NetHandle,
+    net: Networks,
     keypair: Keypair,
-    network: String,
     name: String,
     labels: BTreeMap<String, String>,
     images: Vec<String>,
@@ -43,18 +43,12 @@ pub(super) struct Advertiser {
 }
 
 impl Advertiser {
-    pub(super) fn new(net: NetHandle, keypair: Keypair, config: Config, now: Millis) -> Self {
-        let Config {
-            network,
-            name,
-            labels,
-            ..
-        } = config;
+    pub(super) fn new(net: Networks, keypair: Keypair, config: Config, now: Millis) -> Self {
+        let Config { name, labels, .. } = config;
         let images = Vec::new();
         Self {
             net,
             keypair,
-            network,
             name,
             labels,
             images,
@@ -92,7 +86,8 @@ impl Advertiser {
         let mut labels = self.labels.clone();
         labels.extend(capacity.rules.labels);
         let advert = Advert {
-            network: self.network.clone(),
+            // Filled in for each network.
+            network: String::new(),
             name: capacity.rules.name.unwrap_or_else(|| self.name.clone()),
             issued_ms: self.last_issued,
             ttl_ms: LIFE * interval_ms,
@@ -113,19 +108,33 @@ impl Advertiser {
             running: capacity.running,
             queued: capacity.queued,
         };
-        match advert.sign(&self.keypair) {
-            Ok(signed) => {
-                let (net, offering) = (self.net.clone(), capacity.offering);
-                let interval = self.interval_ms.clone();
-                tokio::spawn(async move {
-                    let bytes = signed.advert.len();
-                    net.publish(signed).await;
-                    net.provide(offering).await;
-                    let nodes = net.network_size().await;
-                    interval.store(interval_for(nodes, bytes), Ordering::Relaxed);
-                });
+        let (net, offering) = (self.net.clone(), capacity.offering);
+        let (keypair, interval) = (self.keypair.clone(), self.interval_ms.clone());
+        tokio::spawn(async move {
+            // The largest network says how often.
+            let mut longest = 0;
+            for member in net.members() {
+                let network = member.name().to_owned();
+                let advert = Advert {
+                    network,
+                    ..advert.clone()
+                };
+                let signed = match advert.sign(&keypair) {
+                    Ok(signed) => signed,
+                    Err(error) => {
+                        tracing::error!(%error, "no advert was published");
+                        continue;
+                    }
+                };
+                let (net, bytes) = (member.net(), signed.advert.len());
+                net.publish(signed).await;
+                net.provide(offering).await;
+                let nodes = net.network_size().await;
+                longest = longest.max(interval_for(nodes, bytes));
             }
-            Err(error) => tracing::error!(%error, "no advert was published"),
-        }
+            if longest > 0 {
+                interval.store(longest, Ordering::Relaxed);
+            }
+        });
     }
 }

@@ -39,7 +39,7 @@ use crate::core::io::{Effect, Input, Snapshot};
 use crate::core::{Core, CoreConfig};
 use crate::exec::{Exec, WorkDirs};
 use crate::home::{Home, Paths};
-use crate::net::{NetEvents, NetHandle};
+use crate::networks::{NetworkEvents, Networks};
 use crate::store::{Claims, JobLogs, Store};
 use crate::tunnels::{Doors, Tunnels};
 
@@ -89,11 +89,12 @@ impl State {
 pub(super) struct Parts<'a> {
     pub(super) me: PeerId,
     pub(super) keypair: Keypair,
-    pub(super) net: NetHandle,
+    pub(super) net: Networks,
     pub(super) exec: Exec,
     pub(super) home: &'a Home,
     pub(super) config: Config,
-    pub(super) is_private: bool,
+    /// Members of private networks that this node is in, as earlier lives knew them.
+    pub(super) members: Vec<PeerId>,
     pub(super) meter: Meter,
     pub(super) watcher: Watcher,
     pub(super) doors: Doors,
@@ -104,7 +105,7 @@ impl Parts<'_> {
     pub(super) async fn assemble(
         self,
         state: State,
-        net_events: NetEvents,
+        net_events: NetworkEvents,
         commands: mpsc::Receiver<Command>,
     ) -> Result<(Driver, Vec<Effect>), NodeError> {
         let clock = Clock::start();
@@ -135,7 +136,9 @@ impl Parts<'_> {
         advertiser.set_images(probed.images.clone());
         let own_logins = OwnLogins::restore(&state.snapshot);
         let (core, first) = Core::new(core_config, state.snapshot, now);
-        let own = [Input::Runtimes(probed.working.clone())].into();
+        let members = self.members.into_iter().map(Input::Member);
+        let own = members.chain([Input::Runtimes(probed.working.clone())]);
+        let own = own.collect();
         let (net, internal) = (links.net.clone(), links.internal.clone());
         tokio::spawn(probing::keep_looking(self.exec, probed, internal.clone()));
         let remembering = remembering::remember(net.clone(), writer.clone(), internal.clone());
@@ -181,7 +184,6 @@ impl Parts<'_> {
         CoreConfig {
             name: self.config.name.clone(),
             labels: self.config.labels.clone(),
-            private_network: self.is_private,
             ..CoreConfig::new(self.me)
         }
     }
@@ -190,7 +192,7 @@ impl Parts<'_> {
 /// What several parts of the driver share.
 struct Links {
     me: PeerId,
-    net: NetHandle,
+    net: Networks,
     blobs: Arc<BlobStore>,
     fetcher: Fetcher,
     hub: LogHub,

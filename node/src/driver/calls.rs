@@ -10,11 +10,12 @@ use tokio::sync::mpsc;
 use super::actor::Internal;
 use super::logins;
 use crate::core::io::{Breach, CallFailure, CallId, Input, RequestToken};
-use crate::net::{CallError, InboundId, Misdeed, NetHandle};
+use crate::net::{CallError, Misdeed};
+use crate::networks::{AskId, Networks};
 
 /// Where the answer to a request goes.
 enum Origin {
-    Peer(InboundId),
+    Peer(AskId),
     /// This node asked itself.
     Own(CallId),
 }
@@ -22,14 +23,14 @@ enum Origin {
 /// Requests under way in both directions. Their number is bounded by the net's limit on inbound
 /// requests and by the core's on calls.
 pub(super) struct Calls {
-    net: NetHandle,
+    net: Networks,
     internal: mpsc::Sender<Internal>,
     waiting: HashMap<RequestToken, Origin>,
     next_token: RequestToken,
 }
 
 impl Calls {
-    pub(super) fn new(net: NetHandle, internal: mpsc::Sender<Internal>) -> Self {
+    pub(super) fn new(net: Networks, internal: mpsc::Sender<Internal>) -> Self {
         Self {
             net,
             internal,
@@ -39,7 +40,7 @@ impl Calls {
     }
 
     /// A token for a request of a peer.
-    pub(super) fn token_for(&mut self, inbound: InboundId) -> RequestToken {
+    pub(super) fn token_for(&mut self, inbound: AskId) -> RequestToken {
         self.token(Origin::Peer(inbound))
     }
 

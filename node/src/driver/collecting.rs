@@ -15,7 +15,8 @@ use super::loghub::LogHub;
 use super::turns::{Turn, Turns};
 use crate::blobs::{self, BlobStore, DeliverError, Durability, OutputPatterns, PinOwner, PinScope};
 use crate::core::io::{CollectFailure, Input};
-use crate::net::{Misdeed, NetHandle};
+use crate::net::Misdeed;
+use crate::networks::Networks;
 use crate::store::{Claims, Clash, StoreError};
 
 /// How long the rest of a log is waited for once its task ended (20 s): a dead connection is found out in
@@ -47,7 +48,7 @@ fn owner(attempt: AttemptKey) -> PinOwner {
 #[derive(Clone)]
 pub(super) struct Collecting {
     pub(super) turns: Turns,
-    pub(super) net: NetHandle,
+    pub(super) net: Networks,
     pub(super) claims: Arc<Claims>,
     pub(super) blobs: Arc<BlobStore>,
     pub(super) fetcher: Fetcher,

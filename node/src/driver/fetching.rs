@@ -14,7 +14,8 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::manifests::{ManifestRoom, Taken};
 use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress, StoreError};
-use crate::net::{Misdeed, NetHandle, NetStream, OpenError, StreamKind};
+use crate::net::{Misdeed, NetStream, OpenError, StreamKind};
+use crate::networks::Networks;
 
 /// A stream as the blobs read it.
 type WireStream = Compat<NetStream>;
@@ -91,7 +92,7 @@ pub(super) const WRITES: u32 = 3;
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Fetcher {
-    net: NetHandle,
+    net: Networks,
     store: Arc<BlobStore>,
     peers: Arc<Mutex<HashMap<PeerId, Link>>>,
     slots: Arc<Semaphore>,
@@ -115,7 +116,7 @@ impl Default for Link {
 }
 
 impl Fetcher {
-    pub(super) fn new(net: NetHandle, store: Arc<BlobStore>) -> Self {
+    pub(super) fn new(net: Networks, store: Arc<BlobStore>) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_FETCHES));
         Self {
             net,

@@ -19,7 +19,8 @@ use super::loghub::LogHub;
 use crate::blobs::{self, BlobStore, PinScope};
 use crate::core::io::{CallFailure, CallId, Input, StoredEnd};
 use crate::frames::{self, FrameError};
-use crate::net::{Misdeed, NetHandle, NetStream, StreamKind};
+use crate::net::{Misdeed, NetStream, StreamKind};
+use crate::networks::Networks;
 use crate::tunnels::Tunnels;
 
 /// Log frames between acknowledgements.
@@ -27,7 +28,7 @@ const ACK_EVERY: u64 = 16;
 
 /// See the module.
 pub(super) struct Inbound {
-    net: NetHandle,
+    net: Networks,
     blobs: Arc<BlobStore>,
     hub: LogHub,
     tunnels: Tunnels,
@@ -36,7 +37,7 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(
-        net: NetHandle,
+        net: Networks,
         blobs: Arc<BlobStore>,
         hub: LogHub,
         tunnels: Tunnels,

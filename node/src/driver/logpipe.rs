@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::loghub::LogHub;
 use crate::core::io::HostedJob;
 use crate::frames::{self, FrameError};
-use crate::net::{NetHandle, StreamKind};
+use crate::net::StreamKind;
+use crate::networks::Networks;
 
 /// Frames that wait for the stream.
 pub(super) const QUEUE: usize = 64;
@@ -32,7 +33,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 #[derive(Clone)]
 pub(super) struct LogTarget {
     pub(super) me: PeerId,
-    pub(super) net: NetHandle,
+    pub(super) net: Networks,
     /// For jobs that this node submitted to itself.
     pub(super) hub: LogHub,
 }
@@ -223,7 +224,8 @@ mod tests {
     use p2pnode_protocol::task::Stream;
 
     use super::*;
-    use crate::net::{self, NetConfig, NetEvent};
+    use crate::net::{self, NetConfig};
+    use crate::networks::{NetworkEvent, NetworkEvents};
 
     const JOB: JobId = JobId([7; 8]);
 
@@ -238,15 +240,16 @@ mod tests {
         }
     }
 
-    async fn node() -> (NetHandle, net::NetEvents) {
+    async fn node() -> (Networks, NetworkEvents) {
         let key = libp2p::identity::Keypair::generate_ed25519();
-        net::start(NetConfig::in_memory(key, "test")).await.unwrap()
+        let started = net::start(NetConfig::in_memory(key, "test")).await;
+        Networks::one(started.unwrap())
     }
 
     /// Says no to the hello of every stream that comes.
-    async fn refuse(mut events: net::NetEvents) {
+    async fn refuse(mut events: NetworkEvents) {
         while let Some(event) = events.recv().await {
-            if let NetEvent::Stream { stream, .. } = event {
+            if let NetworkEvent::Stream { stream, .. } = event {
                 let mut stream = stream.compat();
                 let _hello: LogHello = frames::read(&mut stream).await.unwrap();
                 frames::write(&mut stream, &LogWelcome { accepted: false })
@@ -262,11 +265,11 @@ mod tests {
         let (submitter, events) = node().await;
         let refusing = tokio::spawn(refuse(events));
         let me = NetConfig {
-            bootstrap: submitter.listen_addresses(),
+            bootstrap: submitter.members()[0].net().listen_addresses(),
             ..NetConfig::in_memory(libp2p::identity::Keypair::generate_ed25519(), "test")
         };
-        let (net, _events) = net::start(me).await.unwrap();
-        while !net.peers().await.iter().any(|peer| peer.connected) {
+        let (net, _events) = Networks::one(net::start(me).await.unwrap());
+        while !net.peers().await.iter().any(|(_, peer)| peer.connected) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let hosted = HostedJob {

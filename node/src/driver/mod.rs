@@ -5,7 +5,8 @@
 //! [`calls`] on peers, [`hosting`] (with [`preparing`] and [`running`]) of other peers' tasks,
 //! [`collecting`] of this node's own results, [`advertising`] of capacity; [`inbound`] serves streams
 //! that peers open, as far as [`holders`] permits; [`owner`] answers the API, [`terms`] says what an
-//! offer comes to; [`metrics`] counts all of it, and [`meter`] and [`energy`] measure tasks.
+//! offer comes to; [`membership`] says which networks the node is
+//! in; [`metrics`] counts all of it, and [`meter`] and [`energy`] measure tasks.
 
 mod actor;
 mod advertising;
@@ -26,6 +27,7 @@ mod loghub;
 mod logins;
 mod logpipe;
 mod manifests;
+mod membership;
 mod meter;
 mod metrics;
 mod node;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::identity::Keypair;
-use libp2p::multiaddr::Protocol;
 use p2pnode_executor::Runtime;
 use p2pnode_executor::docker::reaper::ReaperCommand;
 use p2pnode_executor::docker::{DockerConfig, DockerRuntime};
@@ -15,6 +14,7 @@ use p2pnode_executor::wasm::{WasmConfig, WasmRuntime, WorkerCommand};
 use p2pnode_protocol::PeerId;
 
 use super::assembly::{Parts, State};
+use super::membership::Membership;
 use super::meter::Meter;
 use super::metrics::Metrics;
 use crate::api::{self, MetricsText};
@@ -22,9 +22,10 @@ use crate::blobs;
 use crate::command::{Command, NodeHandle};
 use crate::config::{Config, ConfigError};
 use crate::exec::Exec;
-use crate::home::{ApiEndpoint, Home, HomeError, PrivateNetwork};
-use crate::net::{self, NetConfig, NetError};
-use crate::store::{CommitError, LogsError, Store, StoreError};
+use crate::home::{ApiEndpoint, Home, HomeError};
+use crate::net::NetError;
+use crate::networks;
+use crate::store::{CommitError, LogsError, StoreError};
 use crate::tunnels::{Doors, Tunnels};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -121,10 +122,9 @@ impl Node {
         let keypair = home.identity()?;
         let me = keypair.public().to_peer_id();
         let state = State::open(home.paths(), &config)?;
-        let private = home.dir().network(&config.network)?;
-        let net_config = net_config(keypair.clone(), &config, private.as_ref(), &state.store)?;
-        let metrics = Metrics::new(&net_config.metrics);
-        let (net, net_events) = net::start(net_config).await?;
+        let membership = Membership::of(&keypair, &config, home.dir(), &state.store)?;
+        let metrics = Metrics::new(&membership.metrics);
+        let (net, net_events) = networks::start_all(membership.networks).await?;
         let exec = Exec::new(runtimes(me, &home, &config, helpers));
         exec.remove_leftovers().await;
         home.clear_work();
@@ -151,7 +151,7 @@ impl Node {
             exec: exec.clone(),
             home: &home,
             config,
-            is_private: private.is_some(),
+            members: membership.members,
             meter,
             watcher,
             doors,
@@ -224,36 +224,6 @@ impl Node {
         self.home.withdraw_api()?;
         ended
     }
-}
-
-fn net_config(
-    keypair: Keypair,
-    config: &Config,
-    private: Option<&PrivateNetwork>,
-    store: &Store,
-) -> Result<NetConfig, NodeError> {
-    let mut net = NetConfig::new(keypair, config.network.clone());
-    net.listen.clone_from(&config.listen);
-    net.external.clone_from(&config.external);
-    net.bootstrap.clone_from(&config.bootstrap);
-    net.mdns = config.mdns;
-    net.reach.upnp = config.upnp;
-    net.reach.relay = config.relay;
-    net.known_peers = known_peers(store)?;
-    if let Some(private) = private {
-        lock_in(&mut net, private);
-    }
-    Ok(net)
-}
-
-/// Leaves of the ways to others those that a private network's key locks.
-fn lock_in(net: &mut NetConfig, private: &PrivateNetwork) {
-    net.psk = Some(private.key());
-    net.bootstrap.extend(private.addresses());
-    // The key locks TCP only, and what is shouted into the local network everybody hears.
-    let is_quic = |part: Protocol<'_>| matches!(part, Protocol::Quic | Protocol::QuicV1);
-    net.listen.retain(|address| !address.iter().any(is_quic));
-    net.mdns = false;
 }
 
 /// What the local API is made of.
@@ -329,46 +299,4 @@ fn runtimes(me: PeerId, home: &Home, config: &Config, helpers: Helpers) -> Vec<A
         dir: home.dir().path().join("engine"),
     });
     vec![Arc::new(wasm), Arc::new(docker)]
-}
-
-fn known_peers(store: &Store) -> Result<Vec<(PeerId, Vec<libp2p::Multiaddr>)>, NodeError> {
-    let known = store.known_peers()?.into_iter().map(|known| {
-        let addresses = known
-            .addresses
-            .iter()
-            .filter_map(|text| text.parse().ok())
-            .collect();
-        (known.peer, addresses)
-    });
-    Ok(known.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn in_a_private_network_nothing_goes_where_its_key_does_not_lock() {
-        let mut net = NetConfig::new(Keypair::generate_ed25519(), "lab".to_owned());
-        let listen = [
-            "/ip4/0.0.0.0/tcp/4001",
-            "/ip4/0.0.0.0/udp/4001/quic-v1",
-            "/ip6/::/udp/4001/quic",
-            "/ip6/::/tcp/4001",
-        ];
-        net.listen = listen.map(|text| text.parse().unwrap()).to_vec();
-        net.mdns = true;
-        let member: libp2p::Multiaddr = "/ip4/10.0.0.1/tcp/4001".parse().unwrap();
-        let private = PrivateNetwork::create("lab").unwrap();
-        let private = private.with_addresses(std::slice::from_ref(&member));
-        lock_in(&mut net, &private);
-        let kept: Vec<String> = net.listen.iter().map(ToString::to_string).collect();
-        assert_eq!(kept, [listen[0], listen[3]]);
-        assert!(!net.mdns);
-        let key = net.psk.map(|key| key.fingerprint().to_string());
-        assert_eq!(key, Some(private.key().fingerprint().to_string()));
-        assert_eq!(net.bootstrap, [member]);
-    }
 }

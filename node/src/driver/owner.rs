@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libp2p::Multiaddr;
-use libp2p::multiaddr::Protocol;
 use p2pnode_executor::host::sensors::Readings;
 use p2pnode_executor::host::{self, HostInfo};
 use p2pnode_protocol::api::{
@@ -21,20 +19,19 @@ use super::actor::{Driver, Internal};
 use super::assembly::Parts;
 use super::loghub::LogHub;
 use super::probing::Probed;
-use super::reaching::{self, reach_status};
+use super::reaching::{self, add_seen, network_status};
 use super::submitting::{self, Submitter};
 use super::terms::{self, Machine};
 use crate::command::{Answer, Command, CommandError, NodeHandle};
 use crate::core::Core;
 use crate::core::io::{Input, Millis};
-use crate::net::{NetHandle, RelayPolicy};
+use crate::net::RelayPolicy;
+use crate::networks::Networks;
 
 /// Facts about this node that its status shows.
 pub(super) struct About {
     pub(super) me: PeerId,
     pub(super) name: String,
-    pub(super) network: String,
-    pub(super) is_private: bool,
     pub(super) data_dir: String,
     /// How much it relays for others.
     pub(super) relay: RelayPolicy,
@@ -51,8 +48,6 @@ impl About {
         Self {
             me: parts.me,
             name: config.name.clone(),
-            network: config.network.clone(),
-            is_private: parts.is_private,
             relay: config.relay,
             data_dir: parts.home.dir().path().display().to_string(),
             started_ms,
@@ -65,7 +60,7 @@ impl About {
 /// Answers commands; changes nothing but through inputs.
 pub(super) struct Owner {
     pub(super) about: About,
-    pub(super) net: NetHandle,
+    pub(super) net: Networks,
     pub(super) host: HostInfo,
     pub(super) work_root: std::path::PathBuf,
     pub(super) hub: LogHub,
@@ -167,15 +162,6 @@ impl NodeHandle {
     }
 }
 
-/// An address that ends with the peer id that `end` is, as others join with it.
-fn with_end(address: &Multiaddr, end: &Protocol<'_>) -> String {
-    let mut address = address.clone();
-    if address.iter().last().as_ref() != Some(end) {
-        address.push(end.clone());
-    }
-    address.to_string()
-}
-
 /// Answers an asker, who may have gone away.
 pub(super) fn give<T>(answer: Answer<T>, said: Result<T, CommandError>) {
     let _gone = answer.send(said);
@@ -260,40 +246,30 @@ impl Owner {
         let About {
             me,
             name,
-            network,
             data_dir,
             started_ms,
-            is_private,
             ..
         } = &self.about;
-        let private = *is_private;
-        let own_end = Protocol::P2p(*me);
-        let (peer, name, network) = (me.to_string(), name.clone(), network.clone());
+        let (peer, name) = (me.to_string(), name.clone());
         let (data_dir, started_ms) = (data_dir.clone(), *started_ms);
         let relay = self.about.relay;
         let net = self.net.clone();
         tokio::spawn(async move {
-            let peers = net.peers().await;
+            let mut networks = Vec::new();
+            for member in net.members() {
+                networks.push(network_status(member, relay).await);
+            }
+            let seen = net.peers().await.into_iter();
+            let connected = seen.filter(|(_, peer)| peer.connected);
+            let connected: BTreeSet<PeerId> = connected.map(|(_, peer)| peer.peer).collect();
             let status = NodeStatus {
                 peer,
                 name,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                network,
-                private,
-                listen: net
-                    .listen_addresses()
-                    .iter()
-                    .map(|address| with_end(address, &own_end))
-                    .collect(),
-                external: net
-                    .external_addresses()
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                reach: reach_status(net.reachability().await, relay),
+                networks,
                 started_ms,
                 data_dir,
-                peers_connected: peers.iter().filter(|peer| peer.connected).count() as u32,
+                peers_connected: connected.len() as u32,
                 peers_known,
                 offer,
                 own_tasks_open,
@@ -316,10 +292,11 @@ impl Owner {
             core.allowed_by_name(now).copied().collect();
         let net = self.net.clone();
         tokio::spawn(async move {
-            for seen in net.peers().await {
+            for (network, seen) in net.peers().await {
                 let info = infos.entry(seen.peer).or_insert_with(|| PeerInfo {
                     peer: seen.peer.to_string(),
                     name: String::new(),
+                    networks: Vec::new(),
                     addresses: Vec::new(),
                     capacity: None,
                     free: None,
@@ -333,10 +310,7 @@ impl Owner {
                     relayed: false,
                     last_seen_ms: seen.last_seen_ms,
                 });
-                info.addresses = seen.addresses.iter().map(ToString::to_string).collect();
-                info.rtt_ms = seen.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0);
-                info.connected = seen.connected;
-                info.relayed = seen.relayed;
+                add_seen(info, network, &seen);
             }
             infos.remove(&me);
             give(answer, Ok(infos.into_values().collect()));

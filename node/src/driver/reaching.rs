@@ -6,12 +6,14 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{
-    ErrorCode, PeerEcho, PeerLink, PeerPath, PeerWhereabouts, ReachState, ReachStatus,
+    ErrorCode, NetworkStatus, PeerEcho, PeerInfo, PeerLink, PeerPath, PeerWhereabouts, ReachState,
+    ReachStatus,
 };
 
 use super::owner::give;
 use crate::command::{CommandError, ReachCommand};
-use crate::net::{self, LinkSnapshot, NetHandle, Reachability, RelayPolicy};
+use crate::net::{self, LinkSnapshot, PeerSnapshot, Reachability, RelayPolicy};
+use crate::networks::{Member, Networks};
 
 /// How long a peer may take to be connected to (20 s): a search in the DHT, a dial, and one through a relay
 /// after it.
@@ -21,7 +23,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Does what the owner asks, on a task of its own.
-pub(super) fn on_command(command: ReachCommand, net: &NetHandle) {
+pub(super) fn on_command(command: ReachCommand, net: &Networks) {
     let net = net.clone();
     tokio::spawn(async move {
         match command {
@@ -37,7 +39,10 @@ pub(super) fn on_command(command: ReachCommand, net: &NetHandle) {
 }
 
 /// Connects to `peer` unless there is a connection; returns the connections.
-async fn connected(net: &NetHandle, peer: PeerId) -> Result<Vec<LinkSnapshot>, CommandError> {
+async fn connected(
+    net: &Networks,
+    peer: PeerId,
+) -> Result<Vec<(&str, LinkSnapshot)>, CommandError> {
     if peer == net.local_peer_id() {
         return Err(CommandError::new(
             ErrorCode::Invalid,
@@ -63,7 +68,7 @@ async fn connected(net: &NetHandle, peer: PeerId) -> Result<Vec<LinkSnapshot>, C
     }
 }
 
-async fn ping(net: &NetHandle, peer: PeerId) -> Result<PeerEcho, CommandError> {
+async fn ping(net: &Networks, peer: PeerId) -> Result<PeerEcho, CommandError> {
     connected(net, peer).await?;
     let echoed = net.ping(peer).await;
     Ok(PeerEcho {
@@ -73,8 +78,9 @@ async fn ping(net: &NetHandle, peer: PeerId) -> Result<PeerEcho, CommandError> {
     })
 }
 
-async fn find(net: &NetHandle, peer: PeerId) -> PeerWhereabouts {
-    let known = net.peers().await.into_iter().find(|seen| seen.peer == peer);
+async fn find(net: &Networks, peer: PeerId) -> PeerWhereabouts {
+    let all = net.peers().await.into_iter().map(|(_, seen)| seen);
+    let known: Vec<_> = all.filter(|seen| seen.peer == peer).collect();
     let texts = |addresses: Vec<Multiaddr>| -> Vec<String> {
         let texts = addresses.iter().map(ToString::to_string);
         texts.collect()
@@ -83,12 +89,12 @@ async fn find(net: &NetHandle, peer: PeerId) -> PeerWhereabouts {
     PeerWhereabouts {
         peer: peer.to_string(),
         found: texts(found),
-        connected: known.as_ref().is_some_and(|seen| seen.connected),
-        known: texts(known.map(|seen| seen.addresses).unwrap_or_default()),
+        connected: known.iter().any(|seen| seen.connected),
+        known: texts(known.into_iter().flat_map(|seen| seen.addresses).collect()),
     }
 }
 
-async fn path(net: &NetHandle, peer: PeerId) -> Result<PeerPath, CommandError> {
+async fn path(net: &Networks, peer: PeerId) -> Result<PeerPath, CommandError> {
     let links = connected(net, peer).await?;
     Ok(PeerPath {
         peer: peer.to_string(),
@@ -96,8 +102,9 @@ async fn path(net: &NetHandle, peer: PeerId) -> Result<PeerPath, CommandError> {
     })
 }
 
-fn link(link: LinkSnapshot) -> PeerLink {
+fn link((network, link): (&str, LinkSnapshot)) -> PeerLink {
     PeerLink {
+        network: network.to_owned(),
         transport: transport(&link.remote).to_owned(),
         address: link.remote.to_string(),
         relayed: link.relayed,
@@ -130,8 +137,54 @@ fn transport(address: &Multiaddr) -> &'static str {
     found
 }
 
+/// An address that ends with the peer id that `end` is, as others join with it.
+fn with_end(address: &Multiaddr, end: &Protocol<'_>) -> String {
+    let mut address = address.clone();
+    if address.iter().last().as_ref() != Some(end) {
+        address.push(end.clone());
+    }
+    address.to_string()
+}
+
+/// How this node is in one of its networks.
+pub(super) async fn network_status(member: &Member, relay: RelayPolicy) -> NetworkStatus {
+    let net = member.net();
+    let own_end = Protocol::P2p(net.local_peer_id());
+    let (listen, external) = (net.listen_addresses(), net.external_addresses());
+    let peers = net.peers().await;
+    NetworkStatus {
+        name: member.name().to_owned(),
+        private: member.is_private(),
+        listen: listen
+            .iter()
+            .map(|address| with_end(address, &own_end))
+            .collect(),
+        external: external.iter().map(ToString::to_string).collect(),
+        reach: reach_status(net.reachability().await, relay),
+        peers_connected: peers.iter().filter(|peer| peer.connected).count() as u32,
+    }
+}
+
+/// Adds to what is shown of a peer how one more network sees it.
+pub(super) fn add_seen(info: &mut PeerInfo, network: &str, seen: &PeerSnapshot) {
+    if info.networks.is_empty() {
+        // The networks know it better than who heard it from them.
+        info.connected = false;
+    }
+    info.networks.push(network.to_owned());
+    let addresses = seen.addresses.iter().map(ToString::to_string);
+    info.addresses.extend(addresses);
+    info.last_seen_ms = info.last_seen_ms.max(seen.last_seen_ms);
+    if seen.connected {
+        info.relayed = seen.relayed && (info.relayed || !info.connected);
+        info.connected = true;
+        let rtt_ms = seen.rtt.map(milliseconds);
+        info.rtt_ms = [info.rtt_ms, rtt_ms].into_iter().flatten().reduce(f64::min);
+    }
+}
+
 /// A node's reachability as the API shows it.
-pub(super) fn reach_status(reach: Reachability, relay: RelayPolicy) -> ReachStatus {
+fn reach_status(reach: Reachability, relay: RelayPolicy) -> ReachStatus {
     ReachStatus {
         state: match reach.state {
             net::ReachState::Unknown => ReachState::Unknown,

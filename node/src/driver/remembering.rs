@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::actor::{Batch, Internal};
-use crate::net::NetHandle;
+use crate::networks::Networks;
 use crate::store::{RememberedPeer, Writer};
 
 /// How often connected peers are stored: what a crash forgets is a minute old.
@@ -15,11 +15,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(5);
 
 /// Stores connected peers until the driver is gone.
-pub(super) async fn remember(
-    net: NetHandle,
-    writer: Writer<Batch>,
-    driver: mpsc::Sender<Internal>,
-) {
+pub(super) async fn remember(net: Networks, writer: Writer<Batch>, driver: mpsc::Sender<Internal>) {
     let mut wait = FIRST;
     loop {
         tokio::select! {
@@ -27,8 +23,10 @@ pub(super) async fn remember(
             () = tokio::time::sleep(wait) => {}
         }
         wait = INTERVAL;
-        let connected = net.peers().await.into_iter().filter(|peer| peer.connected);
-        let peers = connected.map(|peer| RememberedPeer {
+        let all = net.peers().await.into_iter();
+        let connected = all.filter(|(_, peer)| peer.connected);
+        let peers = connected.map(|(network, peer)| RememberedPeer {
+            network: network.to_owned(),
             peer: peer.peer,
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
             last_seen_ms: peer.last_seen_ms,

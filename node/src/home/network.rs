@@ -216,33 +216,49 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(HomeError::at(&path)(error)),
         }
-        if self.last_network().as_deref() == Some(name) {
-            fs::remove_file(&paths.network).map_err(HomeError::at(&paths.network))?;
+        let mut last = self.last_networks();
+        if last.iter().any(|other| other == name) {
+            last.retain(|other| other != name);
+            self.remember_networks(&last)?;
         }
         Ok(true)
     }
 
-    /// Becomes a member of a network, which is the one that a node here is in from now on unless its
-    /// settings name another.
+    /// Becomes a member of a network. A node here is in it from now on, and in those of `beside`, unless
+    /// its settings name others.
     ///
     /// # Errors
     /// [`HomeError::Io`], [`HomeError::Exposed`].
-    pub fn join_network(&self, network: &PrivateNetwork) -> Result<(), HomeError> {
+    pub fn join_network(
+        &self,
+        network: &PrivateNetwork,
+        beside: &[String],
+    ) -> Result<(), HomeError> {
         make_private_folder(self.path())?;
         let paths = self.paths();
         make_folder(&paths.networks)?;
         let path = paths.networks.join(&network.name);
         let ticket = network.until(None).ticket();
         secret::replace(&path, ticket.as_bytes(), true).map_err(HomeError::at(&path))?;
-        let path = paths.network;
-        secret::replace(&path, network.name.as_bytes(), true).map_err(HomeError::at(&path))
+        let others = beside.iter().filter(|name| **name != network.name);
+        let mut all: Vec<String> = others.cloned().collect();
+        all.push(network.name.clone());
+        self.remember_networks(&all)
     }
 
-    /// The network that was joined last.
+    /// The networks that were joined last; none when nothing was joined.
     #[must_use]
-    pub fn last_network(&self) -> Option<String> {
-        let text = fs::read_to_string(self.paths().network).ok()?;
-        network_name(text.trim()).ok()
+    pub fn last_networks(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.paths().network).unwrap_or_default();
+        let names = text
+            .lines()
+            .filter_map(|line| network_name(line.trim()).ok());
+        names.collect()
+    }
+
+    fn remember_networks(&self, names: &[String]) -> Result<(), HomeError> {
+        let path = self.paths().network;
+        secret::replace(&path, names.join("\n").as_bytes(), true).map_err(HomeError::at(&path))
     }
 }
 
@@ -294,21 +310,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = DataDir::at(folder.path()).unwrap();
         assert_eq!(dir.network("lab").unwrap(), None);
-        assert_eq!(dir.last_network(), None);
+        assert!(dir.last_networks().is_empty());
         let lab = PrivateNetwork::create("lab").unwrap();
-        dir.join_network(&lab).unwrap();
+        dir.join_network(&lab, &[]).unwrap();
         assert_eq!(dir.network("lab").unwrap(), Some(lab));
-        assert_eq!(dir.last_network().as_deref(), Some("lab"));
+        assert_eq!(dir.last_networks(), ["lab"]);
         let den = PrivateNetwork::create("den").unwrap();
-        dir.join_network(&den.until(Some(1))).unwrap();
+        let beside = ["main".to_owned(), "den".to_owned()];
+        dir.join_network(&den.until(Some(1)), &beside).unwrap();
+        assert_eq!(dir.last_networks(), ["main", "den"]);
         assert_eq!(dir.network("den").unwrap(), Some(den), "a member stays one");
         assert_eq!(dir.networks().unwrap(), ["den", "lab"]);
         assert!(dir.leave_network("den").unwrap() && !dir.leave_network("den").unwrap());
         assert!(!dir.leave_network("../identity").unwrap());
-        assert_eq!(
-            (dir.network("den").unwrap(), dir.last_network()),
-            (None, None)
-        );
+        assert_eq!(dir.network("den").unwrap(), None);
+        assert_eq!(dir.last_networks(), ["main"]);
         assert_eq!(dir.network("../identity").unwrap(), None);
         let path = folder.path().join("networks/lab");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();

@@ -12,10 +12,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::{StoreError, is_damage};
 
 /// All migrations; the first makes format 1 from an empty file.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_rules.sql"),
     include_str!("migrations/0003_owner.sql"),
+    include_str!("migrations/0004_networks.sql"),
 ];
 
 /// The format that this program reads and writes.

@@ -10,7 +10,7 @@ use super::error::Damage;
 use super::load::{bytes, each};
 use super::rows::{from_blob, from_integer, peer, to_blob, to_integer};
 
-/// Peers that are remembered; beyond it the longest unseen go. Kademlia's table for a network of
+/// Peers that are remembered of each network; beyond it the longest unseen go. Kademlia's table for a network of
 /// 2^20 nodes holds some 20 buckets of 20 peers, which fits.
 pub const KEPT_PEERS: usize = 512;
 
@@ -21,6 +21,8 @@ pub const KEPT_ADDRESSES: usize = 16;
 /// A peer that was connected to once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RememberedPeer {
+    /// In which network; empty when it was stored before networks were.
+    pub network: String,
     /// Who.
     pub peer: PeerId,
     /// Where it was reached, as multiaddr text, best first; those beyond [`KEPT_ADDRESSES`] are
@@ -34,8 +36,8 @@ pub struct RememberedPeer {
 /// what is stored changes nothing.
 pub(super) fn remember(connection: &Connection, peers: &[RememberedPeer]) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare(
-        "INSERT INTO peers (peer, addresses, last_seen_ms) VALUES (?1, ?2, ?3)
-         ON CONFLICT (peer) DO UPDATE SET
+        "INSERT INTO peers (network, peer, addresses, last_seen_ms) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (network, peer) DO UPDATE SET
             addresses = excluded.addresses, last_seen_ms = excluded.last_seen_ms
          WHERE excluded.last_seen_ms >= last_seen_ms",
     )?;
@@ -46,11 +48,15 @@ pub(super) fn remember(connection: &Connection, peers: &[RememberedPeer]) -> rus
             continue;
         };
         let last_seen = to_integer(known.last_seen_ms);
-        upsert.execute(params![known.peer.to_bytes(), addresses, last_seen])?;
+        let peer = known.peer.to_bytes();
+        upsert.execute(params![known.network, peer, addresses, last_seen])?;
     }
     connection.execute(
-        "DELETE FROM peers WHERE peer IN
-            (SELECT peer FROM peers ORDER BY last_seen_ms DESC, peer LIMIT -1 OFFSET ?1)",
+        "DELETE FROM peers WHERE (network, peer) IN
+            (SELECT network, peer FROM
+                (SELECT network, peer, row_number() OVER
+                    (PARTITION BY network ORDER BY last_seen_ms DESC, peer) AS place FROM peers)
+             WHERE place > ?1)",
         [KEPT_PEERS as i64],
     )?;
     Ok(())
@@ -59,12 +65,14 @@ pub(super) fn remember(connection: &Connection, peers: &[RememberedPeer]) -> rus
 /// All remembered peers, the last seen first.
 pub(super) fn known(connection: &Connection) -> Result<Vec<RememberedPeer>, Damage> {
     let mut known = Vec::new();
-    let sql = "SELECT peer, addresses, last_seen_ms FROM peers ORDER BY last_seen_ms DESC, peer";
+    let sql = "SELECT network, peer, addresses, last_seen_ms FROM peers
+        ORDER BY last_seen_ms DESC, network, peer";
     each(connection, sql, |row| {
         known.push(RememberedPeer {
-            peer: peer(bytes(row, 0)?)?,
-            addresses: from_blob("list of addresses", bytes(row, 1)?)?,
-            last_seen_ms: from_integer("time", row.get(2)?)?,
+            network: row.get(0)?,
+            peer: peer(bytes(row, 1)?)?,
+            addresses: from_blob("list of addresses", bytes(row, 2)?)?,
+            last_seen_ms: from_integer("time", row.get(3)?)?,
         });
         Ok(())
     })?;

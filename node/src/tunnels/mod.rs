@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 pub use self::doors::Doors;
 pub use self::forwards::{Forwards, Wanted, parse_listen};
 use crate::command::{CommandError, NodeHandle};
-use crate::net::{self, NetHandle, NetStream, StreamKind};
+use crate::net::{self, NetStream, StreamKind};
+use crate::networks::Networks;
 
 /// Bytes between this node and itself that wait to be read, when it runs its own task (256 KiB, as
 /// much as a stream of the network begins with).
@@ -32,13 +33,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> TunnelStream for T {}
 /// Opens streams to wherever tasks run, and serves those that others open. Clones are cheap.
 #[derive(Clone)]
 pub struct Tunnels {
-    net: NetHandle,
+    net: Networks,
     provider: Arc<p2pnode_tunnel::Tunnels>,
 }
 
 impl Tunnels {
     /// `secret` is known to this node alone and stays the same: host keys follow from it.
-    pub(crate) fn new(net: NetHandle, doors: Doors, secret: [u8; 32]) -> Self {
+    pub(crate) fn new(net: Networks, doors: Doors, secret: [u8; 32]) -> Self {
         Self {
             net,
             provider: p2pnode_tunnel::Tunnels::new(Arc::new(doors), secret),

@@ -16,23 +16,13 @@ pub struct NodeStatus {
     pub name: String,
     /// Version of the program.
     pub version: String,
-    /// The network it is in.
-    pub network: String,
-    /// Whether only those can be in it who have its key.
-    #[serde(default)]
-    pub private: bool,
-    /// Addresses it listens on, each with `/p2p/<peer>` at the end: what others join with.
-    pub listen: Vec<String>,
-    /// Addresses that others have seen or that are confirmed.
-    pub external: Vec<String>,
-    /// Whether and how others can reach it.
-    #[serde(default)]
-    pub reach: ReachStatus,
+    /// The networks it is in, in the order of its settings; at least one.
+    pub networks: Vec<NetworkStatus>,
     /// Since when it runs.
     pub started_ms: u64,
     /// Its data directory.
     pub data_dir: String,
-    /// Peers with an open connection.
+    /// Peers with an open connection, in whichever network.
     pub peers_connected: u32,
     /// Peers whose adverts are known.
     pub peers_known: u32,
@@ -48,6 +38,48 @@ pub struct NodeStatus {
     pub adverts: AdvertTimes,
     /// Resident memory of the node's process, in bytes; 0 where the system does not tell.
     pub memory: u64,
+}
+
+impl NodeStatus {
+    /// How it is in the network `name`; `None` when it is not in it.
+    #[must_use]
+    pub fn network(&self, name: &str) -> Option<&NetworkStatus> {
+        self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// The addresses that it listens on, in all networks.
+    pub fn listen(&self) -> impl Iterator<Item = &String> {
+        self.networks.iter().flat_map(|network| &network.listen)
+    }
+
+    /// The addresses that others have seen or that are confirmed, in all networks.
+    pub fn external(&self) -> impl Iterator<Item = &String> {
+        self.networks.iter().flat_map(|network| &network.external)
+    }
+
+    /// The names of those of its networks that only those can be in who have the key.
+    pub fn private_networks(&self) -> impl Iterator<Item = &str> {
+        let private = self.networks.iter().filter(|network| network.private);
+        private.map(|network| network.name.as_str())
+    }
+}
+
+/// A node in one of its networks. Part of `GET /api/v1/status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NetworkStatus {
+    /// The network's name.
+    pub name: String,
+    /// Whether only those can be in it who have its key.
+    pub private: bool,
+    /// Addresses it listens on, each with `/p2p/<peer>` at the end: what others join with.
+    pub listen: Vec<String>,
+    /// Addresses that others have seen or that are confirmed.
+    pub external: Vec<String>,
+    /// Whether and how others can reach it.
+    pub reach: ReachStatus,
+    /// Peers of this network with an open connection.
+    pub peers_connected: u32,
 }
 
 /// Adverts of others by how their time fitted this node's clock. Many that do not fit are the sign of

@@ -17,6 +17,9 @@ pub struct PeerInfo {
     pub peer: String,
     /// Its name.
     pub name: String,
+    /// The networks in which it is known, in the order of this node's settings.
+    #[serde(default)]
+    pub networks: Vec<String>,
     /// Addresses known for it.
     pub addresses: Vec<String>,
     /// What it offers; absent until an advert came.

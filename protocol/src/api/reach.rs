@@ -80,6 +80,9 @@ pub struct PeerPath {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PeerLink {
+    /// The network that it belongs to.
+    #[serde(default)]
+    pub network: String,
     /// The other end's address, or that of the relay's circuit.
     pub address: String,
     /// `tcp`, `quic`, or what else carries it; of a relayed one, what carries it to the relay.

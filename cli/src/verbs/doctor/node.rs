@@ -16,9 +16,13 @@ pub fn absent() -> Finding {
 
 /// Everything that the node's status tells.
 pub fn judge(status: &NodeStatus) -> Vec<Finding> {
+    let names: Vec<&str> = status.networks.iter().map(|n| n.name.as_str()).collect();
     let found = format!(
         "{} ({}) runs version {} in the network {}",
-        status.peer, status.name, status.version, status.network
+        status.peer,
+        status.name,
+        status.version,
+        names.join(" and ")
     );
     let mut all = vec![
         judge_version(status, found),
@@ -32,7 +36,7 @@ pub fn judge(status: &NodeStatus) -> Vec<Finding> {
     }
     match &status.offer {
         None => all.push(Finding::none("offer", "nothing is offered").mend("p2pnode offer")),
-        Some(offer) => all.extend(judge_offer(offer, status.private)),
+        Some(offer) => all.extend(judge_offer(offer, status)),
     }
     all
 }
@@ -48,15 +52,16 @@ fn judge_version(status: &NodeStatus, found: String) -> Finding {
 
 /// Whether others can come in.
 fn judge_reach(status: &NodeStatus) -> Finding {
-    if status.listen.is_empty() {
+    let listen: Vec<&String> = status.listen().collect();
+    if listen.is_empty() {
         return Finding::fault("reach", "the node listens nowhere, so no peer can come in")
             .mend("correct `listen` in config.toml, then: p2pnode stop && p2pnode join");
     }
     let relayed = |address: &&String| address.contains("/p2p-circuit");
-    if let Some(direct) = status.external.iter().find(|address| !relayed(address)) {
+    if let Some(direct) = status.external().find(|address| !relayed(address)) {
         return Finding::ok("reach", format!("seen from outside at {direct}"));
     }
-    if let Some(relay) = status.external.first() {
+    if let Some(relay) = status.external().next() {
         return Finding::warning(
             "reach",
             format!("behind a router that lets nobody in; reached through a relay at {relay}"),
@@ -64,8 +69,8 @@ fn judge_reach(status: &NodeStatus) -> Finding {
         .mend("forward a port to this machine and name it with --external, or turn UPnP on in the router");
     }
     let inside =
-        |address: &String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
-    if status.listen.iter().all(inside) {
+        |address: &&String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    if listen.iter().all(inside) {
         return Finding::warning("reach", "the node listens on this machine alone")
             .mend("start it without --listen, or with an address of the network's");
     }
@@ -88,7 +93,7 @@ fn judge_peers(status: &NodeStatus) -> Finding {
         .mend("p2pnode join --bootstrap ADDRESS, with an address that another node printed when it started")
 }
 
-fn judge_offer(offer: &OfferStatus, private: bool) -> Vec<Finding> {
+fn judge_offer(offer: &OfferStatus, status: &NodeStatus) -> Vec<Finding> {
     let total = &offer.total;
     let found = format!(
         "{} CPUs, {} of memory, {} of disk, {}; {} running, {} waiting",
@@ -106,7 +111,11 @@ fn judge_offer(offer: &OfferStatus, private: bool) -> Vec<Finding> {
     }];
     all.push(match offer.allowed.len() {
         _ if offer.allow_any => Finding::ok("users", "anyone may run tasks here"),
-        _ if private => Finding::ok("users", "all members of this network may run tasks here"),
+        _ if status.private_networks().next().is_some() => {
+            let names: Vec<&str> = status.private_networks().collect();
+            let found = format!("all members of {} may run tasks here", names.join(", "));
+            Finding::ok("users", found)
+        }
         0 => Finding::warning("users", "nobody else may run tasks here").mend("p2pnode allow PEER"),
         count => {
             let found = format!("{} may run tasks here", counted(count as u64, "peer"));
@@ -146,6 +155,7 @@ fn judge_runtimes(runtimes: &[RuntimeStatus]) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use p2pnode_protocol::api::NetworkStatus;
     use p2pnode_protocol::task::RuntimeKind;
 
     use super::super::finding::State;
@@ -157,11 +167,12 @@ mod tests {
             peer: "12D3".into(),
             name: "me".into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            network: "main".into(),
-            private: false,
-            listen: owned(listen),
-            external: owned(external),
-            reach: p2pnode_protocol::api::ReachStatus::default(),
+            networks: vec![NetworkStatus {
+                name: "main".into(),
+                listen: owned(listen),
+                external: owned(external),
+                ..NetworkStatus::default()
+            }],
             started_ms: 0,
             data_dir: String::new(),
             peers_connected: 1,

@@ -132,7 +132,7 @@ fn scratch(dir: &DataDir) -> Result<tempfile::TempDir, Failure> {
 fn alone(config: &Config) -> Config {
     let mut own = config.clone();
     "self-test".clone_into(&mut own.name);
-    "self-test".clone_into(&mut own.network);
+    own.networks = vec!["self-test".to_owned()];
     let listen = ["/ip4/127.0.0.1/tcp/0"];
     own.listen = listen.iter().filter_map(|text| text.parse().ok()).collect();
     own.external.clear();

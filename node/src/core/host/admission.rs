@@ -40,7 +40,7 @@ impl Host {
         *peer == config.me
             || match self.access.standing(peer, now) {
                 Standing::Granted => true,
-                Standing::Unnamed => self.allows_all(config),
+                Standing::Unnamed => self.allows_unnamed(peer),
                 // Who was denied, or has used up what was allowed, is not everybody.
                 Standing::UsedUp | Standing::Expired | Standing::Denied => false,
             }
@@ -51,14 +51,28 @@ impl Host {
         *peer != config.me
             && match self.access.standing(peer, now) {
                 Standing::Denied => true,
-                Standing::Unnamed => !self.allows_all(config),
+                Standing::Unnamed => !self.allows_unnamed(peer),
                 Standing::Granted | Standing::UsedUp | Standing::Expired => false,
             }
     }
 
-    /// Whether everyone who can talk to this node may run tasks here.
-    pub(super) fn allows_all(&self, config: &CoreConfig) -> bool {
-        config.private_network || self.terms.as_ref().is_some_and(|terms| terms.allow_any)
+    /// Whether a peer of which the owner has said nothing may run tasks here.
+    fn allows_unnamed(&self, peer: &PeerId) -> bool {
+        self.members.contains(peer) || self.terms.as_ref().is_some_and(|terms| terms.allow_any)
+    }
+
+    /// A peer holds a private network's key. It stays a member while this node lives: what it has here is
+    /// no less its own when its connection is lost.
+    pub(in crate::core) fn on_member(&mut self, cx: &Cx, peer: PeerId) {
+        self.members.insert(peer);
+        if self.members.len() > cx.config.max_peers {
+            // One that has nothing here, and is not the newcomer; it is noted again when it connects.
+            let has_work = |peer: &PeerId| self.jobs.keys().any(|job| job.submitter == *peer);
+            let idle = |other: &&PeerId| **other != peer && !has_work(other);
+            if let Some(idle) = self.members.iter().find(idle).copied() {
+                self.members.remove(&idle);
+            }
+        }
     }
 
     /// How many tasks more a submitter may bring.

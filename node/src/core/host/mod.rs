@@ -43,6 +43,8 @@ use ledger::Ledger;
 pub(super) struct Host {
     terms: Option<OfferTerms>,
     access: Access,
+    /// Peers that hold the key of a private network, and so may run tasks here.
+    members: BTreeSet<PeerId>,
     gate: Gate,
     /// `None` until the driver has looked.
     runtimes: Option<BTreeMap<RuntimeKind, RuntimeState>>,

@@ -188,8 +188,17 @@ fn a_grant_ends_with_its_time() {
 #[test]
 fn members_of_a_private_network_may_run_tasks() {
     let mut rig = provider(OfferRules::default(), false);
-    rig.core.config.private_network = true;
+    rig.input(Input::Member(fixture::peer(1)));
+    rig.disconnect(1);
+    rig.connect(1);
     assert_eq!(as_reply(&rig.ask(1, tasks(1)).0).accepted, 1);
+    let others = |rig: &mut Rig| refusal(rig, 2, tasks(1));
+    assert!(matches!(others(&mut rig), Refusal::NotAllowed { .. }));
+    // Members without number push out only those who have nothing here.
+    for number in 3..3 + rig.core.config.max_peers {
+        rig.input(Input::Member(fixture::peer(number)));
+    }
+    assert_eq!(as_reply(&rig.ask(1, tasks(2)).0).accepted, 2);
 }
 
 #[test]

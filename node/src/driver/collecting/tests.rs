@@ -10,7 +10,8 @@ use p2pnode_protocol::{Bytes, Resources};
 use tokio::sync::broadcast;
 
 use super::*;
-use crate::net::{self, NetConfig, NetEvents};
+use crate::net::{self, NetConfig};
+use crate::networks::{NetworkEvents, Networks};
 use crate::store::JobLogs;
 
 const JOB: JobId = JobId([7; 8]);
@@ -71,13 +72,14 @@ fn plan() -> Arc<JobPlan> {
 struct Rig {
     collecting: Collecting,
     folder: tempfile::TempDir,
-    _held: (NetEvents, mpsc::Receiver<Internal>),
+    _held: (NetworkEvents, mpsc::Receiver<Internal>),
 }
 
 impl Rig {
     async fn new() -> Self {
         let key = libp2p::identity::Keypair::generate_ed25519();
-        let (net, events) = net::start(NetConfig::in_memory(key, "test")).await.unwrap();
+        let started = net::start(NetConfig::in_memory(key, "test")).await;
+        let (net, events) = Networks::one(started.unwrap());
         let folder = tempfile::tempdir().unwrap();
         let inside = |name: &str| folder.path().join(name);
         let blobs = Arc::new(BlobStore::open(&inside("blobs"), Bytes::gib(1)).unwrap());

@@ -17,7 +17,8 @@ use super::readying::{Writing, prepare};
 use super::*;
 use crate::blobs::BlobStore;
 use crate::exec::{Exec, WorkDirs};
-use crate::net::{self, NetConfig, NetEvents, NetHandle};
+use crate::net::{self, NetConfig};
+use crate::networks::{NetworkEvents, Networks};
 
 const JOB: JobId = JobId([7; 8]);
 
@@ -59,13 +60,13 @@ fn template(prepare_timeout_ms: u64) -> TaskTemplate {
     }
 }
 
-async fn node(bootstrap: &[libp2p::Multiaddr]) -> (NetHandle, NetEvents) {
+async fn node(bootstrap: &[libp2p::Multiaddr]) -> (Networks, NetworkEvents) {
     let key = libp2p::identity::Keypair::generate_ed25519();
     let config = NetConfig {
         bootstrap: bootstrap.to_vec(),
         ..NetConfig::in_memory(key, "test")
     };
-    net::start(config).await.unwrap()
+    Networks::one(net::start(config).await.unwrap())
 }
 
 /// A provider and a submitter that is there and never answers.
@@ -74,9 +75,9 @@ struct Rig {
     submitter: PeerId,
     folder: tempfile::TempDir,
     _held: (
-        NetHandle,
-        NetEvents,
-        NetEvents,
+        Networks,
+        NetworkEvents,
+        NetworkEvents,
         tokio::sync::mpsc::Receiver<Internal>,
     ),
 }
@@ -84,8 +85,8 @@ struct Rig {
 impl Rig {
     async fn new() -> Self {
         let (submitter, silent) = node(&[]).await;
-        let (net, events) = node(&submitter.listen_addresses()).await;
-        while !net.peers().await.iter().any(|peer| peer.connected) {
+        let (net, events) = node(&submitter.members()[0].net().listen_addresses()).await;
+        while !net.peers().await.iter().any(|(_, peer)| peer.connected) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let folder = tempfile::tempdir().unwrap();

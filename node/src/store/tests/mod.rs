@@ -286,6 +286,7 @@ async fn peers_are_remembered_newest_first_and_not_without_end() {
     let place = place();
     let (mut store, _) = Store::open(&place.path).unwrap();
     let remembered = |number: u64, last_seen_ms| RememberedPeer {
+        network: "main".into(),
         peer: peer(number),
         addresses: vec![format!("/ip4/127.0.0.1/tcp/{number}")],
         last_seen_ms,
@@ -294,6 +295,12 @@ async fn peers_are_remembered_newest_first_and_not_without_end() {
         .map(|number| remembered(number, 1_000 + number))
         .collect();
     store.remember_peers(&many).unwrap();
+    // Another network's are counted by themselves, though a peer is the same.
+    let elsewhere = RememberedPeer {
+        network: "lab".into(),
+        ..remembered(1, 1)
+    };
+    store.remember_peers(&[elsewhere.clone()]).unwrap();
     // An older sighting changes nothing, a newer one does.
     store.remember_peers(&[remembered(500, 1)]).unwrap();
     let mut moved = remembered(10, 9_000);
@@ -303,7 +310,8 @@ async fn peers_are_remembered_newest_first_and_not_without_end() {
     drop(writer);
     assert!(committed.recv().await.is_none());
     let (store, _) = Store::open(&place.path).unwrap();
-    let known = store.known_peers().unwrap();
+    let mut known = store.known_peers().unwrap();
+    assert_eq!(known.pop(), Some(elsewhere));
     assert_eq!(known.len(), KEPT_PEERS);
     moved.addresses.truncate(KEPT_ADDRESSES);
     assert_eq!(known[0], moved);
