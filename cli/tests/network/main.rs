@@ -10,6 +10,7 @@ mod ending;
 mod jobs;
 mod owner;
 mod rules;
+mod several;
 
 use std::path::Path;
 use std::process::{Child, Stdio};

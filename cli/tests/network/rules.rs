@@ -163,7 +163,8 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
         Some(2)
     );
     let provider = lab.start("provider", "offer", &SMALL, None);
-    assert_eq!(lab.json("provider", &["status"])["private"], true);
+    let status = lab.json("provider", &["status"]);
+    assert_eq!(status["networks"][0]["private"], true);
     let ticket = lab.json("provider", &["network", "ticket"])["ticket"]
         .as_str()
         .unwrap()
