@@ -46,7 +46,7 @@ pub enum InsideVerb {
     Ssh(SshArgs),
     /// Print the lines for ~/.ssh/config that let `ssh JOB.INDEX.p2pnode` work
     #[command(
-        after_help = "Examples:\n  p2pnode ssh-config >> ~/.ssh/config\n  ssh last.p2pnode\n  rsync -a data/ 3f09.12.p2pnode:data/"
+        after_help = "Examples:\n  p2pnode ssh-config > ~/.ssh/p2pnode.conf    # then `Include p2pnode.conf` as the first line of ~/.ssh/config\n  ssh last.p2pnode\n  rsync -a data/ 3f09.12.p2pnode:data/"
     )]
     SshConfig,
     /// Join stdin and stdout to a task: what OpenSSH calls as its ProxyCommand

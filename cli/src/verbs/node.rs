@@ -48,7 +48,18 @@ fn become_member(global: &Global, beside: &[String], ticket: &str) -> Result<Vec
             "this ticket has expired: ask a member for a new one, which `p2pnode network ticket` prints",
         ));
     }
+    if name == PUBLIC_NETWORK {
+        return Err(Failure::usage(format!(
+            "this ticket is of a private network that calls itself {PUBLIC_NETWORK}, as the public one is called: ask for one of another name"
+        )));
+    }
     let dir = DataDir::find(global.data_dir.clone()).map_err(here::home_failure)?;
+    let known = dir.network(name).map_err(here::home_failure)?;
+    if known.is_some_and(|known| known.key().fingerprint() != network.key().fingerprint()) {
+        return Err(Failure::usage(format!(
+            "this node is a member of another network called {name}, with another key: `p2pnode network leave {name}` first if this one is to take its place"
+        )));
+    }
     dir.join_network(&network, beside)
         .map_err(here::home_failure)?;
     output::note(format!("a member of the private network {name} now"));

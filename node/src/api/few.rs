@@ -89,6 +89,8 @@ impl axum::serve::Listener for Few {
 /// How far the first request's header is.
 #[derive(Debug, Default)]
 struct Header {
+    /// Something other than the end of a line came: empty lines before a request are none of it.
+    is_begun: bool,
     /// The last character was the end of a line.
     at_line_end: bool,
     is_whole: bool,
@@ -100,11 +102,14 @@ impl Header {
         for byte in bytes {
             match byte {
                 b'\n' => {
-                    self.is_whole |= self.at_line_end;
+                    self.is_whole |= self.is_begun && self.at_line_end;
                     self.at_line_end = true;
                 }
                 b'\r' => {}
-                _ => self.at_line_end = false,
+                _ => {
+                    self.is_begun = true;
+                    self.at_line_end = false;
+                }
             }
         }
     }
@@ -210,12 +215,12 @@ mod tests {
             .await
             .unwrap();
         drips
-            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            .write_all(b"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n")
             .await
             .unwrap();
         let mut read = [0; 64];
         assert_eq!(stays.read(&mut read).await.unwrap(), 27);
-        assert_eq!(goes.read(&mut read).await.unwrap(), 25);
+        assert_eq!(goes.read(&mut read).await.unwrap(), 29);
         let ended = goes.read_u8().await.unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
         tokio::time::sleep(life).await;

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use p2pnode_executor::inside::Duplex;
@@ -13,6 +14,7 @@ use p2pnode_tunnel::client::OpenError;
 use p2pnode_tunnel::client::exec::{Dial, ExecClient, ExecEvent, ExecInput, Target};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::terminal::{self, Raw};
 use super::{names, written};
@@ -21,6 +23,16 @@ use crate::client::Client;
 use crate::exit::Failure;
 use crate::select::JobSelector;
 use crate::{here, output};
+
+/// Signals in a row, each at most [`IMPATIENCE`] after the one before, that say that their sender does not
+/// want to wait for the command: a provider can answer them or not. One interrupts, a second one insists.
+const IMPATIENT_SIGNALS: u32 = 3;
+
+/// See [`IMPATIENT_SIGNALS`].
+const IMPATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a command has to end when the terminal is gone.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// How a command is attended to.
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +157,8 @@ async fn print(mut events: mpsc::Receiver<ExecEvent>) -> Result<u8, Failure> {
     Err(Failure::never_ran("the connection is lost"))
 }
 
-/// Signals of this process go to the command; a terminal's size does, too.
+/// Signals of this process go to the command; a terminal's size does, too. Returns when whoever sends them
+/// does not want to wait for the command's end any more.
 async fn signals(input: ExecInput, tty: bool) -> Failure {
     let listen = |kind: SignalKind| {
         signal(kind)
@@ -170,8 +183,18 @@ async fn signals(input: ExecInput, tty: bool) -> Failure {
         Ok(all) => all,
         Err(failure) => return failure,
     };
+    let (mut signals, mut last) = (0, None::<Instant>);
+    // Set when the terminal is gone, and with it whoever could ask again.
+    let mut leave_at = None::<Instant>;
     loop {
+        let patience = async {
+            match leave_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let sent = tokio::select! {
+            () = patience => return left(),
             _ = resized.recv() => {
                 if tty {
                     input.resize(terminal::size()).await;
@@ -183,6 +206,20 @@ async fn signals(input: ExecInput, tty: bool) -> Failure {
             _ = hangup.recv() => TaskSignal::Hup,
             _ = quit.recv() => TaskSignal::Quit,
         };
+        let now = Instant::now();
+        let again = last.is_some_and(|last| now - last < IMPATIENCE);
+        signals = if again { signals + 1 } else { 1 };
+        last = Some(now);
+        if signals == IMPATIENT_SIGNALS {
+            return left();
+        }
+        if sent == TaskSignal::Hup {
+            leave_at.get_or_insert(now + FAREWELL);
+        }
         input.signal(sent).await;
     }
+}
+
+fn left() -> Failure {
+    Failure::never_ran("left without waiting for its end: the command may still run in the task")
 }

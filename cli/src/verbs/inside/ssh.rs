@@ -115,7 +115,16 @@ fn settings(dir: &Path, host: &str) -> Result<Vec<(&'static str, String)>, Failu
 
 pub fn ssh_config(global: &Global) -> Result<ExitCode, Failure> {
     let files = Files::of(global, String::new())?;
-    output::line("# Tasks of p2pnode, as JOB.p2pnode or JOB.INDEX.p2pnode.");
+    output::line(
+        "# Tasks of p2pnode, as JOB.p2pnode or JOB.INDEX.p2pnode. These lines, or the Include of a",
+    );
+    output::line(
+        "# file with them, belong to the top of ~/.ssh/config: the first value that ssh finds counts.",
+    );
+    // Today's last task is another one than yesterday's, whose connection a master would hand out.
+    output::line(format!("Host last{0} last.*{0}", names::SUFFIX));
+    output::line("    ControlMaster no");
+    output::line("    ControlPath none");
     output::line(format!("Host *{}", names::SUFFIX));
     for (keyword, value) in settings(&files.dir, "%n")? {
         output::line(format!("    {keyword} {value}"));
@@ -135,6 +144,8 @@ pub async fn ssh(global: &Global, args: &SshArgs) -> Result<ExitCode, Failure> {
     accept(&files, &opened)?;
 
     let mut command = Command::new("ssh");
+    // The user's own settings are for the user's own servers: this one is whatever the provider runs.
+    command.args(["-F", "none"]);
     for (keyword, value) in settings(&files.dir, &files.host)? {
         command.arg("-o").arg(format!("{keyword}={value}"));
     }

@@ -1,9 +1,11 @@
 //! The job file that `run` writes, and what comes back of its volumes.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use p2pnode_protocol::job::template::escape;
+use p2pnode_protocol::manifest::link_stays_inside;
 use tempfile::TempDir;
 
 use crate::args::RunArgs;
@@ -49,10 +51,15 @@ impl Volume {
     /// Puts what came back in `brought` in the place of what was sent.
     fn settle(&self, brought: &Path) -> Result<(), Failure> {
         let from = brought.join(&self.there);
-        if self.read_only || !from.exists() {
+        if self.read_only || from.symlink_metadata().is_err() {
             return Ok(());
         }
-        bring(&from, &self.here).map_err(|error| {
+        let brought = match self.here.is_dir() {
+            true => bring(&from, &self.here, b""),
+            // In a file's place stands a file: a link there would lead the next run elsewhere.
+            false => bring_file(&from, &self.here),
+        };
+        brought.map_err(|error| {
             Failure::internal(format!(
                 "what came back cannot be written to {}: {error}",
                 self.here.display()
@@ -61,17 +68,64 @@ impl Volume {
     }
 }
 
-/// Moves a file, or everything in a folder, over what stands there. Links come as links.
-fn bring(from: &Path, to: &Path) -> io::Result<()> {
-    if !from.symlink_metadata()?.is_dir() {
-        // Into another filesystem nothing can be renamed.
-        return std::fs::rename(from, to).or_else(|_| std::fs::copy(from, to).map(drop));
+/// Moves everything in a folder over what stands there. Links come as links, if they stay within the
+/// volume: the provider chose where they lead. `path` is the folder's own in the volume.
+fn bring(from: &Path, to: &Path, path: &[u8]) -> io::Result<()> {
+    // A link here leads out of the volume, and what came back is not meant for there.
+    let stands = to.symlink_metadata();
+    if !stands.is_ok_and(|stands| stands.is_dir()) {
+        std::fs::create_dir(to)?;
     }
-    std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
-        bring(&entry.path(), &to.join(entry.file_name()))?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let mut path = path.to_vec();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(entry.file_name().as_bytes());
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            bring(&from, &to, &path)?;
+        } else if kind.is_symlink() {
+            bring_link(&from, &to, &path)?;
+        } else {
+            bring_file(&from, &to)?;
+        }
     }
+    Ok(())
+}
+
+fn bring_link(from: &Path, to: &Path, path: &[u8]) -> io::Result<()> {
+    let target = std::fs::read_link(from)?;
+    if !link_stays_inside(path, target.as_os_str().as_bytes()) {
+        let (path, target) = (String::from_utf8_lossy(path), target.display());
+        return Err(io::Error::other(format!(
+            "the link {path} leads out of it, to {target}"
+        )));
+    }
+    std::fs::rename(from, to).or_else(|_| {
+        // Into another filesystem nothing can be renamed.
+        std::fs::remove_file(to).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        std::os::unix::fs::symlink(target, to)
+    })
+}
+
+fn bring_file(from: &Path, to: &Path) -> io::Result<()> {
+    if !from.symlink_metadata()?.is_file() {
+        return Err(io::Error::other("a file was to come back, and none came"));
+    }
+    if std::fs::rename(from, to).is_ok() {
+        return Ok(());
+    }
+    // Beside its place first, so that what stands there is whole at any moment and no link is followed.
+    let folder = to.parent().unwrap_or_else(|| Path::new("."));
+    let copy = tempfile::NamedTempFile::new_in(folder)?;
+    std::fs::copy(from, copy.path())?;
+    copy.persist(to)?;
     Ok(())
 }
 
@@ -306,6 +360,44 @@ mod tests {
         );
         volume.read_only = true;
         std::fs::write(brought.path().join("data"), "").unwrap_err();
+    }
+
+    #[test]
+    fn what_comes_back_leads_nowhere_else() {
+        use std::os::unix::fs::symlink;
+        let whole = tempfile::tempdir().unwrap();
+        let path = |name: &str| whole.path().join(name);
+        for folder in ["here/data", "here/elsewhere", "brought"] {
+            std::fs::create_dir_all(path(folder)).unwrap();
+        }
+        std::fs::write(path("here/one"), "old").unwrap();
+        let parse = |name: &str, there: &str| {
+            Volume::parse(&format!("{}:{there}", path(name).display())).unwrap()
+        };
+        let (file, folder) = (parse("here/one", "one"), parse("here/data", "data"));
+        // A link in a file's place.
+        symlink(".", path("brought/one")).unwrap();
+        assert!(file.settle(&path("brought")).is_err());
+        assert_eq!(std::fs::read_to_string(path("here/one")).unwrap(), "old");
+        // A link that leads out of the volume, though not out of what was brought.
+        std::fs::create_dir_all(path("brought/data/deep")).unwrap();
+        symlink("../../one", path("brought/data/deep/link")).unwrap();
+        assert!(folder.settle(&path("brought")).is_err());
+        assert!(path("here/data/deep/link").symlink_metadata().is_err());
+        std::fs::remove_file(path("brought/data/deep/link")).unwrap();
+        symlink("../one", path("brought/data/deep/link")).unwrap();
+        folder.settle(&path("brought")).unwrap();
+        assert!(path("here/data/deep/link").is_symlink());
+        // A link that stands here in a folder's place.
+        symlink("../elsewhere", path("here/data/out")).unwrap();
+        std::fs::create_dir_all(path("brought/data/out")).unwrap();
+        std::fs::write(path("brought/data/out/new"), "").unwrap();
+        assert!(folder.settle(&path("brought")).is_err());
+        assert!(!path("here/elsewhere/new").exists());
+    }
+
+    #[test]
+    fn volumes_that_are_none_are_told() {
         assert!(Volume::parse("nowhere-at-all:x").is_err());
         assert!(Volume::parse("/tmp:/data").is_err() && Volume::parse("/tmp").is_err());
     }

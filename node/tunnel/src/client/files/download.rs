@@ -271,8 +271,8 @@ fn finish_folder(folder: Folder) -> Result<(), CopyError> {
 }
 
 fn settle(file: &std::fs::File, entry: &Entry) -> io::Result<()> {
-    // Set-user-id bits are a stranger's wish that nobody here has.
-    let mode = entry.mode & 0o777;
+    // Set-user-id bits, and files that others may change, are a stranger's wish that nobody here has.
+    let mode = entry.mode & 0o755;
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     if let Some((_, mtime)) = entry.times {
         let since = Duration::from_secs(u64::try_from(mtime).unwrap_or(0));
