@@ -16,6 +16,10 @@ use crate::client::Client;
 use crate::exit::Failure;
 use crate::output;
 
+/// Files and sockets that a node may have open, where the system permits: above all that its own limits on
+/// peers' connections, streams and tunnels add up to.
+const MANY_FILES: u64 = 65_536;
+
 /// The most jobs of earlier runs that are named.
 const MAX_RESUMED: usize = 5;
 
@@ -136,11 +140,29 @@ pub fn peer_id(global: &Global) -> Result<PeerId, Failure> {
 /// Starts a node in this process.
 pub async fn start(global: &Global, config: Config) -> Result<Node, Failure> {
     output::outlives_readers();
+    allow_many_files();
     let dir = DataDir::find(global.data_dir.clone()).map_err(home_failure)?;
     let home = Home::open(&dir).map_err(home_failure)?;
     Node::start(home, config, helpers()?)
         .await
         .map_err(node_failure)
+}
+
+/// Raises this process's limit of open files to what the system lets it have, [`MANY_FILES`] at most: a
+/// shell's usual 1,024 are fewer than the connections, chunks and tunnels that a busy node has open.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(MANY_FILES).min(MANY_FILES);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 /// This program itself, as the node's helper processes.

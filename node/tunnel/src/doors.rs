@@ -54,17 +54,41 @@ pub(crate) struct TaskKey {
     pub(crate) index: TaskIndex,
 }
 
-/// How many tunnels are open.
-#[derive(Debug, Default)]
-pub(crate) struct Places(Mutex<Counts>);
+/// How many of something there may be at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Of what, for people.
+    pub(crate) what: &'static str,
+    pub(crate) of_task: usize,
+    /// Over all of its tasks.
+    pub(crate) of_peer: usize,
+    /// Over all peers.
+    pub(crate) of_all: usize,
+}
+
+/// Tunnels; each holds a file descriptor or two.
+pub(crate) const TUNNELS: Limits = Limits {
+    what: "tunnels",
+    of_task: MAX_TUNNELS_PER_TASK,
+    of_peer: MAX_TUNNELS_PER_PEER,
+    of_all: 1_024,
+};
+
+/// How many of something are open.
+#[derive(Debug)]
+pub(crate) struct Places {
+    limits: Limits,
+    counts: Mutex<Counts>,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
+    all: usize,
     tasks: HashMap<TaskKey, usize>,
     peers: HashMap<PeerId, usize>,
 }
 
-/// One open tunnel's place; dropped, the place is free.
+/// The place of one that is open; dropped, the place is free.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
@@ -72,23 +96,35 @@ pub(crate) struct Place {
 }
 
 impl Places {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            counts: Mutex::default(),
+        })
+    }
+
     /// Takes a place, if there is one.
     pub(crate) fn take(self: &Arc<Self>, task: TaskKey) -> Result<Place, TunnelRefusal> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let of_task = counts.tasks.get(&task).copied().unwrap_or(0);
         let of_peer = counts.peers.get(&task.peer).copied().unwrap_or(0);
-        if of_task >= MAX_TUNNELS_PER_TASK {
-            return Err(refusal(
-                TunnelFault::TooMany,
-                format!("this task has {MAX_TUNNELS_PER_TASK} tunnels already: close one"),
+        let Limits { what, .. } = self.limits;
+        let full = |said: String| Err(refusal(TunnelFault::TooMany, said));
+        if of_task >= self.limits.of_task {
+            return full(format!("this task has {of_task} {what} already: close one"));
+        }
+        if of_peer >= self.limits.of_peer {
+            return full(format!(
+                "your tasks here have {of_peer} {what} already: close one"
             ));
         }
-        if of_peer >= MAX_TUNNELS_PER_PEER {
-            return Err(refusal(
-                TunnelFault::TooMany,
-                format!("{MAX_TUNNELS_PER_PEER} tunnels lead here already: close one"),
+        if counts.all >= self.limits.of_all {
+            return full(format!(
+                "this node has {} {what} already: try again later",
+                counts.all
             ));
         }
+        counts.all += 1;
         counts.tasks.insert(task, of_task + 1);
         counts.peers.insert(task.peer, of_peer + 1);
         drop(counts);
@@ -101,7 +137,9 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.places.counts.lock();
+        let mut counts = counts.unwrap_or_else(PoisonError::into_inner);
+        counts.all = counts.all.saturating_sub(1);
         release(&mut counts.tasks, self.task);
         release(&mut counts.peers, self.task.peer);
     }

@@ -15,7 +15,7 @@ use p2pnode_protocol::tunnel::{
 };
 use tokio::time::timeout;
 
-use crate::doors::{Door, Doors, Place, Places, TaskKey, refusal, refused_by};
+use crate::doors::{Door, Doors, Place, Places, TUNNELS, TaskKey, refusal, refused_by};
 use crate::exec::Sessions;
 use crate::frames::{self, FrameError};
 use crate::{files, ports, ssh};
@@ -42,7 +42,8 @@ pub struct Tunnels {
     secret: [u8; 32],
     places: Arc<Places>,
     sessions: Arc<Sessions>,
-    overflow: ssh::Overflow,
+    rooms: files::Rooms,
+    common: ssh::Common,
 }
 
 impl std::fmt::Debug for Tunnels {
@@ -54,12 +55,14 @@ impl std::fmt::Debug for Tunnels {
 impl Tunnels {
     /// `secret` is this node's own, never told: host keys of tasks' SSH servers are derived from it.
     pub fn new(doors: Arc<dyn Doors>, secret: [u8; 32]) -> Arc<Self> {
+        let rooms = files::Rooms::default();
         Arc::new(Self {
             doors,
             secret,
-            places: Arc::default(),
+            places: Places::new(TUNNELS),
             sessions: Arc::default(),
-            overflow: ssh::Overflow::default(),
+            common: ssh::Common::new(rooms.clone()),
+            rooms,
         })
     }
 
@@ -166,14 +169,15 @@ impl Tunnels {
                     ..Opened::default()
                 };
                 if let Some(stream) = welcome(stream, opened).await {
-                    ssh::serve(stream, door, key, client_key, self.overflow.clone()).await;
+                    ssh::serve(stream, door, key, client_key, self.common.of(task)).await;
                 }
             }
             Purpose::Files => {
+                let room = or_refuse!(self.rooms.take(task), stream);
                 let files = or_refuse!(open_in_time(&gone, door.inside.files()).await, stream);
                 if let Some(stream) = welcome(stream, Opened::default()).await {
                     let (reader, writer) = tokio::io::split(stream);
-                    until(&gone, files::serve(files, reader, writer)).await;
+                    until(&gone, files::serve(files, room, reader, writer)).await;
                 }
             }
             Purpose::Tcp { port } => {

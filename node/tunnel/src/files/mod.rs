@@ -6,6 +6,7 @@
 //! thread of their own; requests and answers pass through bounded queues, in order.
 
 mod listing;
+mod room;
 mod server;
 pub(crate) mod wire;
 
@@ -15,13 +16,14 @@ use p2pnode_executor::inside::Files;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+pub(crate) use room::{Room, Rooms};
 use wire::MAX_PACKET_BYTES;
 
 /// Requests, and answers, that wait for the thread or the stream: with the largest packets 4 MiB.
 const QUEUE: usize = 8;
 
 /// Serves until the stream ends or breaks the protocol.
-pub(crate) async fn serve<R, W>(files: Box<dyn Files>, mut reader: R, mut writer: W)
+pub(crate) async fn serve<R, W>(files: Box<dyn Files>, room: Room, mut reader: R, mut writer: W)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -30,7 +32,7 @@ where
     let (answers, mut answered) = mpsc::channel::<Vec<u8>>(QUEUE);
     let thread = std::thread::Builder::new()
         .name("files-of-a-task".to_owned())
-        .spawn(move || server::run(files, requested, &answers));
+        .spawn(move || server::run(files, room, requested, &answers));
     if let Err(error) = thread {
         tracing::warn!(%error, "no thread for the files of a task");
         return;

@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::io;
 
 use p2pnode_executor::inside::{Files, OpenFile, OpenMode};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::listing;
+use super::room::Room;
 use super::wire::{
     Attributes, MAX_PACKET_BYTES, MAX_PIECE_BYTES, Malformed, Reader, VERSION, Writer, flag, kind,
     status,
 };
 
-/// Files and directories that one client may have open: OpenSSH's client has one or two.
-const MAX_HANDLES: usize = 256;
+/// Files and directories that one client may have open: OpenSSH's client has one or two, sshfs one for each
+/// file that a program has open. With [`super::Rooms`] no more than 16,384 for all clients.
+const MAX_HANDLES: usize = 64;
 
 /// Names that are listed of one directory: more would be held in memory for each open directory.
 const MAX_LISTED: usize = 100_000;
@@ -27,6 +29,7 @@ enum Handle {
     Directory {
         path: Vec<u8>,
         names: std::vec::IntoIter<Vec<u8>>,
+        _held: OwnedSemaphorePermit,
     },
 }
 
@@ -50,6 +53,7 @@ impl From<io::Error> for Refusal {
 
 struct Server {
     files: Box<dyn Files>,
+    room: Room,
     handles: HashMap<u32, Handle>,
     next: u32,
 }
@@ -57,6 +61,7 @@ struct Server {
 /// Answers requests until there are no more.
 pub(super) fn run(
     mut files: Box<dyn Files>,
+    room: Room,
     mut requests: mpsc::Receiver<Vec<u8>>,
     answers: &mpsc::Sender<Vec<u8>>,
 ) {
@@ -66,6 +71,7 @@ pub(super) fn run(
     }
     let mut server = Server {
         files,
+        room,
         handles: HashMap::new(),
         next: 0,
     };
@@ -181,19 +187,28 @@ impl Server {
             truncate: has(flag::TRUNCATE),
             exclusive: has(flag::EXCLUSIVE),
         };
-        self.room()?;
+        self.may_open()?;
         let file = self.files.open(path, how, mode & 0o1777)?;
         Ok(self.hand_out(id, Handle::File(file)))
     }
 
     fn open_directory(&mut self, id: u32, path: &[u8]) -> Result<Vec<u8>, Refusal> {
-        self.room()?;
-        let names = self.files.list(path, MAX_LISTED)?.into_iter();
-        let path = path.to_vec();
-        Ok(self.hand_out(id, Handle::Directory { path, names }))
+        self.may_open()?;
+        let files = &self.files;
+        let Some(listed) = self.room.list(MAX_LISTED, || files.list(path, MAX_LISTED)) else {
+            let why = "this node lists too many folders at the moment: close some, or try again";
+            return Err(Refusal::Code(status::FAILURE, why));
+        };
+        let (names, held) = listed?;
+        let directory = Handle::Directory {
+            path: path.to_vec(),
+            names: names.into_iter(),
+            _held: held,
+        };
+        Ok(self.hand_out(id, directory))
     }
 
-    fn room(&self) -> Result<(), Refusal> {
+    fn may_open(&self) -> Result<(), Refusal> {
         if self.handles.len() < MAX_HANDLES {
             return Ok(());
         }
@@ -235,7 +250,7 @@ impl Server {
     }
 
     fn read_directory(&mut self, id: u32, number: u32) -> Result<Vec<u8>, Refusal> {
-        let Some(Handle::Directory { path, names }) = self.handles.get_mut(&number) else {
+        let Some(Handle::Directory { path, names, .. }) = self.handles.get_mut(&number) else {
             return Err(no_handle());
         };
         let mut count = 0;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::Share;
 use super::handler::size;
 use super::inlet::{self, InletEnd, Traffic};
 use crate::doors::Door;
@@ -36,6 +37,7 @@ pub(super) struct Runner {
     pub(super) door: Door,
     pub(super) handle: Handle,
     pub(super) traffic: Traffic,
+    pub(super) share: Share,
     /// The connection has ended.
     pub(super) ended: CancellationToken,
 }
@@ -118,9 +120,14 @@ impl Runner {
     }
 
     async fn files(&self, from: &mut ChannelReadHalf, to: &ChannelWriteHalf<Msg>) {
+        let Share { common, task } = &self.share;
+        let room = match common.rooms.take(*task) {
+            Ok(room) => room,
+            Err(refused) => return self.end(to, LOST, &refused.message).await,
+        };
         match timeout(OPEN_TIMEOUT, self.door.inside.files()).await {
             Ok(Ok(inner)) => {
-                files::serve(inner, from.make_reader(), to.make_writer()).await;
+                files::serve(inner, room, from.make_reader(), to.make_writer()).await;
                 self.exit(to, 0).await;
             }
             Ok(Err(error)) => self.end(to, LOST, &error.to_string()).await,

@@ -2,8 +2,6 @@
 //! has one; `ssh -R` listens there.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use p2pnode_executor::inside::Duplex;
@@ -14,8 +12,8 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::handler::count;
-use super::inlet::{self, Overflow, Traffic};
+use super::handler::Channels;
+use super::inlet::{self, Traffic};
 use crate::doors::Door;
 
 /// Ports of a sandbox that one connection may listen on.
@@ -161,8 +159,7 @@ const LINGER: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub(super) struct Client {
     pub(super) handle: Handle,
-    pub(super) channels: Arc<AtomicUsize>,
-    pub(super) overflow: Overflow,
+    pub(super) channels: Channels,
     /// It has ended.
     pub(super) ended: CancellationToken,
 }
@@ -223,11 +220,11 @@ async fn accept(listener: TcpListener, to: Client, address: String, port: u32) {
             continue;
         };
         // Dropped when there are too many: whoever connected sees it at once.
-        let Some(counted) = count(&to.channels) else {
+        let Some(counted) = to.channels.count() else {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let traffic = Traffic::new(Arc::clone(&to.channels), to.overflow.clone());
+        let traffic = to.channels.traffic();
         let (handle, ended) = (to.handle.clone(), to.ended.clone());
         let address = address.clone();
         tokio::spawn(async move {

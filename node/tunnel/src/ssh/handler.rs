@@ -12,14 +12,15 @@ use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::Share;
 use super::command::{self, Start};
 use super::forward::{self, Forwards};
-use super::inlet::{Overflow, Traffic};
-use crate::doors::Door;
+use super::inlet::Traffic;
+use crate::doors::{Door, Place};
 use crate::serve::{env_is_fine, terminal_is_fine};
 
 /// Channels that one connection may have at a time.
-const MAX_CHANNELS: usize = 256;
+const MAX_CHANNELS: usize = 128;
 
 /// Variables that a client may set for one command.
 const MAX_VARIABLES: usize = 64;
@@ -39,26 +40,46 @@ pub(super) struct Connection {
     /// Cancelled when the connection ends: everything that it started ends with it.
     ended: CancellationToken,
     waiting: HashMap<ChannelId, Waiting>,
-    channels: Arc<AtomicUsize>,
-    overflow: Overflow,
+    channels: Channels,
     forwards: Forwards,
 }
 
+/// The channels of a connection, among those of all.
+#[derive(Clone)]
+pub(super) struct Channels {
+    open: Arc<AtomicUsize>,
+    pub(super) share: Share,
+}
+
 /// A channel, counted.
-pub(super) struct Counted(Arc<AtomicUsize>);
+pub(super) struct Counted {
+    open: Arc<AtomicUsize>,
+    _place: Place,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// One more channel, if there may be.
-pub(super) fn count(channels: &Arc<AtomicUsize>) -> Option<Counted> {
-    let counted = channels.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-        (count < MAX_CHANNELS).then_some(count + 1)
-    });
-    counted.ok().map(|_| Counted(Arc::clone(channels)))
+impl Channels {
+    /// One more channel, if there may be.
+    pub(super) fn count(&self) -> Option<Counted> {
+        let place = self.share.common.channels.take(self.share.task).ok()?;
+        let relaxed = Ordering::Relaxed;
+        let counted = self.open.fetch_update(relaxed, relaxed, |count| {
+            (count < MAX_CHANNELS).then_some(count + 1)
+        });
+        counted.ok().map(|_| Counted {
+            open: self.open.clone(),
+            _place: place,
+        })
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic::new(self.open.clone(), self.share.common.overflow.clone())
+    }
 }
 
 impl Connection {
@@ -66,21 +87,19 @@ impl Connection {
         door: Door,
         client_key: [u8; PUBLIC_KEY_LEN],
         ended: CancellationToken,
-        overflow: Overflow,
+        share: Share,
     ) -> Self {
         Self {
             door,
             client_key,
             ended,
             waiting: HashMap::new(),
-            channels: Arc::default(),
-            overflow,
+            channels: Channels {
+                open: Arc::default(),
+                share,
+            },
             forwards: Forwards::default(),
         }
-    }
-
-    fn traffic(&self) -> Traffic {
-        Traffic::new(Arc::clone(&self.channels), self.overflow.clone())
     }
 
     /// Whether it is the key that the tunnel's hello named.
@@ -155,7 +174,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(counted) = count(&self.channels) else {
+        let Some(counted) = self.channels.count() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
@@ -168,7 +187,8 @@ impl Handler for Connection {
         let runner = command::Runner {
             door: self.door.clone(),
             handle: session.handle(),
-            traffic: self.traffic(),
+            traffic: self.channels.traffic(),
+            share: self.channels.share.clone(),
             ended: self.ended.clone(),
         };
         reply.accept().await;
@@ -189,11 +209,11 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(counted) = count(&self.channels) else {
+        let Some(counted) = self.channels.count() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         };
-        let traffic = self.traffic();
+        let traffic = self.channels.traffic();
         let opening = forward::open(self.door.clone(), host.to_owned(), port);
         let (ended, gone) = (self.ended.clone(), self.door.gone.clone());
         tokio::spawn(async move {
@@ -321,8 +341,7 @@ impl Handler for Connection {
     ) -> Result<bool, Self::Error> {
         let to = forward::Client {
             handle: session.handle(),
-            channels: Arc::clone(&self.channels),
-            overflow: self.overflow.clone(),
+            channels: self.channels.clone(),
             ended: self.ended.clone(),
         };
         let begun = self.forwards.begin(&self.door, to, address, *port);

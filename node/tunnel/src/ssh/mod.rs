@@ -27,9 +27,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-pub(crate) use inlet::Overflow;
+use inlet::Overflow;
 
-use crate::doors::{Door, TaskKey};
+use crate::doors::{Door, Limits, Places, TaskKey};
+use crate::files::Rooms;
 
 /// Bytes that a client may send on one channel before it must wait (2 MiB, OpenSSH's own).
 const WINDOW_BYTES: u32 = 2 << 20;
@@ -38,8 +39,18 @@ const WINDOW_BYTES: u32 = 2 << 20;
 /// cost less.
 const PACKET_BYTES: u32 = 65_535;
 
-/// Packets of one channel that wait for the sandbox: with the largest packets 8 MiB.
-pub(super) const CHANNEL_PACKETS: usize = 128;
+/// Packets of one channel that wait in the library: with the largest packets 1 MiB. What a slow sandbox
+/// needs beyond that waits in its inlet.
+pub(super) const CHANNEL_PACKETS: usize = 16;
+
+/// Channels, over all connections. Each holds a file descriptor or two and, when its sandbox does not read,
+/// some MiB.
+const CHANNELS: Limits = Limits {
+    what: "SSH channels",
+    of_task: 256,
+    of_peer: 512,
+    of_all: 1_024,
+};
 
 /// Messages that wait for the connection. What they hold is bounded by the windows that the client
 /// opened; the number must be larger than the answers that one client waits for (OpenSSH's sftp: 64),
@@ -54,6 +65,38 @@ const KEEPALIVES: usize = 4;
 
 /// How long a connection has to end by itself once its task is gone.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What all connections of a node share.
+#[derive(Clone)]
+pub(crate) struct Common {
+    overflow: Overflow,
+    channels: Arc<Places>,
+    rooms: Rooms,
+}
+
+/// The same, for connections into one task.
+#[derive(Clone)]
+pub(crate) struct Share {
+    common: Common,
+    task: TaskKey,
+}
+
+impl Common {
+    pub(crate) fn new(rooms: Rooms) -> Self {
+        Self {
+            overflow: Overflow::default(),
+            channels: Places::new(CHANNELS),
+            rooms,
+        }
+    }
+
+    pub(crate) fn of(&self, task: TaskKey) -> Share {
+        Share {
+            common: self.clone(),
+            task,
+        }
+    }
+}
 
 /// The host key of a task's server: derived, so that it is the same every time and nowhere stored.
 pub(crate) fn host_key(secret: &[u8; 32], task: &TaskKey) -> Ed25519Keypair {
@@ -78,7 +121,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
     door: Door,
     host_key: Ed25519Keypair,
     client_key: [u8; PUBLIC_KEY_LEN],
-    overflow: Overflow,
+    share: Share,
 ) {
     let gone = door.gone.clone();
     let cut = CancellationToken::new();
@@ -88,7 +131,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
         stream,
         cut: Box::pin(cut.clone().cancelled_owned()),
     };
-    let handler = handler::Connection::new(door, client_key, cut.child_token(), overflow);
+    let handler = handler::Connection::new(door, client_key, cut.child_token(), share);
     let config = Arc::new(config(host_key));
     let starting = timeout(
         crate::HELLO_TIMEOUT,
@@ -212,10 +255,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cut<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_cut(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_cut(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
