@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 
 use p2pnode_executor::Runtime;
-use p2pnode_executor::inside::{FileChange, Files, OpenMode};
+use p2pnode_executor::inside::{FileChange, Files, InsideError, OpenMode};
 
 use super::{KINDS, open, open_with, root};
 use crate::contract::clean;
@@ -158,6 +158,39 @@ fn changes(files: &dyn Files) {
     files.remove_dir(b"d").unwrap();
 }
 
+/// More than goes at once, and names and bytes that a shell would stumble over.
+fn oddities(files: &dyn Files) {
+    let odd = "-o 'd\"d $HOME\\0101\n\n";
+    let mut bytes: Vec<u8> = (0..700_000_u32)
+        .map(|number| (number / 251) as u8)
+        .collect();
+    bytes.extend_from_slice(b"\n0123456789abcdef 0\n");
+    put(files, odd, &bytes).unwrap();
+    let file = files.open(odd.as_bytes(), READ, 0).unwrap();
+    let mut read = vec![1; bytes.len() + 9];
+    assert_eq!(file.read_at(0, &mut read).unwrap(), bytes.len());
+    assert!(read[..bytes.len()] == bytes);
+    assert_eq!(file.read_at(699_999, &mut read[..1]).unwrap(), 1);
+    assert_eq!(read[0], bytes[699_999]);
+    assert_eq!(file.read_at(bytes.len() as u64, &mut read).unwrap(), 0);
+    let listed = files.list(b".", 100).unwrap();
+    assert!(listed.contains(&odd.as_bytes().to_vec()), "{listed:?}");
+    assert_eq!(
+        files.real_path(odd.as_bytes()).unwrap(),
+        there(odd).into_bytes()
+    );
+    let latin = b"caf\xe9".to_vec();
+    files.rename(odd.as_bytes(), &latin, false).unwrap();
+    assert_eq!(files.stat(&latin, true).unwrap().size, bytes.len() as u64);
+    // What cannot be written leaves the rest as it is.
+    let gone = files.open(&latin, WRITE, 0o644).unwrap();
+    files.remove_file(&latin).unwrap();
+    let _lost_or_not = gone.write_at(0, &bytes);
+    assert_eq!(kind(files.stat(&latin, true)), ErrorKind::NotFound);
+    assert!(files.stat(b"a\0b", true).is_err());
+    assert!(files.stat(&[b'a'; 5_000], true).is_err());
+}
+
 /// Names in folders, and names that are none.
 fn lists(files: &dyn Files) {
     assert!(
@@ -181,8 +214,9 @@ async fn files_are_read_written_listed_and_changed() {
     if !root() {
         return;
     }
-    let plain = DockerSubject::new().await;
-    for subject in [Some(plain), DockerSubject::with_hard_disks().await] {
+    let plain = Some(DockerSubject::new().await);
+    let disks = DockerSubject::with_hard_disks().await;
+    for subject in [plain, disks, Some(super::blind().await)] {
         let Some(subject) = subject else { continue };
         files_are_files(&subject).await;
         clean(&subject).await;
@@ -194,6 +228,7 @@ async fn files_are_files(subject: &DockerSubject) {
         let task = open(subject, isolation).await;
         let work = task.trial.work_dir().to_path_buf();
         visit(&task, |files| {
+            oddities(files);
             contents(files);
             links(files);
             changes(files);
@@ -212,13 +247,19 @@ async fn files_are_files(subject: &DockerSubject) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn files_end_with_the_task_and_belong_to_one_thread() {
-    let subject = DockerSubject::new().await;
     if !root() {
         return;
     }
+    for subject in [DockerSubject::new().await, super::blind().await] {
+        files_end_with_the_task(&subject).await;
+        clean(&subject).await;
+    }
+}
+
+async fn files_end_with_the_task(subject: &DockerSubject) {
     for isolation in KINDS {
         let wait = "echo ready; while [ ! -e go ]; do sleep 0.05; done";
-        let task = open_with(&subject, isolation, wait, |_| {}).await;
+        let task = open_with(subject, isolation, wait, |_| {}).await;
         let mut files = task.inside.files().await.unwrap();
         // Without the task's rights nothing is done.
         assert_eq!(kind(files.stat(b".", true)), ErrorKind::PermissionDenied);
@@ -242,5 +283,29 @@ async fn files_end_with_the_task_and_belong_to_one_thread() {
             b""
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker"]
+async fn an_image_without_the_programs_is_told_so() {
+    let subject = super::blind().await;
+    let wait = "echo ready; exec /bin/busybox sleep 100000";
+    let task = open_with(&subject, KINDS[0], wait, |trial| {
+        trial.task.env = vec![("PATH".into(), "/nowhere".into())];
+    })
+    .await;
+    let refused = task
+        .inside
+        .files()
+        .await
+        .err()
+        .expect("no program is found");
+    let said = refused.to_string();
+    assert!(matches!(refused, InsideError::Unsupported(_)), "{said}");
+    assert!(
+        said.contains("the image lacks") && said.contains("stat"),
+        "{said}"
+    );
+    task.close().await;
     clean(&subject).await;
 }
