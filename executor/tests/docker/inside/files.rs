@@ -1,10 +1,11 @@
 //! Files of a task: what can be done with them, and until when.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 use p2pnode_executor::Runtime;
-use p2pnode_executor::inside::{FileChange, Files, InsideError, OpenMode};
+use p2pnode_executor::inside::{FileChange, Files, OpenMode};
 
 use super::{KINDS, open, open_with, root};
 use crate::contract::clean;
@@ -285,27 +286,26 @@ async fn files_end_with_the_task(subject: &DockerSubject) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs docker"]
-async fn an_image_without_the_programs_is_told_so() {
-    let subject = super::blind().await;
-    let wait = "echo ready; exec /bin/busybox sleep 100000";
-    let task = open_with(&subject, KINDS[0], wait, |trial| {
-        trial.task.env = vec![("PATH".into(), "/nowhere".into())];
-    })
-    .await;
-    let refused = task
-        .inside
-        .files()
-        .await
-        .err()
-        .expect("no program is found");
-    let said = refused.to_string();
-    assert!(matches!(refused, InsideError::Unsupported(_)), "{said}");
-    assert!(
-        said.contains("the image lacks") && said.contains("stat"),
-        "{said}"
-    );
-    task.close().await;
-    clean(&subject).await;
+/// What runs in a task whose files this host does not see.
+const SCRIPT: &str = include_str!("../../../src/docker/inside/shell/files.sh");
+
+#[test]
+fn a_task_without_the_programs_that_reach_its_files_says_which() {
+    let nothing = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", SCRIPT])
+        .env("PATH", nothing.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut requests = shell.stdin.take().unwrap();
+    requests.write_all(b"mark ready /\nnext odd /\n").unwrap();
+    drop(requests);
+    let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+    let (missing, next) = said.split_once("\nmark 1\n").expect(&said);
+    for program in ["stat", "dd", "mv"] {
+        assert!(missing.split(' ').any(|name| name == program), "{said}");
+    }
+    assert_eq!(next, "Invalid argument\nnext 1\n");
 }
