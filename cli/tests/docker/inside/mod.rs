@@ -4,6 +4,7 @@ mod bad;
 mod big;
 mod editor;
 mod files;
+mod nobody;
 mod ports;
 mod programs;
 mod run;
@@ -51,6 +52,11 @@ impl Place {
     pub fn of_job(file: &str) -> Self {
         let lab = Lab::new();
         let nodes = pair_on(&lab, &[]);
+        Self::at(lab, nodes, file)
+    }
+
+    /// The task of a job file at a provider that is there already.
+    pub fn at(lab: Lab, nodes: (TestNode, TestNode), file: &str) -> Self {
         let job = lab.job("wait", file, &[]);
         let submit = begin(&lab, &job, &[]);
         lab.wait_until_running("provider", 1);
