@@ -1,20 +1,54 @@
 #!/bin/sh
-# Makes the images that the executor's Docker tests run, without any registry: p2pnode-test:1, a
-# static busybox and nothing else, and p2pnode-test-odd:1, the same with what an image can ask for
-# against our will. Does nothing when the engine has them already.
+# Makes the images that the Docker tests run, without any registry: p2pnode-test:1, a static busybox
+# and nothing else; p2pnode-test-odd:1, the same with what an image can ask for against our will; and
+# p2pnode-test-tools:1, the first with this machine's own git and rsync, for programs that need
+# themselves at the other end. Does nothing when the engine has them already.
 # Needs a Docker engine that answers (.ci/engine starts one), and on Debian apt-get, or a static
 # busybox named by P2PNODE_BUSYBOX.
 set -eu
 
 image=p2pnode-test:1
 odd=p2pnode-test-odd:1
-
-if docker image inspect "$image" "$odd" >/dev/null 2>&1; then
-    exit 0
-fi
+tools=p2pnode-test-tools:1
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT INT TERM
+
+# Adds git and rsync with the libraries that they name to the first image. Whoever has no use for the
+# tests that need them needs neither.
+make_tools() {
+    if docker image inspect "$tools" >/dev/null 2>&1; then
+        return
+    fi
+    if ! command -v git >/dev/null || ! command -v rsync >/dev/null; then
+        echo "test-image: without git and rsync here there is no $tools: install both to have it" >&2
+        return
+    fi
+    mkdir -p "$dir/tools/bin"
+    for program in git rsync; do
+        from=$(command -v "$program")
+        cp -L "$from" "$dir/tools/bin/$program"
+        # Every path in what ldd says is a file to be had at the same place.
+        ldd "$from" | tr ' \t' '\n\n' | sed -n '/^\//p' | while read -r library; do
+            mkdir -p "$dir/tools$(dirname "$library")"
+            cp -L "$library" "$dir/tools$library"
+        done
+    done
+    # The two programs that git starts at the other end are git by another name.
+    ln -s git "$dir/tools/bin/git-upload-pack"
+    ln -s git "$dir/tools/bin/git-receive-pack"
+    container=$(docker create --network none "$image")
+    tar -C "$dir/tools" --numeric-owner --owner=0 --group=0 -c . | docker cp - "$container:/"
+    docker commit "$container" "$tools" >/dev/null
+    docker rm "$container" >/dev/null
+    docker image inspect --format '{{.RepoTags}} {{.Size}} bytes' "$tools"
+}
+
+if docker image inspect "$image" "$odd" >/dev/null 2>&1; then
+    make_tools
+    exit 0
+fi
+
 root=$dir/root
 mkdir -p "$root/bin" "$root/tmp" "$root/work" "$root/etc" "$root/proc" "$root/sys" "$root/dev"
 chmod 1777 "$root/tmp"
@@ -54,3 +88,4 @@ import() {
 import "$image" --change 'CMD ["/bin/sh"]'
 import "$odd" --change 'USER 0:0' --change 'WORKDIR /etc' --change 'VOLUME ["/data","/work"]' \
     --change 'ENTRYPOINT ["/bin/false"]' --change 'CMD ["no"]' --change 'EXPOSE 80'
+make_tools

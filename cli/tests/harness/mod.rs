@@ -109,8 +109,19 @@ impl Lab {
         args: &[&str],
         bootstrap: Option<&TestNode>,
     ) -> TestNode {
+        self.start_by(program(), name, &[&[verb], args].concat(), bootstrap)
+    }
+
+    /// The same by a command of one's own; the verb is the first of the arguments.
+    pub fn start_by(
+        &self,
+        mut command: Command,
+        name: &str,
+        args: &[&str],
+        bootstrap: Option<&TestNode>,
+    ) -> TestNode {
         let log = std::fs::File::create(self.path(&format!("{name}.log"))).unwrap();
-        let mut command = program();
+        let (verb, args) = args.split_first().unwrap();
         command
             .arg(verb)
             .arg("--data-dir")

@@ -269,7 +269,8 @@ fn check_command(spec: &ExecSpec) -> Result<(), TunnelRefusal> {
         .any(|(name, value)| !env_is_fine(name, value))
     {
         return invalid(
-            "a variable is named wrongly, decides over loading (LD_*), or has a zero byte",
+            "a variable cannot be set: its name must not be empty or hold `=`, and neither name nor \
+             value may hold a zero byte",
         );
     }
     if let Some(terminal) = &spec.terminal
@@ -280,13 +281,10 @@ fn check_command(spec: &ExecSpec) -> Result<(), TunnelRefusal> {
     Ok(())
 }
 
-/// Whether a variable may be set. Those that decide what the loader loads may not: they would change
-/// what the sandbox's own programs are.
+/// Whether a variable can be set. Which ones is its owner's affair: those that decide what is loaded
+/// (`LD_PRELOAD`) could be set by the image, too, and work within the sandbox alone.
 pub(crate) fn env_is_fine(name: &str, value: &str) -> bool {
-    !name.is_empty()
-        && !name.starts_with("LD_")
-        && !name.contains(['=', '\0'])
-        && !value.contains('\0')
+    !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
 
 /// Whether a value of `TERM` is one.

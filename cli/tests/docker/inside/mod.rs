@@ -1,16 +1,24 @@
 //! Inside running containers, over two real nodes.
 
 mod bad;
+mod big;
+mod editor;
 mod files;
+mod nobody;
 mod ports;
+mod programs;
 mod run;
 mod ssh;
 mod terminal;
 
+use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::bench::{IMAGE, begin, pair_on, small_job};
 use crate::harness::{Lab, TestNode, eventually, program, text};
+
+/// The image of `docker/test-image.sh` with git and rsync.
+pub const TOOLS: &str = "p2pnode-test-tools:1";
 
 /// A task that waits, at a provider that has nothing but room.
 pub struct Place {
@@ -28,11 +36,28 @@ impl Place {
         ))
     }
 
+    /// The same with git and rsync in it.
+    pub fn with_tools() -> Self {
+        Self::of(&format!(
+            "image = \"{TOOLS}\"\ncommand = [\"sleep\", \"600\"]"
+        ))
+    }
+
     /// The task of a `[task]` table.
     pub fn of(task: &str) -> Self {
+        Self::of_job(&small_job(task, ""))
+    }
+
+    /// The task of a job file.
+    pub fn of_job(file: &str) -> Self {
         let lab = Lab::new();
         let nodes = pair_on(&lab, &[]);
-        let job = lab.job("wait", &small_job(task, ""), &[]);
+        Self::at(lab, nodes, file)
+    }
+
+    /// The task of a job file at a provider that is there already.
+    pub fn at(lab: Lab, nodes: (TestNode, TestNode), file: &str) -> Self {
+        let job = lab.job("wait", file, &[]);
         let submit = begin(&lab, &job, &[]);
         lab.wait_until_running("provider", 1);
         let shown = lab.last_job("me").unwrap();
@@ -99,6 +124,20 @@ impl Place {
         command
     }
 
+    /// One of them, run to its end, which must be a good one.
+    pub fn does(&self, program: &str, args: &[&str]) -> String {
+        let mut command = self.openssh(program);
+        command.args(args);
+        succeeds(command, b"")
+    }
+
+    /// What other programs are to start for `ssh`.
+    pub fn ssh_words(&self) -> String {
+        let command = self.openssh("ssh");
+        let words = command.get_args().map(|word| word.to_string_lossy());
+        format!("ssh {}", words.collect::<Vec<_>>().join(" "))
+    }
+
     /// `ssh HOST ...`, run to its end with this as its stdin.
     pub fn ssh(&self, args: &[&str], input: &[u8]) -> Output {
         let mut command = self.openssh("ssh");
@@ -113,6 +152,25 @@ impl Drop for Place {
         let _ = self.lab.run("me", &["cancel", &self.job]);
         let _ = self.submit.wait();
     }
+}
+
+/// Runs a command that must succeed, with this as its stdin; returns what it printed.
+pub fn succeeds(command: Command, input: &[u8]) -> String {
+    let said = format!("{command:?}");
+    let output = fed(command, input);
+    assert!(
+        output.status.success(),
+        "{said}: {}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// A port of this machine's loopback that was free a moment ago.
+pub fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
 }
 
 /// Runs a command to its end with this as its stdin.

@@ -1,7 +1,7 @@
 //! `run`: like `docker run`, on a peer.
 
 use super::{Place, fed};
-use crate::bench::IMAGE;
+use crate::bench::{IMAGE, noise};
 use crate::harness::{program, text};
 
 /// Small enough to stand beside the task of a [`Place`].
@@ -67,6 +67,14 @@ fn stdin_reaches_the_command_and_its_exit_code_comes_back() {
     );
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "got line\n5\n");
+    let much = noise(7, 3 << 20);
+    let output = run(&place, &["-i"], &["cat"], &much);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(output.stdout == much, "{} bytes", output.stdout.len());
+    // Without the flag its stdin is empty, whatever stands in this one.
+    let output = run(&place, &[], &["cat"], b"not for it");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "");
     let output = run(&place, &["-i"], &["no-such-program"], b"");
     assert_ne!(output.status.code(), Some(0));
     assert!(
@@ -95,6 +103,10 @@ fn what_is_typed_comes_to_a_running_task_in_order() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout) == expected);
+    let variables = ["-e", "LD_LIBRARY_PATH=/own", "-e", "A=b=c"];
+    let show = [&place.job, "--", "sh", "-c", "echo $LD_LIBRARY_PATH $A"];
+    let words = [&["exec"], &variables[..], &show[..]].concat();
+    assert_eq!(place.said(&words), "/own b=c\n");
     let output = place.me(&["exec", &place.job, "--", "sh", "-c", "exit 42"]);
     assert_eq!(output.status.code(), Some(42), "{}", text(&output.stderr));
 }

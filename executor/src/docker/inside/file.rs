@@ -13,7 +13,7 @@ use super::door::{Door, Pass};
 use crate::inside::{FileChange, FileStat, OpenFile, OpenMode};
 
 /// Permission bits that may be set: not those that lend a program its owner's rights.
-const MODE_BITS: u32 = 0o1777;
+pub(super) const MODE_BITS: u32 = 0o1777;
 
 /// What every call needs: the leave, on the thread that has the task's rights.
 pub(super) fn admit(door: &Door, settled: Option<ThreadId>) -> io::Result<Pass> {

@@ -89,20 +89,11 @@ impl TaskFiles {
 
     /// Where something is to be made, removed or renamed.
     fn spot(&self, path: &[u8]) -> io::Result<Spot> {
-        let path = absolute(path);
-        let end = path.iter().rposition(|byte| *byte != b'/');
-        let path = &path[..end.map_or(0, |end| end + 1)];
-        let at = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        let (folder, name) = (&path[..at], path.get(at + 1..).unwrap_or_default());
-        if matches!(name, b"" | b"." | b"..") {
-            return Err(Errno::INVAL.into());
-        }
-        let folder = if folder.is_empty() { b"/" } else { folder };
-        let folder = self.find(folder, true)?;
+        let (folder, name) = parted(path)?;
+        let folder = self.find(&folder, true)?;
         if kind(&fstat(&folder)?) != FileType::Directory {
             return Err(Errno::NOTDIR.into());
         }
-        let name = name.to_vec();
         Ok(Spot { folder, name })
     }
 
@@ -299,8 +290,25 @@ impl Files for TaskFiles {
     }
 }
 
+/// The absolute path of a folder, and a name in it, that a path stands for.
+///
+/// # Errors
+/// When it ends with no name.
+pub(super) fn parted(path: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let path = absolute(path);
+    let end = path.iter().rposition(|byte| *byte != b'/');
+    let path = &path[..end.map_or(0, |end| end + 1)];
+    let at = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    let (folder, name) = (&path[..at], path.get(at + 1..).unwrap_or_default());
+    if matches!(name, b"" | b"." | b"..") {
+        return Err(Errno::INVAL.into());
+    }
+    let folder = if folder.is_empty() { b"/" } else { folder };
+    Ok((folder.to_vec(), name.to_vec()))
+}
+
 /// Relative paths begin at the work directory.
-fn absolute(path: &[u8]) -> Vec<u8> {
+pub(super) fn absolute(path: &[u8]) -> Vec<u8> {
     if path.starts_with(b"/") {
         return path.to_vec();
     }

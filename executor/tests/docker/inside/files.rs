@@ -1,7 +1,8 @@
 //! Files of a task: what can be done with them, and until when.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 use p2pnode_executor::Runtime;
 use p2pnode_executor::inside::{FileChange, Files, OpenMode};
@@ -158,6 +159,39 @@ fn changes(files: &dyn Files) {
     files.remove_dir(b"d").unwrap();
 }
 
+/// More than goes at once, and names and bytes that a shell would stumble over.
+fn oddities(files: &dyn Files) {
+    let odd = "-o 'd\"d $HOME\\0101\n\n";
+    let mut bytes: Vec<u8> = (0..700_000_u32)
+        .map(|number| (number / 251) as u8)
+        .collect();
+    bytes.extend_from_slice(b"\n0123456789abcdef 0\n");
+    put(files, odd, &bytes).unwrap();
+    let file = files.open(odd.as_bytes(), READ, 0).unwrap();
+    let mut read = vec![1; bytes.len() + 9];
+    assert_eq!(file.read_at(0, &mut read).unwrap(), bytes.len());
+    assert!(read[..bytes.len()] == bytes);
+    assert_eq!(file.read_at(699_999, &mut read[..1]).unwrap(), 1);
+    assert_eq!(read[0], bytes[699_999]);
+    assert_eq!(file.read_at(bytes.len() as u64, &mut read).unwrap(), 0);
+    let listed = files.list(b".", 100).unwrap();
+    assert!(listed.contains(&odd.as_bytes().to_vec()), "{listed:?}");
+    assert_eq!(
+        files.real_path(odd.as_bytes()).unwrap(),
+        there(odd).into_bytes()
+    );
+    let latin = b"caf\xe9".to_vec();
+    files.rename(odd.as_bytes(), &latin, false).unwrap();
+    assert_eq!(files.stat(&latin, true).unwrap().size, bytes.len() as u64);
+    // What cannot be written leaves the rest as it is.
+    let gone = files.open(&latin, WRITE, 0o644).unwrap();
+    files.remove_file(&latin).unwrap();
+    let _lost_or_not = gone.write_at(0, &bytes);
+    assert_eq!(kind(files.stat(&latin, true)), ErrorKind::NotFound);
+    assert!(files.stat(b"a\0b", true).is_err());
+    assert!(files.stat(&[b'a'; 5_000], true).is_err());
+}
+
 /// Names in folders, and names that are none.
 fn lists(files: &dyn Files) {
     assert!(
@@ -181,8 +215,9 @@ async fn files_are_read_written_listed_and_changed() {
     if !root() {
         return;
     }
-    let plain = DockerSubject::new().await;
-    for subject in [Some(plain), DockerSubject::with_hard_disks().await] {
+    let plain = Some(DockerSubject::new().await);
+    let disks = DockerSubject::with_hard_disks().await;
+    for subject in [plain, disks, Some(super::blind().await)] {
         let Some(subject) = subject else { continue };
         files_are_files(&subject).await;
         clean(&subject).await;
@@ -194,6 +229,7 @@ async fn files_are_files(subject: &DockerSubject) {
         let task = open(subject, isolation).await;
         let work = task.trial.work_dir().to_path_buf();
         visit(&task, |files| {
+            oddities(files);
             contents(files);
             links(files);
             changes(files);
@@ -212,13 +248,19 @@ async fn files_are_files(subject: &DockerSubject) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn files_end_with_the_task_and_belong_to_one_thread() {
-    let subject = DockerSubject::new().await;
     if !root() {
         return;
     }
+    for subject in [DockerSubject::new().await, super::blind().await] {
+        files_end_with_the_task(&subject).await;
+        clean(&subject).await;
+    }
+}
+
+async fn files_end_with_the_task(subject: &DockerSubject) {
     for isolation in KINDS {
         let wait = "echo ready; while [ ! -e go ]; do sleep 0.05; done";
-        let task = open_with(&subject, isolation, wait, |_| {}).await;
+        let task = open_with(subject, isolation, wait, |_| {}).await;
         let mut files = task.inside.files().await.unwrap();
         // Without the task's rights nothing is done.
         assert_eq!(kind(files.stat(b".", true)), ErrorKind::PermissionDenied);
@@ -242,5 +284,28 @@ async fn files_end_with_the_task_and_belong_to_one_thread() {
             b""
         );
     }
-    clean(&subject).await;
+}
+
+/// What runs in a task whose files this host does not see.
+const SCRIPT: &str = include_str!("../../../src/docker/inside/shell/files.sh");
+
+#[test]
+fn a_task_without_the_programs_that_reach_its_files_says_which() {
+    let nothing = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", SCRIPT])
+        .env("PATH", nothing.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut requests = shell.stdin.take().unwrap();
+    requests.write_all(b"mark ready /\nnext odd /\n").unwrap();
+    drop(requests);
+    let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+    let (missing, next) = said.split_once("\nmark 1\n").expect(&said);
+    for program in ["stat", "dd", "mv"] {
+        assert!(missing.split(' ').any(|name| name == program), "{said}");
+    }
+    assert_eq!(next, "Invalid argument\nnext 1\n");
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use p2pnode_executor::inside::{FileChange, Files};
 
 use super::files::{get, kind, put, visit};
-use super::{KINDS, open_with, root};
+use super::{KINDS, blind, open_with, root};
 use crate::contract::clean;
 use crate::sandbox::task_uid;
 use crate::subject::DockerSubject;
@@ -29,15 +29,7 @@ fn secret(dir: &Path) -> (String, String) {
 fn nothing_leads_out(files: &dyn Files, path: &str, up: &str) {
     // The host's files are not there, by whatever way.
     let beside = path.rsplit_once('/').unwrap().0.to_owned();
-    for way in [
-        path,
-        up,
-        "absolute",
-        "up",
-        "../..",
-        &beside,
-        "magic/etc/hostname",
-    ] {
+    for way in [path, up, "absolute", "up", "../..", &beside] {
         assert!(get(files, way).is_err(), "{way}");
     }
     // A link that leads up leads to the container's own files.
@@ -78,7 +70,7 @@ fn rights_are_the_tasks(files: &dyn Files) {
     assert!(files.rename(b"/etc/passwd", b"/tmp/p", true).is_err());
 }
 
-/// Devices, pipes and the kernel's files.
+/// Devices and pipes.
 fn nothing_but_files_opens(files: &dyn Files) {
     // Nothing but files is opened, and nobody waits for a pipe.
     for way in ["pipe", "null", "/dev/zero", "/dev/pts/ptmx", "/dev/tty"] {
@@ -89,8 +81,12 @@ fn nothing_but_files_opens(files: &dyn Files) {
             "{way}"
         );
     }
-    // The kernel's files would tell this thread about the host.
+}
+
+/// Files of the kernel, which would tell this thread about the host, and not about the task.
+fn nothing_of_the_kernels_opens(files: &dyn Files) {
     for way in [
+        "magic/etc/hostname",
         "/proc/sys/kernel/hostname",
         "/proc/1/environ",
         "/proc/1/mem",
@@ -103,14 +99,21 @@ fn nothing_but_files_opens(files: &dyn Files) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn nothing_leads_out_and_nobody_has_more_rights_than_the_task() {
-    let subject = DockerSubject::new().await;
     if !root() {
         return;
     }
+    for (subject, seen) in [(DockerSubject::new().await, true), (blind().await, false)] {
+        nothing_leads_out_of(&subject, seen).await;
+        clean(&subject).await;
+    }
+}
+
+/// `seen`: the files are reached from this host.
+async fn nothing_leads_out_of(subject: &DockerSubject, seen: bool) {
     for isolation in KINDS {
         let wait =
             "mkfifo pipe; ln -s /dev/null null; ln -s /proc/1/root magic; echo ready; sleep 100000";
-        let task = open_with(&subject, isolation, wait, |trial| {
+        let task = open_with(subject, isolation, wait, |trial| {
             let (path, up) = secret(trial.dir.path());
             let work = trial.work_dir();
             symlink(&path, work.join("absolute")).unwrap();
@@ -129,6 +132,10 @@ async fn nothing_leads_out_and_nobody_has_more_rights_than_the_task() {
             nothing_leads_out(files, &path, &up);
             rights_are_the_tasks(files);
             nothing_but_files_opens(files);
+            // Who asks from within is told about the task.
+            if seen {
+                nothing_of_the_kernels_opens(files);
+            }
         })
         .await;
         assert_eq!(
@@ -137,7 +144,6 @@ async fn nothing_leads_out_and_nobody_has_more_rights_than_the_task() {
         );
         task.close().await;
     }
-    clean(&subject).await;
 }
 
 /// The kernel's own word on the thread.

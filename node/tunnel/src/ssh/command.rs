@@ -102,8 +102,9 @@ impl Runner {
                 }
             }
             match end.await {
-                // A signal's number plus 128 is what a shell would have exited with: it cannot be
-                // told from an exit, so no signal is made of it.
+                // A signal's number plus 128 is what engines tell of one, and what programs exit with
+                // by themselves (a shell whose command was killed; git that is called wrongly): no
+                // signal is made of what may be none.
                 ExecEnd::Exited(code) => self.exit(to, code as u32).await,
                 ExecEnd::Lost(why) => self.end(to, LOST, &why).await,
             }
