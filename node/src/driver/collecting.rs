@@ -108,6 +108,9 @@ impl Collecting {
                     Some(Err(error)) if error.is_local() => {
                         return Err(CollectFailure::Local(error.to_string()));
                     }
+                    Some(Err(error)) if error.may_resume() => {
+                        return Err(CollectFailure::Away(error.to_string()));
+                    }
                     Some(Err(error)) => return Err(CollectFailure::Lost(error.to_string())),
                     None => return Err(CollectFailure::Lost("it is not wanted any more".into())),
                 };
