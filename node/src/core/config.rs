@@ -55,6 +55,13 @@ pub struct SubmitConfig {
     /// Tasks ended at one provider whose outputs are not here yet, at most; then it gets no more.
     /// 1,024 keep a collector busy while bounding the provider's disk.
     pub max_collecting: u32,
+    /// How long the outputs of a lost provider are waited for before their tasks are run anew elsewhere, in
+    /// milliseconds: a lease, 60 s. As long as it lasts the provider keeps everything, most losses are over
+    /// by then, and what is finished is worth more than what has to begin again.
+    pub collect_ms: Millis,
+    /// How often outputs are asked for whose provider is not reached or stands still, at most: 10. Each
+    /// time it took as long as a lease without a byte, so they will not come.
+    pub collect_tries: u8,
     /// Estimated bytes of one offer, at most: 3 MiB, leaving a quarter of the largest message.
     pub max_offer_bytes: usize,
     /// How often a task may move between providers before it fails for good: 20, so that a task that
@@ -175,6 +182,8 @@ impl Default for SubmitConfig {
             ahead_ms: 1_000,
             least_mean_us: 5,
             max_collecting: 1_024,
+            collect_ms: 60_000,
+            collect_tries: 10,
             max_offer_bytes: 3 << 20,
             max_moves: 20,
             setbacks: 2,

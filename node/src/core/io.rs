@@ -257,7 +257,10 @@ pub enum Input {
 /// Why outputs could not be collected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CollectFailure {
-    /// The peer is gone or does not have them: the task runs again elsewhere.
+    /// The peer was not reached, or the transfer broke and nothing of it moved for a while: the peer may
+    /// still have them, so they are asked for again.
+    Away(String),
+    /// The peer does not have them, or sent what is refused: the task runs again elsewhere.
     Lost(String),
     /// Another task brought one of their paths already: the task fails with this message, for
     /// every try would bring the same paths.

@@ -1,7 +1,10 @@
 //! Effects on peers: calls, answers, connections.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::job::Login;
 use p2pnode_protocol::message::{TaskRequest, TaskResponse};
@@ -12,6 +15,14 @@ use super::logins;
 use crate::core::io::{Breach, CallFailure, CallId, Input, RequestToken};
 use crate::net::{CallError, Misdeed};
 use crate::networks::{AskId, Networks};
+
+/// When a heartbeat has no answer after this time, it is sent once more (1.5 s): the slowest satellite's
+/// round trip is over, and the last of [`BEATS`] leaves while the peer does not count as lost yet.
+const BEAT_AGAIN: Duration = Duration::from_millis(1_500);
+
+/// How often one heartbeat is sent, at most: 4, the first after 3 s of silence and the last after 7.5 s of
+/// the 10 s in which a peer may be silent.
+const BEATS: u32 = 4;
 
 /// Where the answer to a request goes.
 enum Origin {
@@ -59,7 +70,7 @@ impl Calls {
     pub(super) fn call(&self, peer: PeerId, call: CallId, request: TaskRequest) {
         let (net, internal) = (self.net.clone(), self.internal.clone());
         tokio::spawn(async move {
-            let response = net.request(peer, &request).await.map_err(call_failure);
+            let response = ask(&net, peer, &request).await.map_err(call_failure);
             let input = Input::Response {
                 peer,
                 call,
@@ -145,5 +156,91 @@ const fn call_failure(error: CallError) -> CallFailure {
         }
         CallError::TimedOut => CallFailure::TimedOut,
         CallError::Protocol | CallError::TooLarge => CallFailure::Protocol,
+    }
+}
+
+/// Asks a peer. When it is connected in several ways one of them may have died without a word, and libp2p
+/// sends each request on the next, dead or not; so a heartbeat is repeated, for a peer must not count as lost
+/// while a good connection to it stands.
+async fn ask(
+    net: &Networks,
+    peer: PeerId,
+    request: &TaskRequest,
+) -> Result<TaskResponse, CallError> {
+    let is_beat = matches!(request, TaskRequest::Heartbeat { .. });
+    if !is_beat || net.links(peer).await.len() < 2 {
+        return net.request(peer, request).await;
+    }
+    first_answer(BEAT_AGAIN, || net.request(peer, request)).await
+}
+
+/// The first answer to what is asked [`BEATS`] times, each time after a while without any; the failure when
+/// all that were under way failed.
+async fn first_answer<T, E, F: Future<Output = Result<T, E>>>(
+    again: Duration,
+    ask: impl Fn() -> F,
+) -> Result<T, E> {
+    let mut left = BEATS - 1;
+    let mut asked = FuturesUnordered::from_iter([ask()]);
+    loop {
+        tokio::select! {
+            Some(answer) = asked.next() => match answer {
+                Err(failure) if asked.is_empty() => return Err(failure),
+                Err(_) => {}
+                answer => return answer,
+            },
+            () = tokio::time::sleep(again), if left > 0 => {
+                left -= 1;
+                asked.push(ask());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What came of asking, where the `dead` first ones never have an answer, and how often it was asked.
+    async fn asked(dead: u32, answer: Result<u32, u32>) -> (Option<Result<u32, u32>>, u32) {
+        let count = Cell::new(0);
+        let ask = || {
+            count.set(count.get() + 1);
+            let number = count.get();
+            async move {
+                if number <= dead {
+                    std::future::pending::<()>().await;
+                }
+                answer
+            }
+        };
+        let again = Duration::from_millis(5);
+        let limit = Duration::from_secs(2);
+        let answered = tokio::time::timeout(limit, first_answer(again, ask)).await;
+        (answered.ok(), count.get())
+    }
+
+    #[tokio::test]
+    async fn what_has_no_answer_on_one_way_is_asked_on_the_next() {
+        assert_eq!(asked(0, Ok(7)).await, (Some(Ok(7)), 1));
+        assert_eq!(asked(1, Ok(7)).await, (Some(Ok(7)), 2));
+        assert_eq!(
+            asked(BEATS, Ok(7)).await,
+            (None, BEATS),
+            "no more than that"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failure_counts_when_nothing_else_is_under_way() {
+        assert_eq!(asked(0, Err(3)).await, (Some(Err(3)), 1));
+        let waits = (None, BEATS);
+        assert_eq!(
+            asked(1, Err(3)).await,
+            waits,
+            "the first may have an answer still"
+        );
     }
 }

@@ -19,10 +19,14 @@ use crate::net::Misdeed;
 use crate::networks::Networks;
 use crate::store::{Claims, Clash, StoreError};
 
-/// How long the rest of a log is waited for once its task ended (20 s): a dead connection is found out in
-/// 10 s, and the provider opens its log stream anew within 5 s of that; little enough that a job with a
-/// broken log stream still ends.
+/// How long the rest of a log is waited for once its task ended, while none of it comes (20 s): a dead
+/// connection is found out in 10 s, and the provider opens its log stream anew within 5 s of that; little
+/// enough that a job with a broken log stream still ends.
 const LOG_GRACE: Duration = Duration::from_secs(20);
+
+/// How long a provider that is not connected any more is waited for, because the end of a log is there
+/// (60 s): as long as it keeps a task's last words, see [`super::output`].
+const LOG_AWAY: Duration = Duration::from_secs(60);
 
 /// How often outputs are fetched whose chunks then cannot be read from this disk.
 const TRIES: u32 = 3;
@@ -62,10 +66,7 @@ impl Collecting {
         let attempt = errand.attempt;
         let turn = this.turns.take(attempt);
         tokio::spawn(async move {
-            let peer = errand.peer;
-            let log = this
-                .hub
-                .wait_for(&peer, attempt, errand.log_bytes, LOG_GRACE);
+            let log = this.rest_of_log(errand.peer, attempt, errand.log_bytes);
             let log = turn.forsaken.run_until_cancelled(log);
             let (result, _) = tokio::join!(this.bring(errand, &turn), log);
             this.turns.end(&turn);
@@ -79,6 +80,20 @@ impl Collecting {
             // The driver is gone only when the node stops.
             let _stopping = this.internal.send(Internal::Input(input)).await;
         });
+    }
+
+    /// Waits for the rest of an attempt's log, as long as there is hope.
+    async fn rest_of_log(&self, peer: PeerId, attempt: AttemptKey, bytes: u64) {
+        let wait = || self.hub.wait_for(&peer, attempt, bytes, LOG_GRACE);
+        if wait().await {
+            return;
+        }
+        let is_away = peer != self.net.local_peer_id() && !self.net.is_connected(&peer);
+        let back = tokio::time::timeout(LOG_AWAY, self.net.connected(peer));
+        if is_away && back.await.is_ok() && wait().await {
+            return;
+        }
+        tracing::info!(%attempt, "its log is not complete");
     }
 
     /// Nothing of this attempt is written from now on.
@@ -107,6 +122,9 @@ impl Collecting {
                     Some(Ok(fetched)) => fetched,
                     Some(Err(error)) if error.is_local() => {
                         return Err(CollectFailure::Local(error.to_string()));
+                    }
+                    Some(Err(error)) if error.may_resume() => {
+                        return Err(CollectFailure::Away(error.to_string()));
                     }
                     Some(Err(error)) => return Err(CollectFailure::Lost(error.to_string())),
                     None => return Err(CollectFailure::Lost("it is not wanted any more".into())),

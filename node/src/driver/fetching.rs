@@ -1,18 +1,22 @@
 //! Blobs from peers: which stream to ask on, and asking again when it broke.
 //!
-//! Streams are kept open between blobs, so that a thousand small outputs cost no thousand streams.
+//! Streams are kept open between blobs, so that a thousand small outputs cost no thousand streams. A peer
+//! that is not connected is called and waited for; whoever waits, for that or for a moment to pass, holds
+//! neither a place nor memory that others could use.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2pnode_protocol::manifest::{BlobRef, Manifest};
 use p2pnode_protocol::task::{Failure, FailureKind};
 use p2pnode_protocol::{JobId, PeerId};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::manifests::{ManifestRoom, Taken};
+use super::slots::{Counted, Slots};
 use crate::blobs::{self, BlobStore, FetchItem, PinOwner, Progress, StoreError};
 use crate::net::{Misdeed, NetStream, OpenError, StreamKind};
 use crate::networks::Networks;
@@ -29,6 +33,8 @@ pub(super) enum FetchError {
     Transfer(#[from] blobs::FetchError),
     #[error("the transfer goes on over a direct connection")]
     Moved,
+    #[error("others wait, and the peer sent next to nothing")]
+    MadeWay,
 }
 
 impl FetchError {
@@ -42,12 +48,12 @@ impl FetchError {
         )
     }
 
-    /// Whether another try may go on where this one ended.
-    fn may_resume(&self) -> bool {
+    /// Whether another try may go on where this one ended: the peer may have what is missing.
+    pub(super) fn may_resume(&self) -> bool {
         match self {
             Self::Open(error) => !matches!(error, OpenError::Unsupported | OpenError::Stopped),
             Self::Transfer(error) => error.may_resume(),
-            Self::Moved => true,
+            Self::Moved | Self::MadeWay => true,
         }
     }
 }
@@ -67,23 +73,25 @@ pub(super) fn not_arrived(error: &FetchError) -> Failure {
     )
 }
 
-/// Blobs that are fetched at the same time; more streams on one connection do not help.
-const MAX_FETCHES: usize = 32;
-
-/// Of these, from one peer, so that a slow one leaves room for others.
-const MAX_FETCHES_OF_PEER: usize = 8;
-
 /// Idle streams kept for each peer.
 const MAX_IDLE_STREAMS: usize = 4;
 
 /// How long a stream is kept idle: less than the 30 s after which the other side closes it.
 const MAX_IDLE: Duration = Duration::from_secs(20);
 
-/// Tries at one blob. What arrived stays, so each try asks only for the rest.
+/// Tries at one blob with nothing to show, while the peer is connected. What arrived stays, so each try asks
+/// only for the rest.
 const TRIES: u32 = 4;
 
-/// Wait before another try; the peer is counted lost after 2 s, and then nobody waits any more.
+/// Wait before another try.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long a peer that is not connected is waited for, while nothing arrives (60 s, a lease): then whoever
+/// works for the other has given it up.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// Time between calls to a peer that is not connected (5 s): in it a dial over QUIC fails.
+const CALL_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the writing of a fetched blob is tried when chunks of it are gone or damaged by then. A disk
 /// that loses some every time is no use to a task.
@@ -95,34 +103,45 @@ pub(super) struct Fetcher {
     net: Networks,
     store: Arc<BlobStore>,
     peers: Arc<Mutex<HashMap<PeerId, Link>>>,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     manifests: ManifestRoom,
 }
 
 /// What is kept for one connected peer.
+#[derive(Default)]
 struct Link {
     /// Streams that wait, each since when.
     idle: Vec<(WireStream, Instant)>,
-    slots: Arc<Semaphore>,
 }
 
-impl Default for Link {
-    fn default() -> Self {
-        Self {
-            idle: Vec::new(),
-            slots: Arc::new(Semaphore::new(MAX_FETCHES_OF_PEER)),
+/// How far the tries at one blob have come.
+#[derive(Default)]
+struct Tries {
+    /// Bytes of whole chunks, in the try that runs.
+    done: AtomicU64,
+    /// Tries in a row that ended with nothing to show.
+    vain: u32,
+    /// How long the peer was waited for since anything arrived.
+    away: Duration,
+}
+
+impl Tries {
+    /// A try ended.
+    fn on_end(&mut self) {
+        if std::mem::take(self.done.get_mut()) > 0 {
+            self.vain = 0;
+            self.away = Duration::ZERO;
         }
     }
 }
 
 impl Fetcher {
     pub(super) fn new(net: Networks, store: Arc<BlobStore>) -> Self {
-        let slots = Arc::new(Semaphore::new(MAX_FETCHES));
         Self {
             net,
             store,
             peers: Arc::default(),
-            slots,
+            slots: Slots::default(),
             manifests: ManifestRoom::default(),
         }
     }
@@ -146,37 +165,71 @@ impl Fetcher {
             let manifest = self.own(&blob, owner)?;
             return Ok(Fetched { manifest, memory });
         }
-        // Never closed, so a permit always comes. The peer's own first: who waits for it holds nothing.
-        let of_peer = self.with(peer, |link| link.slots.clone());
-        let _slot_of_peer = of_peer.acquire().await;
-        let _slot = self.slots.acquire().await;
-        let memory = self.manifests.take(peer, [blob]).await;
-        let mut tried = 0;
+        let mut tries = Tries::default();
+        let mut newcomer = true;
         loop {
-            tried += 1;
-            match self
-                .try_fetch(peer, job, &blob, owner, progress.as_ref())
-                .await
-            {
+            let slot = self.slots.take(peer, newcomer).await;
+            newcomer = false;
+            let memory = self.manifests.take(peer, [blob]).await;
+            let tried = self
+                .try_fetch(peer, job, &blob, owner, progress.as_ref(), &tries)
+                .await;
+            let error = match tried {
                 Ok(manifest) => return Ok(Fetched { manifest, memory }),
-                // Nothing broke, so this was no try.
-                Err(FetchError::Moved) => {
-                    tracing::info!(%peer, "a direct connection stands: a transfer goes on over it");
-                    tried -= 1;
+                Err(error) => error,
+            };
+            drop((memory, slot));
+            tries.on_end();
+            if !error.may_resume() {
+                if matches!(&error, FetchError::Transfer(error) if error.is_misbehaviour()) {
+                    self.net
+                        .report_misbehaviour(peer, Misdeed::WrongChunk)
+                        .await;
                 }
-                Err(error) if tried < TRIES && error.may_resume() => {
-                    tracing::debug!(%peer, %error, "blob stream broke, asking again");
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => {
-                    if matches!(&error, FetchError::Transfer(error) if error.is_misbehaviour()) {
-                        self.net
-                            .report_misbehaviour(peer, Misdeed::WrongChunk)
-                            .await;
-                    }
-                    return Err(error);
-                }
+                return Err(error);
             }
+            if !self.may_try_again(peer, &error, &mut tries).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Waits until another try is worth it; `false` when none is.
+    async fn may_try_again(&self, peer: PeerId, error: &FetchError, tries: &mut Tries) -> bool {
+        if matches!(error, FetchError::Moved) {
+            // Nothing broke, so this was no try.
+            tracing::info!(%peer, "a direct connection stands: a transfer goes on over it");
+            return true;
+        }
+        tracing::debug!(%peer, %error, "blob stream broke, asking again");
+        if self.net.is_connected(&peer) {
+            tries.vain += 1;
+            if tries.vain < TRIES && !matches!(error, FetchError::MadeWay) {
+                tokio::time::sleep(RETRY).await;
+            }
+            return tries.vain < TRIES;
+        }
+        let since = Instant::now();
+        let came = tokio::time::timeout(AWAY.saturating_sub(tries.away), self.reach(peer)).await;
+        if came.is_ok() {
+            // Also so that one who comes and goes is not waited for any longer.
+            tokio::time::sleep(RETRY).await;
+        }
+        tries.away += since.elapsed();
+        came.is_ok()
+    }
+
+    /// Calls a peer until it is connected.
+    async fn reach(&self, peer: PeerId) {
+        let calling = async {
+            loop {
+                self.net.connect(peer).await;
+                tokio::time::sleep(CALL_EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = self.net.connected(peer) => {}
+            () = calling => {}
         }
     }
 
@@ -187,9 +240,11 @@ impl Fetcher {
         blob: &BlobRef,
         owner: PinOwner,
         progress: Option<&mpsc::Sender<Progress>>,
+        tries: &Tries,
     ) -> Result<Manifest, FetchError> {
         let item = FetchItem { blob: *blob, owner };
         let tell = |at: Progress| {
+            tries.done.fetch_max(at.done, Ordering::Relaxed);
             if let Some(progress) = progress {
                 // A full queue has newer progress coming.
                 let _lagging = progress.try_send(at);
@@ -225,13 +280,18 @@ impl Fetcher {
         let better = stream.get_ref().better_way();
         // One that was there when the stream was opened is gone by now, or it would have been taken.
         let was_there = better.is_cancelled();
-        let fetching = blobs::fetch(stream, job, item, &self.store, tell);
-        if was_there {
-            return Ok(fetching.await?);
-        }
-        match better.run_until_cancelled(fetching).await {
-            Some(fetched) => Ok(fetched?),
-            None => Err(FetchError::Moved),
+        let arrived = AtomicU64::new(0);
+        let mut counted = Counted {
+            stream,
+            arrived: &arrived,
+        };
+        let fetching = blobs::fetch(&mut counted, job, item, &self.store, tell);
+        tokio::select! {
+            // What is done is done, whatever else holds.
+            biased;
+            fetched = fetching => Ok(fetched?),
+            () = better.cancelled(), if !was_there => Err(FetchError::Moved),
+            () = self.slots.make_way(&arrived) => Err(FetchError::MadeWay),
         }
     }
 
@@ -278,3 +338,6 @@ impl Fetcher {
             .remove(&peer);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,13 @@
 //! Which peer was given which attempts of this node's own jobs: who may write into their logs, and
 //! read their blobs.
 //!
-//! Fed with what the loop sees: offers that go out, their answers, reports that come in. A peer writes
+//! Fed with what the loop sees: offers and cancels that go out, answers to offers, reports that come in. A peer writes
 //! only the logs of attempts that were offered to it, only once, and only into its share of the job's
 //! log. It is a provider from its first offer on, for it fetches inputs before its answer is here, and
 //! until a refusal leaves it with nothing of the job. One that is lost stays a provider: it may come
 //! back with tasks that it went on with, and what it may read it was given before.
 //!
-//! An attempt is forgotten when its end was reported and its log is here, so that what is kept is
+//! An attempt is forgotten when it is cancelled, or its end was reported and its log is here, so that what is kept is
 //! bounded by what providers have in hand and not by the size of a job; [`MAX_OUT`] bounds what
 //! attempts without an end can add up to.
 
@@ -80,6 +80,8 @@ struct Progress {
     at: u64,
     /// Its length, once the end was reported.
     total: u64,
+    /// The peer said that it has the attempt, or may have said so in an earlier life of this node.
+    taken: bool,
 }
 
 impl Holders {
@@ -122,13 +124,35 @@ impl Holders {
         let Some(holder) = job.holders.get_mut(&peer) else {
             return;
         };
-        let refused = tasks.iter().skip(reply.accepted as usize);
-        let refused = refused.filter(|task| holder.out.remove(task).is_some());
+        let (taken, refused) = tasks.split_at(tasks.len().min(reply.accepted as usize));
+        for task in taken {
+            if let Some(progress) = holder.out.get_mut(task) {
+                progress.taken = true;
+            }
+        }
+        // What was taken before goes on there, even if it is refused now that it was offered again.
+        let refused = refused.iter().filter(|task| {
+            let new = holder.out.get(task).is_some_and(|known| !known.taken);
+            new && holder.out.remove(task).is_some()
+        });
         if refused.count() > 0 && holder.out.is_empty() && holder.trailing.is_empty() {
             holder.is_provider = false;
             if holder.bytes == 0 {
                 job.holders.remove(&peer);
             }
+        }
+    }
+
+    /// These attempts at `peer` are not wanted any more.
+    pub(super) fn on_cancel(&self, peer: &PeerId, job: JobId, tasks: &[TaskRef]) {
+        let mut table = self.lock();
+        let job = table.jobs.get_mut(&job);
+        let Some(holder) = job.and_then(|job| job.holders.get_mut(peer)) else {
+            return;
+        };
+        for task in tasks {
+            holder.out.remove(task);
+            holder.trailing.remove(task);
         }
     }
 
@@ -167,14 +191,23 @@ impl Holders {
             let out = tasks.iter().filter(|task| !ended.contains(task));
             for task in out {
                 let holder = job.holders.entry(*peer).or_default();
-                insert(&mut holder.out, *task, Progress::default());
+                let known = Progress {
+                    taken: true,
+                    ..Progress::default()
+                };
+                insert(&mut holder.out, *task, known);
             }
         }
         let coming = ends.iter().filter(|end| !end.collected && end.peer != *me);
         for end in coming {
             let holder = job.holders.entry(end.peer).or_default();
             let total = end.log_bytes;
-            insert(&mut holder.trailing, end.task, Progress { at: 0, total });
+            let known = Progress {
+                at: 0,
+                total,
+                taken: true,
+            };
+            insert(&mut holder.trailing, end.task, known);
         }
         for holder in job.holders.values_mut() {
             holder.is_provider = true;

@@ -55,10 +55,16 @@ impl Inbound {
     /// A call goes out.
     pub(super) fn note_call(&self, peer: PeerId, call: CallId, request: &TaskRequest) {
         // This node itself opens no streams to itself.
-        if let TaskRequest::Offer(offer) = request
-            && peer != self.net.local_peer_id()
-        {
-            self.hub.holders().on_offer(peer, call, offer);
+        if peer == self.net.local_peer_id() {
+            return;
+        }
+        match request {
+            TaskRequest::Offer(offer) => self.hub.holders().on_offer(peer, call, offer),
+            TaskRequest::Cancel {
+                job,
+                tasks: Some(tasks),
+            } => self.hub.holders().on_cancel(&peer, *job, tasks),
+            _ => {}
         }
     }
 

@@ -8,6 +8,7 @@ use p2pnode_protocol::message::TaskRef;
 use p2pnode_protocol::stream::LogFrame;
 use p2pnode_protocol::{AttemptKey, JobId, PeerId};
 use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
 
 use super::holders::{Holders, Verdict};
 use crate::command;
@@ -19,6 +20,10 @@ const MAX_PAGE_BYTES: usize = 1 << 20;
 /// The longest text of one event, in bytes: events wait for slow watchers, so that their number times
 /// this is what a watcher who stands still can hold (see [`super::assembly`]).
 const MAX_EVENT_TEXT: usize = 2 << 10;
+
+/// How long the end of a log may take however steadily it comes (10 min): what may be unacknowledged of a
+/// chatty task, 16 MiB, over a line of 256 kbit/s. Who lets it drip keeps a job from ending no longer.
+const MOST_PATIENCE: Duration = Duration::from_secs(600);
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -100,14 +105,15 @@ impl LogHub {
     }
 
     /// Waits until `bytes` of the output of an attempt at `peer` are here, or no more of it will be
-    /// taken, at most `limit`.
+    /// taken. Returns whether that is so: `false` when none of it came for as long as `patience`, or the rest
+    /// did not come within [`MOST_PATIENCE`].
     pub(super) async fn wait_for(
         &self,
         peer: &PeerId,
         attempt: AttemptKey,
         bytes: u64,
-        limit: Duration,
-    ) {
+        patience: Duration,
+    ) -> bool {
         let AttemptKey {
             task,
             attempt: number,
@@ -117,27 +123,31 @@ impl LogHub {
             index: task.index,
             attempt: number,
         };
-        let complete = async {
-            loop {
-                let arrived = self.arrived.notified();
-                let mut arrived = std::pin::pin!(arrived);
-                // Registered before looking, so that no arrival falls between.
-                arrived.as_mut().enable();
-                if self.holders.is_spent(task.job, peer) {
-                    return;
+        let most = Instant::now() + MOST_PATIENCE;
+        let (mut here, mut until) = (0, most.min(Instant::now() + patience));
+        loop {
+            let arrived = self.arrived.notified();
+            let mut arrived = std::pin::pin!(arrived);
+            // Registered before looking, so that no arrival falls between.
+            arrived.as_mut().enable();
+            if self.holders.is_spent(task.job, peer) {
+                return true;
+            }
+            match self.logs.received(task.job, wanted) {
+                Ok(received) if received >= bytes => return true,
+                Ok(received) if received > here => {
+                    here = received;
+                    until = most.min(Instant::now() + patience);
                 }
-                match self.logs.received(task.job, wanted) {
-                    Ok(received) if received < bytes => arrived.await,
-                    Ok(_) => return,
-                    Err(error) => {
-                        tracing::warn!(%attempt, %error, "its log cannot be read");
-                        return;
-                    }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%attempt, %error, "its log cannot be read");
+                    return true;
                 }
             }
-        };
-        if tokio::time::timeout(limit, complete).await.is_err() {
-            tracing::info!(%attempt, "its log is not complete");
+            if tokio::time::timeout_at(until, arrived).await.is_err() {
+                return false;
+            }
         }
     }
 
@@ -174,7 +184,44 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use p2pnode_protocol::TaskKey;
+    use p2pnode_protocol::task::Stream;
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_log_is_waited_for_while_it_comes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let logs = JobLogs::open(folder.path()).expect("logs");
+        let hub = LogHub::new(logs, broadcast::channel(1).0);
+        let task = TaskKey {
+            job: JobId([7; 8]),
+            step: 0,
+            index: 0,
+        };
+        let attempt = AttemptKey { task, attempt: 1 };
+        let (patience, frames) = (Duration::from_secs(1), 4);
+        let coming = async {
+            for number in 0..frames {
+                tokio::time::sleep(patience / 2).await;
+                let frame = LogFrame {
+                    step: 0,
+                    index: 0,
+                    attempt: 1,
+                    stream: Stream::Stdout,
+                    offset: number * 2,
+                    bytes: b"y\n".to_vec(),
+                };
+                hub.take(task.job, frame).expect("a good frame");
+            }
+        };
+        let peer = PeerId::random();
+        let waiting = hub.wait_for(&peer, attempt, 2 * frames, patience);
+        let (complete, ()) = tokio::join!(waiting, coming);
+        assert!(complete, "longer than its patience, and never without news");
+        let more = hub.wait_for(&peer, attempt, 2 * frames + 1, patience / 10);
+        assert!(!more.await, "nothing comes any more");
+    }
 
     #[test]
     fn long_texts_are_cut_between_characters() {

@@ -188,28 +188,28 @@ impl Pump {
                     }
                 }
                 frame = self.queue.recv(), if room => match frame {
-                    Some(frame) => {
-                        frames::write(&mut writer, &frame).await?;
-                        self.unacknowledged.push_back(frame);
-                        self.write_waiting(&mut writer).await?;
-                    }
+                    Some(frame) => self.write_waiting(frame, &mut writer).await?,
                     None => return Ok(Ended::Over),
                 },
             }
         }
     }
 
-    /// Writes what else waits, then flushes once.
-    async fn write_waiting<W>(&mut self, writer: &mut W) -> Result<(), FrameError>
+    /// Writes a frame and what else waits, then flushes once. Each is kept before it is written: a stream
+    /// that breaks in the middle of it must not take it along.
+    async fn write_waiting<W>(&mut self, first: LogFrame, writer: &mut W) -> Result<(), FrameError>
     where
         W: AsyncWrite + Unpin,
     {
-        while self.unacknowledged.len() < MAX_UNACKNOWLEDGED {
-            let Some(Some(frame)) = self.queue.recv().now_or_never() else {
-                break;
-            };
-            frames::write(writer, &frame).await?;
+        let mut next = Some(first);
+        while let Some(frame) = next.take() {
             self.unacknowledged.push_back(frame);
+            if let Some(frame) = self.unacknowledged.back() {
+                frames::write(writer, frame).await?;
+            }
+            if self.unacknowledged.len() < MAX_UNACKNOWLEDGED {
+                next = self.queue.recv().now_or_never().flatten();
+            }
         }
         writer.flush().await?;
         Ok(())
@@ -219,6 +219,10 @@ impl Pump {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
 
     use p2pnode_protocol::JobId;
     use p2pnode_protocol::task::Stream;
@@ -237,6 +241,94 @@ mod tests {
             stream: Stream::Stdout,
             offset,
             bytes: vec![b'y'; 10],
+        }
+    }
+
+    /// A stream that welcomes, and takes no more than the hello.
+    struct Torn {
+        welcome: futures::io::Cursor<Vec<u8>>,
+        room: usize,
+    }
+
+    impl AsyncRead for Torn {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            match Pin::new(&mut self.welcome).poll_read(cx, into) {
+                // Acknowledgements never come, nor does the end.
+                Poll::Ready(Ok(0)) => Poll::Pending,
+                read => read,
+            }
+        }
+    }
+
+    impl AsyncWrite for Torn {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.room == 0 {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn encoded<T: bincode::Encode>(message: &T) -> Vec<u8> {
+        let mut bytes = futures::io::Cursor::new(Vec::new());
+        frames::write(&mut bytes, message).await.unwrap();
+        bytes.into_inner()
+    }
+
+    fn target(net: Networks, folder: &tempfile::TempDir) -> LogTarget {
+        let logs = crate::store::JobLogs::open(folder.path()).unwrap();
+        LogTarget {
+            me: net.local_peer_id(),
+            net,
+            hub: LogHub::new(logs, tokio::sync::broadcast::channel(1).0),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_on_which_the_stream_breaks_is_sent_again() {
+        let (net, _events) = node().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (frames, queue) = mpsc::channel(QUEUE);
+        let mut pump = Pump {
+            hosted: HostedJob {
+                submitter: PeerId::random(),
+                job: JOB,
+            },
+            target: target(net, &folder),
+            queue,
+            unacknowledged: VecDeque::new(),
+        };
+        frames.send(frame(0)).await.unwrap();
+        frames.send(frame(10)).await.unwrap();
+        let hello = encoded(&LogHello { job: JOB }).await;
+        for (room, kept) in [(0, 1), (encoded(&frame(10)).await.len(), 2)] {
+            let torn = Torn {
+                welcome: futures::io::Cursor::new(encoded(&LogWelcome { accepted: true }).await),
+                room: hello.len() + room,
+            };
+            let talk = pump.talk(torn);
+            let ended = tokio::time::timeout(Duration::from_secs(20), talk).await;
+            assert!(ended.unwrap().is_err());
+            let offsets: Vec<u64> = pump.unacknowledged.iter().map(|kept| kept.offset).collect();
+            assert_eq!(offsets, [0, 10][..kept]);
         }
     }
 
@@ -277,12 +369,7 @@ mod tests {
             job: JOB,
         };
         let folder = tempfile::tempdir().unwrap();
-        let logs = crate::store::JobLogs::open(folder.path()).unwrap();
-        let target = LogTarget {
-            me: net.local_peer_id(),
-            net,
-            hub: LogHub::new(logs, tokio::sync::broadcast::channel(1).0),
-        };
+        let target = target(net, &folder);
         let over = CancellationToken::new();
         let pipe = LogPipe::open(hosted, target, over.clone());
         let writing = async {

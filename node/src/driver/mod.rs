@@ -40,6 +40,7 @@ mod program;
 mod reaching;
 mod remembering;
 mod running;
+mod slots;
 mod submitting;
 mod terms;
 mod turns;

@@ -17,9 +17,9 @@ use super::logpipe::LogPipe;
 /// submitter reads is slowed down after some 64 KiB × 4.
 const LOG_QUEUE: usize = 4;
 
-/// How long the last chunks of a task that ended may wait for room in the pipe (30 s, after which
-/// other streams that stand still are given up too). The slot is taken until then.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long the last chunks of a task that ended may wait for room in the pipe (60 s, a lease: a submitter
+/// that was out of reach is back by then, or lost). The slot is taken until then.
+const DRAIN: Duration = Duration::from_secs(60);
 
 /// Where one run's output goes.
 pub(super) struct Output<'a> {

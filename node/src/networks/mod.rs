@@ -225,6 +225,17 @@ impl Networks {
         join_all(self.candidates(peer).iter().map(|net| net.connect(peer))).await;
     }
 
+    /// Whether `peer` is connected, as far as the node has been told.
+    #[must_use]
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.shared.presence.is_connected(peer)
+    }
+
+    /// Waits until the node has been told that `peer` is connected. Does not dial.
+    pub async fn connected(&self, peer: PeerId) {
+        self.shared.presence.connected(peer).await;
+    }
+
     /// As [`NetHandle::find_providers`], in every network.
     pub async fn find_providers(&self) {
         join_all(self.nets().map(NetHandle::find_providers)).await;

@@ -221,7 +221,11 @@ impl World {
         };
         let there = from == number || self.nodes[number].open.contains_key(&from);
         let has = !wanted || self.nodes[from].outputs.contains(&run);
-        let result = if there && has && self.nodes[from].core.is_some() {
+        // A transfer may also break off although both are there.
+        let breaks = wanted && self.chance(50);
+        let result = if breaks || !there || self.nodes[from].core.is_none() {
+            Err(CollectFailure::Away("pretended".into()))
+        } else if has {
             let checked = self.nodes[number].books.written(attempt);
             checked.map_err(|why| format!("node {number}: {why}"))?;
             Ok(1_000)

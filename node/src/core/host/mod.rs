@@ -116,11 +116,20 @@ impl Host {
         if leaving || self.runtimes.is_none() {
             return TaskResponse::Busy;
         }
+        let offered = offer.tasks.len() as u32;
+        let mut refused = None;
         if let Err(refusal) = self.admit(cx, hosted, &offer) {
-            if matches!(refusal, Refusal::NotAllowed { .. }) {
-                self.note_request(cx, submitter, &offer);
+            let here = self.here_already(cx, hosted, &offer, &refusal);
+            if here == 0 {
+                if matches!(refusal, Refusal::NotAllowed { .. }) {
+                    self.note_request(cx, submitter, &offer);
+                }
+                return self.reply(cx, hosted, offer.step, 0, Some(refusal));
             }
-            return self.reply(cx, hosted, offer.step, 0, Some(refusal));
+            // Nothing of the rest is looked at: neither the tasks nor another template.
+            offer.tasks.truncate(here);
+            offer.template = None;
+            refused = Some(refusal);
         }
         if !self.jobs.contains_key(&hosted) {
             let lease_ms = cx.now + cx.config.host.lease_ms;
@@ -132,7 +141,7 @@ impl Host {
         if let Some(template) = offer.template.take() {
             self.learn(cx, hosted, std::sync::Arc::new(*template));
         }
-        let (step, offered) = (offer.step, offer.tasks.len() as u32);
+        let step = offer.step;
         let named = offer.tasks.iter().map(|task| TaskRef {
             step,
             index: task.index,
@@ -149,13 +158,41 @@ impl Host {
         }
         self.prepare(cx, hosted);
         self.wake_job(hosted);
-        let refusal = (taken < offered).then_some(match self.draining {
-            true => Refusal::Draining,
-            false => Refusal::Full,
+        let refusal = (taken < offered).then(|| {
+            refused.unwrap_or(match self.draining {
+                true => Refusal::Draining,
+                false => Refusal::Full,
+            })
         });
         let reply = self.reply(cx, hosted, step, taken, refusal);
         self.schedule(cx);
         reply
+    }
+
+    /// How many tasks of a refused offer, from the first one on, are here already and stay: what was taken
+    /// while it was permitted is not refused when its submitter, who lost sight of this node for a while,
+    /// names it again. A gate that closed since, a permission that is used up, a drain: all of these are for
+    /// what is new. Who is denied, or breaks the rules, keeps nothing by asking.
+    fn here_already(&self, cx: &Cx, hosted: HostedJob, offer: &Offer, refusal: &Refusal) -> usize {
+        let for_all = matches!(
+            refusal,
+            Refusal::Stopping | Refusal::Invalid { .. } | Refusal::TemplateNeeded
+        );
+        let job = self.jobs.get(&hosted);
+        let Some(job) = job.filter(|job| job.steps.contains_key(&offer.step)) else {
+            return 0;
+        };
+        if for_all || self.denies(cx.config, cx.now, &hosted.submitter) {
+            return 0;
+        }
+        let named = offer.tasks.iter().map(|task| TaskRef {
+            step: offer.step,
+            index: task.index,
+            attempt: task.attempt,
+        });
+        named
+            .take_while(|task| job.attempts.contains_key(task))
+            .count()
     }
 
     fn learn(

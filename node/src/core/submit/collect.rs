@@ -17,6 +17,7 @@ use crate::core::peers::Peers;
 fn tamed(failure: CollectFailure) -> CollectFailure {
     match failure {
         CollectFailure::Clash(words) => CollectFailure::Clash(printable(&words)),
+        CollectFailure::Away(words) => CollectFailure::Away(printable(&words)),
         CollectFailure::Local(words) => CollectFailure::Local(printable(&words)),
         CollectFailure::Lost(words) => CollectFailure::Lost(printable(&words)),
     }
@@ -48,6 +49,14 @@ impl Job {
             return None;
         }
         let peer = self.peers.get(cell.peer as usize)?.id;
+        // Without outputs only the end of a log is missing, which no retry would bring back.
+        let brings = ending.outputs.is_some() && ending.outcome == Outcome::Succeeded;
+        if brings
+            && matches!(result, Err(CollectFailure::Away(_)))
+            && self.on_away(cx, &peer, at, &ending)
+        {
+            return Some(peer);
+        }
         if cell.stage == Stage::Collecting {
             self.unhold(&peer, at);
             if let Some(link) = self.links.get_mut(&peer) {
@@ -74,13 +83,10 @@ impl Job {
             Err(CollectFailure::Local(message)) => {
                 self.broken = Some(format!("outputs cannot be written: {message}"));
             }
-            // Without outputs only the end of a log is missing, which no retry would bring back.
-            Err(CollectFailure::Lost(_))
-                if ending.outputs.is_none() || ending.outcome != Outcome::Succeeded =>
-            {
+            Err(CollectFailure::Lost(_) | CollectFailure::Away(_)) if !brings => {
                 self.settle(cx, peer, at, ending);
             }
-            Err(CollectFailure::Lost(message)) => {
+            Err(CollectFailure::Lost(message) | CollectFailure::Away(message)) => {
                 let message = format!("its outputs could not be fetched: {message}");
                 let failure = Failure::new(FailureKind::Host, message);
                 self.on_setback(cx, peer, &failure);
@@ -96,6 +102,7 @@ impl Job {
 
     /// Does what is due at one provider: repeats an offer, ends a rest, sends notices.
     pub(super) fn tend(&mut self, cx: &mut Cx, peers: &Peers, watch: &Watch, peer: PeerId) {
+        self.tend_outputs(cx, peers, watch, peer);
         let now = cx.now;
         let usable = watch.is_usable(peers, &peer);
         let config = &cx.config.submit;

@@ -2,7 +2,7 @@
 //!
 //! Owned by [`super::Submit`]. The verbs are in files of their own, each an `impl Job`: placing
 //! ([`super::pump`]), answers to offers ([`super::offers`]), results ([`super::results`]), outputs
-//! ([`super::collect`]), losses ([`super::loss`]), the end ([`super::finish`]). Every change of a
+//! ([`super::collect`], [`super::absent`]), losses ([`super::loss`]), the end ([`super::finish`]). Every change of a
 //! task's stage goes through [`Job::make`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use p2pnode_protocol::{AttemptKey, JobId, PeerId, TaskKey};
 use super::link::{At, Link};
 use super::task::{Cell, Move, Stage, Tasks};
 use crate::core::desk::Cx;
-use crate::core::io::{Effect, Millis};
+use crate::core::io::Millis;
 
 /// Notes of a job, at most: what a person reads.
 pub(super) const MAX_NOTES: usize = 20;
@@ -49,6 +49,8 @@ pub(super) struct Ending {
     pub(super) log_bytes: u64,
     /// Whether the driver was told to bring it.
     pub(super) asked: bool,
+    /// How often it could not be had although it may be there.
+    pub(super) misses: u8,
 }
 
 /// A peer that had tasks of the job.
@@ -223,7 +225,7 @@ impl Job {
                 *after.counter(&mut self.counts) += 1;
                 self.out_count += u64::from(after.is_out());
                 self.out_count -= u64::from(before.is_out());
-                if before == Stage::Lost && by != Move::Adopt {
+                if before == Stage::Lost && !matches!(by, Move::Adopt | Move::Collect) {
                     self.forsake(cx, at);
                 }
                 true
@@ -233,19 +235,6 @@ impl Job {
                 tracing::warn!(job = %self.id, step = at.step, task = at.index, %error, "illegal transition");
                 false
             }
-        }
-    }
-
-    /// Somebody else has the task now, or nobody: outputs of a lost provider that are still on their
-    /// way must not land on those that count.
-    fn forsake(&mut self, cx: &mut Cx, at: At) {
-        if let Some(ending) = self.collecting.remove(&at) {
-            let attempt = self.attempt_key(TaskRef {
-                step: at.step,
-                index: at.index,
-                attempt: ending.attempt,
-            });
-            cx.out.push(Effect::Forsake(attempt));
         }
     }
 

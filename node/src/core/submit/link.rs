@@ -86,10 +86,14 @@ pub(super) struct Link {
     pub(super) held: BTreeSet<At>,
     /// Those of `held` whose outputs are on the way.
     pub(super) collecting: u32,
+    /// Until then it is left what it has of outputs although it is lost.
+    pub(super) left_until_ms: Option<Millis>,
+    /// When outputs that did not come are asked for again.
+    pub(super) ask_ms: Option<Millis>,
     /// Those of `held` that have to be offered again under the attempt that they have.
     pub(super) resend: BTreeSet<At>,
     /// Attempts given up while it was away, which may still be there.
-    pub(super) stale: Vec<TaskRef>,
+    pub(super) stale: BTreeSet<TaskRef>,
     /// Attempts to be dropped there.
     pub(super) cancels: Notices,
     /// Attempts whose outputs are here.
@@ -131,8 +135,10 @@ impl Link {
             offer: None,
             held: BTreeSet::new(),
             collecting: 0,
+            left_until_ms: None,
+            ask_ms: None,
             resend: BTreeSet::new(),
-            stale: Vec::new(),
+            stale: BTreeSet::new(),
             cancels: Notices::default(),
             collected: Notices::default(),
             notices_ms: 0,
@@ -267,6 +273,8 @@ impl Link {
             offer.map(|offer| offer.again_ms),
             notices.then_some(self.notices_ms),
             resting,
+            self.left_until_ms,
+            self.ask_ms,
         ]
         .into_iter()
         .flatten()

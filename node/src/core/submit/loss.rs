@@ -36,7 +36,7 @@ pub(super) enum Lost {
 
 impl Lost {
     /// Whose doing it was, and why, for those who have to know why a task moved.
-    fn failure(self) -> Failure {
+    pub(super) fn failure(self) -> Failure {
         let (kind, why) = match self {
             Self::Away => (
                 FailureKind::ProviderLost,
@@ -56,7 +56,8 @@ impl Lost {
 }
 
 impl Job {
-    /// What `peer` has of this job is gone; its tasks wait to be handed out again.
+    /// What `peer` has of this job is gone; its tasks wait to be handed out again. Those that ended stay
+    /// with it while it may still give what they brought: unless it stops, for then it said that it goes.
     pub(super) fn lose(&mut self, cx: &mut Cx, peer: PeerId, keep: Keep, lost: Lost) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
@@ -67,13 +68,19 @@ impl Job {
             Keep::Offer => under_way.iter().flatten().copied().map(At::from).collect(),
             Keep::Offered(tasks) => tasks.iter().copied().map(At::from).collect(),
         };
-        let gone: Vec<At> = link.held.difference(&kept).copied().collect();
+        let mut gone: Vec<At> = link.held.difference(&kept).copied().collect();
         if matches!(keep, Keep::Nothing) {
             link.offer = None;
         }
         link.taught.clear();
         link.epoch = 0;
         self.all_slots -= u64::from(link.slots.take().unwrap_or(0));
+        if lost == Lost::Away {
+            self.leave_outputs(cx, &peer);
+        }
+        if lost != Lost::Stopped {
+            gone.retain(|at| !self.is_collecting(*at));
+        }
         let failure = lost.failure();
         let mut moved = 0;
         for at in gone {
@@ -84,10 +91,15 @@ impl Job {
             moved += u32::from(self.move_away(cx, &peer, at, &failure));
             let link = self.link(peer);
             if lost == Lost::Away && unfinished && link.stale.len() < 2 * MAX_BATCH {
-                link.stale.push(task);
+                link.stale.insert(task);
             }
         }
         self.arm(cx, peer);
+        self.on_moved(cx, peer, moved, failure);
+    }
+
+    /// So many tasks left a provider because of what became of it.
+    pub(super) fn on_moved(&mut self, cx: &mut Cx, peer: PeerId, moved: u32, failure: Failure) {
         if moved > 0 {
             self.on_setback(
                 cx,
@@ -150,24 +162,32 @@ impl Job {
                 outputs: None,
                 log_bytes: 0,
                 asked: false,
+                misses: 0,
             };
             self.fail_for_good(cx, *peer, at, &ending);
         }
     }
 
     /// The provider is there again: attempts that nobody else has got since are offered to it again,
-    /// as the same attempts, so that work which went on meanwhile is not lost; others are cancelled.
+    /// as the same attempts, so that work which went on meanwhile is not lost; others are cancelled. What
+    /// ended there is collected.
     pub(super) fn welcome_back(&mut self, cx: &mut Cx, peer: PeerId) {
+        self.resume_collecting(cx, peer);
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
         let position = link.peer;
         for task in std::mem::take(&mut link.stale) {
             let at = At::from(task);
-            let is_last = self.cell(at).is_some_and(|cell| {
-                cell.stage == Stage::Lost && cell.attempt == task.attempt && cell.peer == position
-            });
-            if is_last && self.make(cx, at, Move::Adopt) {
+            let last = self
+                .cell(at)
+                .filter(|cell| cell.attempt == task.attempt && cell.peer == position);
+            let stage = last.map(|cell| cell.stage);
+            if matches!(stage, Some(Stage::Collecting | Stage::Succeeded)) {
+                // Its end came before the provider was known to be back: that is what counts.
+                continue;
+            }
+            if stage == Some(Stage::Lost) && self.make(cx, at, Move::Adopt) {
                 let link = self.link(peer);
                 link.held.insert(at);
                 link.resend.insert(at);

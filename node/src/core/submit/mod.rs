@@ -6,6 +6,7 @@
 //! Handlers only note which jobs need looking at; [`Submit::settle`] does the looking once, at the
 //! end of an input, so that a report of thousands of events costs one round of placement.
 
+mod absent;
 mod collect;
 mod finish;
 mod inbox;
@@ -165,16 +166,18 @@ impl Submit {
         if dirty.all {
             to_tend.extend(job.links.keys());
         }
+        let waited = job.pending();
         for peer in to_tend {
             job.tend(cx, peers, &self.watch, peer);
         }
+        let all = dirty.all || job.pending() > waited;
         if stopping {
             return None;
         }
         for peer in dirty.peers {
             job.place_at(cx, peers, &mut self.watch, peer);
         }
-        if dirty.all {
+        if all {
             job.place_all(cx, peers, &mut self.watch);
         }
         let gave_up = job.on_idle(cx, peers, &mut self.watch);

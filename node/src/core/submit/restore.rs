@@ -119,6 +119,7 @@ impl Job {
                     outputs: end.outputs,
                     log_bytes: end.log_bytes,
                     asked: false,
+                    misses: 0,
                 };
                 self.collecting.insert(at, ending);
             }

@@ -73,6 +73,7 @@ impl Job {
                         outputs,
                         log_bytes,
                         asked: true,
+                        misses: 0,
                     };
                     self.on_finished(cx, peer, task, ending);
                 }
@@ -144,6 +145,10 @@ impl Job {
         }
         self.state = JobState::Running;
         self.learn(at, &ending);
+        if let Some(link) = self.links.get_mut(&peer) {
+            // Should it count as lost, there is nothing to be offered again, or cancelled, at its return.
+            link.stale.remove(&task);
+        }
         if ending.outputs.is_none() && ending.log_bytes == 0 {
             self.unhold(&peer, at);
             self.settle(cx, peer, at, ending);
@@ -158,8 +163,12 @@ impl Job {
             link.collecting += 1;
         }
         self.persist_end(cx, peer, at, &ending, false, false);
-        self.ask_for_outputs(cx, peer, at, &ending);
-        self.collecting.insert(at, ending);
+        // Of a task that was given up and is told of again, it may still be on the way.
+        let asked = |known: &Ending| known.asked && known.attempt == ending.attempt;
+        if !self.collecting.get(&at).is_some_and(asked) {
+            self.ask_for_outputs(cx, peer, at, &ending);
+            self.collecting.insert(at, ending);
+        }
     }
 
     pub(super) fn ask_for_outputs(&self, cx: &mut Cx, peer: PeerId, at: At, ending: &Ending) {

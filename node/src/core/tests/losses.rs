@@ -224,15 +224,6 @@ fn another_epoch_in_an_answer_tells_that_earlier_tasks_are_gone() {
 }
 
 #[test]
-fn outputs_not_yet_collected_are_lost_with_their_provider() {
-    let mut rig = at_one_of_two();
-    rig.report(1, 1, finished_with_outputs(task(0, 1)));
-    rig.disconnect(1);
-    let next = offer(&rig.pass(2_000));
-    assert_eq!((next.peer, next.tasks()), (fixture::peer(2), vec![(0, 2)]));
-}
-
-#[test]
 fn cancel_reaches_every_provider_even_one_that_is_away_for_a_moment() {
     let mut rig = Rig::submitter(&[1, 1]);
     let effects = rig.submit(plan(2));

@@ -9,6 +9,7 @@ pub(super) mod fixture;
 mod hosting;
 mod leases;
 mod losses;
+mod outputs;
 mod owner;
 mod placing;
 mod reporting;

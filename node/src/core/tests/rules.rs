@@ -76,6 +76,34 @@ fn a_closed_offer_takes_nothing_from_others_and_says_why() {
 }
 
 #[test]
+fn what_was_taken_before_is_taken_still_when_it_is_offered_again() {
+    let rules = OfferRules {
+        not_on_battery: true,
+        ..OfferRules::default()
+    };
+    let mut rig = provider(rules, true);
+    assert_eq!(as_reply(&rig.ask(1, tasks(4)).0).accepted, 4);
+    rig.prepared(1, 1);
+    rig.input(Input::Conditions(ON_BATTERY));
+    let again = as_reply(&rig.ask(1, tasks(4)).0);
+    assert_eq!((again.accepted, again.refusal), (4, None), "all run here");
+    let more = as_reply(&rig.ask(1, tasks(6)).0);
+    assert_eq!(more.accepted, 4);
+    assert!(
+        matches!(more.refusal, Some(Refusal::Closed { .. })),
+        "{more:?}"
+    );
+    let capacity = rig.core.capacity();
+    assert_eq!((capacity.running, capacity.queued), (4, 0));
+    // Whom the owner does not let in any more has nothing to ask for.
+    rig.input(Input::Allow {
+        peer: fixture::peer(1),
+        grant: None,
+    });
+    assert_eq!(as_reply(&rig.ask(1, tasks(4)).0).accepted, 0);
+}
+
+#[test]
 fn an_offer_that_closes_can_stop_what_runs() {
     let rules = OfferRules {
         not_on_battery: true,

@@ -95,6 +95,43 @@ fn a_peer_writes_only_what_it_was_given_and_only_once() {
 }
 
 #[test]
+fn a_refusal_of_what_runs_already_changes_nothing() {
+    let (holders, peer) = (Holders::default(), PeerId::random());
+    holders.on_offer(peer, 1, &offer(0..2));
+    holders.on_answer(1, &answer(2));
+    assert_eq!(holders.judge(JOB, &peer, &frame(0, 0, 10)), Verdict::Take);
+    // It was away, and what it has is offered to it again, with one that was never answered.
+    holders.on_offer(peer, 2, &offer(0..3));
+    holders.on_answer(2, &Err(CallFailure::TimedOut));
+    holders.on_offer(peer, 3, &offer(0..3));
+    holders.on_answer(3, &answer(1));
+    assert!(holders.is_provider(JOB, &peer));
+    let judge = |frame| holders.judge(JOB, &peer, &frame);
+    assert_eq!(judge(frame(0, 10, 10)), Verdict::Take);
+    assert_eq!(judge(frame(1, 0, 10)), Verdict::Take);
+    assert_eq!(judge(frame(2, 0, 10)), Verdict::Drop, "it never had it");
+}
+
+#[test]
+fn what_is_cancelled_is_forgotten() {
+    let (holders, peer) = (Holders::default(), PeerId::random());
+    holders.on_offer(peer, 1, &offer(0..3));
+    holders.on_answer(1, &answer(3));
+    holders.on_report(peer, &finished(1..2, 10));
+    let gone = [0, 1].map(|index| TaskRef {
+        step: 0,
+        index,
+        attempt: 1,
+    });
+    holders.on_cancel(&PeerId::random(), JOB, &gone);
+    assert_eq!(kept(&holders), 3, "another's");
+    holders.on_cancel(&peer, JOB, &gone);
+    assert_eq!(kept(&holders), 1);
+    assert_eq!(holders.judge(JOB, &peer, &frame(0, 0, 10)), Verdict::Drop);
+    assert_eq!(holders.judge(JOB, &peer, &frame(2, 0, 10)), Verdict::Take);
+}
+
+#[test]
 fn a_refusal_ends_what_the_offer_permitted() {
     let (holders, peer) = (Holders::default(), PeerId::random());
     holders.on_offer(peer, 1, &offer(0..3));
