@@ -1,10 +1,15 @@
 //! This process's own terminal, when a command elsewhere has it.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::thread;
 
 use p2pnode_protocol::tunnel::{MAX_DATA_BYTES, Terminal, WindowSize};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{read, retry_on_intr};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::exit::Failure;
@@ -68,23 +73,117 @@ impl Drop for Raw {
     }
 }
 
-/// What is typed or piped in, until its end. A thread of its own reads, that nobody waits for: a read
-/// of a terminal can't be broken off.
-pub fn input() -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    thread::spawn(move || {
-        let mut stdin = std::io::stdin().lock();
-        let mut buffer = vec![0; MAX_DATA_BYTES];
-        loop {
-            match stdin.read(&mut buffer) {
-                Ok(0) | Err(_) => return,
-                Ok(length) => {
-                    if sender.blocking_send(buffer[..length].to_vec()).is_err() {
-                        return;
-                    }
+/// What is typed or piped in, until its end.
+pub struct Typed<F: AsRawFd + AsFd>(Source<F>);
+
+enum Source<F: AsRawFd + AsFd> {
+    /// This task reads by itself: a key wakes one thread and not two.
+    Watched(AsyncFd<F>, Vec<u8>),
+    /// A file, which is always ready, or a system that can't say. A thread of its own reads, that nobody
+    /// waits for: its read can't be broken off.
+    Thread(mpsc::Receiver<Vec<u8>>),
+}
+
+/// What is typed at this process's terminal, or piped in.
+pub fn input() -> Typed<BorrowedFd<'static>> {
+    Typed::of(rustix::stdio::stdin())
+}
+
+impl<F: AsRawFd + AsFd + Clone + Send + 'static> Typed<F> {
+    /// From whatever `file` is. Call it within a runtime.
+    fn of(file: F) -> Self {
+        // kqueue takes some terminals and never says a word of them.
+        if cfg!(target_os = "linux")
+            && let Ok(watched) = AsyncFd::with_interest(file.clone(), Interest::READABLE)
+        {
+            return Self(Source::Watched(watched, vec![0; MAX_DATA_BYTES]));
+        }
+        let (sender, receiver) = mpsc::channel(WAITING);
+        thread::spawn(move || {
+            let mut buffer = vec![0; MAX_DATA_BYTES];
+            while let Ok(length @ 1..) = retry_on_intr(|| read(&file, &mut buffer))
+                && sender.blocking_send(buffer[..length].to_vec()).is_ok()
+            {}
+        });
+        Self(Source::Thread(receiver))
+    }
+}
+
+impl<F: AsRawFd + AsFd> Typed<F> {
+    /// The next bytes; none after the last. Dropped before it is ready, it has taken nothing.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        match &mut self.0 {
+            Source::Watched(watched, buffer) => {
+                let length = watched
+                    .async_io(Interest::READABLE, |file| read_ready(file, buffer))
+                    .await;
+                match length {
+                    Ok(length @ 1..) => Some(buffer[..length].to_vec()),
+                    _ => None,
                 }
             }
+            Source::Thread(receiver) => receiver.recv().await,
         }
-    });
-    receiver
+    }
+}
+
+/// Reads if there is something. The file stays one that blocks, because others have it open, too: so it
+/// is asked first.
+fn read_ready(file: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut asked = [PollFd::new(&file, PollFlags::IN)];
+    match retry_on_intr(|| poll(&mut asked, Some(&Timespec::default())))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(retry_on_intr(|| read(&file, &mut *buffer))?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    use super::*;
+
+    async fn all<F: AsRawFd + AsFd>(mut typed: Typed<F>) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(bytes) = typed.next().await {
+            assert!((1..=MAX_DATA_BYTES).contains(&bytes.len()));
+            all.extend(bytes);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_read_to_its_end_and_stays_one_that_blocks() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let reader = Arc::new(OwnedFd::from(reader));
+        let mut typed = Typed::of(Arc::clone(&reader));
+        let large = vec![7; 3 * MAX_DATA_BYTES];
+        // Nothing is there yet, and whoever gives up waiting takes nothing away.
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(1), typed.next());
+        assert!(waited.await.is_err());
+        writer.write_all(b"x").unwrap();
+        assert_eq!(typed.next().await.unwrap(), b"x");
+        assert!(
+            !rustix::fs::fcntl_getfl(&*reader)
+                .unwrap()
+                .contains(rustix::fs::OFlags::NONBLOCK)
+        );
+        let writing = std::thread::spawn({
+            let large = large.clone();
+            move || writer.write_all(&large).unwrap()
+        });
+        assert_eq!(all(typed).await, large);
+        writing.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_to_its_end() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let large = vec![7; 3 * MAX_DATA_BYTES];
+        file.write_all(&large).unwrap();
+        let file = std::fs::File::open(file.path()).unwrap();
+        assert_eq!(all(Typed::of(Arc::new(OwnedFd::from(file)))).await, large);
+    }
 }
