@@ -142,8 +142,8 @@ async fn start(
         // The command has it open, or had: from here on it ends with it.
         drop(near);
         ends = Ends {
-            frames: far.output().boxed(),
-            input: Box::new(far.input()?),
+            frames: far.output()?.boxed(),
+            input: Box::new(far.input()),
             far: Some(far),
         };
     }
