@@ -8,6 +8,8 @@
 //! [`super::start`] puts it around [`super::behaviour::Behaviour`]. It must change nothing else: whatever
 //! comes is handed on.
 
+mod offered;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -15,18 +17,28 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::task::AtomicWaker;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
-use libp2p::swarm::handler::ConnectionEvent;
+use libp2p::swarm::handler::{
+    ConnectionEvent, FullyNegotiatedInbound, ListenUpgradeError, UpgradeInfoSend,
+};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
     NetworkBehaviour, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
 
+use self::offered::{Kept, Offered};
+
+/// Names of protocols that handlers accept.
+type Accepted<H> = <<H as ConnectionHandler>::InboundProtocol as UpgradeInfoSend>::Info;
+
 /// Behaviours whose handlers are polled only when they have something to do.
 #[derive(Debug)]
 pub(super) struct Quiet<B>(pub(super) B);
 
-impl<B: NetworkBehaviour> NetworkBehaviour for Quiet<B> {
+impl<B: NetworkBehaviour> NetworkBehaviour for Quiet<B>
+where
+    Accepted<THandler<B>>: Sync,
+{
     type ConnectionHandler = Handler<THandler<B>>;
     type ToSwarm = B::ToSwarm;
 
@@ -115,14 +127,14 @@ impl Wake for Bell {
 }
 
 /// The handlers of one connection.
-#[derive(Debug)]
-pub(super) struct Handler<H> {
+pub(super) struct Handler<H: ConnectionHandler> {
     inner: H,
+    accepts: Kept<H::InboundProtocol, H::InboundOpenInfo>,
     bell: Arc<Bell>,
     waker: Waker,
 }
 
-impl<H> Handler<H> {
+impl<H: ConnectionHandler> Handler<H> {
     fn new(inner: H) -> Self {
         let bell = Arc::new(Bell {
             // What is new has to be asked once.
@@ -130,26 +142,35 @@ impl<H> Handler<H> {
             task: AtomicWaker::new(),
         });
         let waker = Waker::from(Arc::clone(&bell));
-        Self { inner, bell, waker }
+        Self {
+            inner,
+            accepts: Kept::default(),
+            bell,
+            waker,
+        }
     }
 
     /// What it is told may give it something to do; whoever tells it polls it after.
     fn told(&mut self) -> &mut H {
         self.bell.rung.store(true, Ordering::Release);
+        self.accepts.forget();
         &mut self.inner
     }
 }
 
-impl<H: ConnectionHandler> ConnectionHandler for Handler<H> {
+impl<H: ConnectionHandler> ConnectionHandler for Handler<H>
+where
+    Accepted<H>: Sync,
+{
     type FromBehaviour = H::FromBehaviour;
     type ToBehaviour = H::ToBehaviour;
-    type InboundProtocol = H::InboundProtocol;
+    type InboundProtocol = Offered<H::InboundProtocol, H::InboundOpenInfo>;
     type OutboundProtocol = H::OutboundProtocol;
-    type InboundOpenInfo = H::InboundOpenInfo;
+    type InboundOpenInfo = ();
     type OutboundOpenInfo = H::OutboundOpenInfo;
 
-    fn listen_protocol(&self) -> SubstreamProtocol<H::InboundProtocol, H::InboundOpenInfo> {
-        self.inner.listen_protocol()
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        self.accepts.lend(|| self.inner.listen_protocol())
     }
 
     fn connection_keep_alive(&self) -> bool {
@@ -166,6 +187,7 @@ impl<H: ConnectionHandler> ConnectionHandler for Handler<H> {
         if !self.bell.rung.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
+        self.accepts.forget();
         let polled = self.inner.poll(&mut Context::from_waker(&self.waker));
         if polled.is_ready() {
             // There may be more, and some may not have been asked yet.
@@ -186,12 +208,37 @@ impl<H: ConnectionHandler> ConnectionHandler for Handler<H> {
         &mut self,
         event: ConnectionEvent<
             '_,
-            H::InboundProtocol,
+            Self::InboundProtocol,
             H::OutboundProtocol,
-            H::InboundOpenInfo,
+            (),
             H::OutboundOpenInfo,
         >,
     ) {
+        let event = match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (protocol, info),
+                ..
+            }) => {
+                ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, info })
+            }
+            ConnectionEvent::ListenUpgradeError(ListenUpgradeError {
+                error: (error, info),
+                ..
+            }) => ConnectionEvent::ListenUpgradeError(ListenUpgradeError { info, error }),
+            ConnectionEvent::FullyNegotiatedOutbound(event) => {
+                ConnectionEvent::FullyNegotiatedOutbound(event)
+            }
+            ConnectionEvent::AddressChange(event) => ConnectionEvent::AddressChange(event),
+            ConnectionEvent::DialUpgradeError(event) => ConnectionEvent::DialUpgradeError(event),
+            ConnectionEvent::LocalProtocolsChange(event) => {
+                ConnectionEvent::LocalProtocolsChange(event)
+            }
+            ConnectionEvent::RemoteProtocolsChange(event) => {
+                ConnectionEvent::RemoteProtocolsChange(event)
+            }
+            // The library may add kinds; none of these handlers would know one.
+            _ => return,
+        };
         self.told().on_connection_event(event);
     }
 }

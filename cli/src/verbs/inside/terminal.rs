@@ -1,21 +1,24 @@
 //! This process's own terminal, when a command elsewhere has it.
 
-use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::thread;
 
 use p2pnode_protocol::tunnel::{MAX_DATA_BYTES, Terminal, WindowSize};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{read, retry_on_intr};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 
 use crate::exit::Failure;
 
 /// Reads of stdin that may wait to be sent.
 const WAITING: usize = 4;
+
+/// The far end of every terminal, in the kernel's table of devices (`/dev/ptmx`).
+#[cfg(target_os = "linux")]
+const FAR_END: (u32, u32) = (5, 2);
 
 /// What `TERM` is when nothing says.
 const PLAIN: &str = "xterm";
@@ -74,29 +77,24 @@ impl Drop for Raw {
 }
 
 /// What is typed or piped in, until its end.
-pub struct Typed<F: AsRawFd + AsFd>(Source<F>);
-
-enum Source<F: AsRawFd + AsFd> {
+pub enum Typed {
     /// This task reads by itself: a key wakes one thread and not two.
-    Watched(AsyncFd<F>, Vec<u8>),
+    Watched(Receiver, Vec<u8>),
     /// A file, which is always ready, or a system that can't say. A thread of its own reads, that nobody
     /// waits for: its read can't be broken off.
     Thread(mpsc::Receiver<Vec<u8>>),
 }
 
 /// What is typed at this process's terminal, or piped in.
-pub fn input() -> Typed<BorrowedFd<'static>> {
+pub fn input() -> Typed {
     Typed::of(rustix::stdio::stdin())
 }
 
-impl<F: AsRawFd + AsFd + Clone + Send + 'static> Typed<F> {
+impl Typed {
     /// From whatever `file` is. Call it within a runtime.
-    fn of(file: F) -> Self {
-        // kqueue takes some terminals and never says a word of them.
-        if cfg!(target_os = "linux")
-            && let Ok(watched) = AsyncFd::with_interest(file.clone(), Interest::READABLE)
-        {
-            return Self(Source::Watched(watched, vec![0; MAX_DATA_BYTES]));
+    fn of(file: impl AsFd + Send + 'static) -> Self {
+        if let Some(watched) = watched(&file) {
+            return Self::Watched(watched, vec![0; MAX_DATA_BYTES]);
         }
         let (sender, receiver) = mpsc::channel(WAITING);
         thread::spawn(move || {
@@ -105,47 +103,55 @@ impl<F: AsRawFd + AsFd + Clone + Send + 'static> Typed<F> {
                 && sender.blocking_send(buffer[..length].to_vec()).is_ok()
             {}
         });
-        Self(Source::Thread(receiver))
+        Self::Thread(receiver)
     }
-}
 
-impl<F: AsRawFd + AsFd> Typed<F> {
     /// The next bytes; none after the last. Dropped before it is ready, it has taken nothing.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
-        match &mut self.0 {
-            Source::Watched(watched, buffer) => {
-                let length = watched
-                    .async_io(Interest::READABLE, |file| read_ready(file, buffer))
-                    .await;
-                match length {
-                    Ok(length @ 1..) => Some(buffer[..length].to_vec()),
-                    _ => None,
-                }
-            }
-            Source::Thread(receiver) => receiver.recv().await,
+        match self {
+            Self::Watched(receiver, buffer) => match receiver.read(buffer).await {
+                Ok(length @ 1..) => Some(buffer[..length].to_vec()),
+                _ => None,
+            },
+            Self::Thread(receiver) => receiver.recv().await,
         }
     }
 }
 
-/// Reads if there is something. The file stays one that blocks, because others have it open, too: so it
-/// is asked first.
-fn read_ready(file: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut asked = [PollFd::new(&file, PollFlags::IN)];
-    match retry_on_intr(|| poll(&mut asked, Some(&Timespec::default())))? {
-        0 => Err(io::ErrorKind::WouldBlock.into()),
-        _ => Ok(retry_on_intr(|| read(&file, &mut *buffer))?),
+/// A terminal or pipe, opened once more: whoever else has it open would be surprised if it did not block
+/// any more. None where that is not possible.
+#[cfg(target_os = "linux")]
+fn watched(file: impl AsFd) -> Option<Receiver> {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{Mode, OFlags, fstat, major, minor, open};
+
+    // To open the far end of a terminal once more is to make another terminal.
+    let stat = fstat(&file).ok()?;
+    if (major(stat.st_rdev), minor(stat.st_rdev)) == FAR_END {
+        return None;
     }
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let own = open(path, flags, Mode::empty()).ok()?;
+    Receiver::from_owned_fd_unchecked(own).ok()
+}
+
+/// Where no file stands for an open one.
+#[cfg(not(target_os = "linux"))]
+fn watched(_: impl AsFd) -> Option<Receiver> {
+    None
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{self, Write};
     use std::os::fd::OwnedFd;
     use std::sync::Arc;
 
     use super::*;
 
-    async fn all<F: AsRawFd + AsFd>(mut typed: Typed<F>) -> Vec<u8> {
+    async fn all(mut typed: Typed) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(bytes) = typed.next().await {
             assert!((1..=MAX_DATA_BYTES).contains(&bytes.len()));
