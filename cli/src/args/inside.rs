@@ -173,6 +173,9 @@ pub struct TunnelArgs {
     /// Join this process's stdin and stdout; there is no other way yet
     #[arg(long, required = true)]
     pub stdio: bool,
+    /// When stdin and stdout are the socket of OpenSSH's ProxyUseFdpass, hand the connection over on it
+    #[arg(long)]
+    pub fdpass: bool,
     /// To this TCP port in the task, in place of its SSH server
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,

@@ -27,6 +27,7 @@ use super::handle::{Addresses, Command};
 use super::limits;
 use super::listen::Event;
 use super::peer::Link;
+use super::quiet::Quiet;
 
 /// How often idle connections of a crowded node are looked at.
 const TRIM_INTERVAL: Duration = Duration::from_secs(30);
@@ -36,7 +37,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The actor.
 pub(super) struct NetActor {
-    swarm: Swarm<Behaviour>,
+    swarm: Swarm<Quiet<Behaviour>>,
     commands: mpsc::Receiver<Command>,
     handlers: Handlers,
     common: Common,
@@ -47,7 +48,7 @@ pub(super) struct NetActor {
 
 impl NetActor {
     pub(super) fn new(
-        swarm: Swarm<Behaviour>,
+        swarm: Swarm<Quiet<Behaviour>>,
         commands: mpsc::Receiver<Command>,
         handlers: Handlers,
         common: Common,
@@ -99,7 +100,7 @@ impl NetActor {
             self.handlers.reach.deadline(),
             self.handlers.conduct.deadline(),
             self.handlers.liveness.deadline(),
-            self.swarm.behaviour().streams.deadline(),
+            self.swarm.behaviour().0.streams.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -130,6 +131,7 @@ impl NetActor {
         let mesh: HashSet<PeerId> = self
             .swarm
             .behaviour()
+            .0
             .gossipsub
             .all_mesh_peers()
             .copied()

@@ -22,6 +22,7 @@ use super::liveness::Liveness;
 use super::metrics::NetMetrics;
 use super::peers::PeerTable;
 use super::protocols::Protocols;
+use super::quiet::Quiet;
 use super::reach::Reach;
 use super::tasks::Tasks;
 
@@ -79,10 +80,10 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn context<'a>(&'a mut self, swarm: &'a mut Swarm<Behaviour>) -> Context<'a> {
+    pub(super) fn context<'a>(&'a mut self, swarm: &'a mut Swarm<Quiet<Behaviour>>) -> Context<'a> {
         let local = *swarm.local_peer_id();
         Context {
-            behaviour: swarm.behaviour_mut(),
+            behaviour: &mut swarm.behaviour_mut().0,
             peers: &mut self.peers,
             actions: &mut self.actions,
             events: &self.events,

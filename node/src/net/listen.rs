@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::error::NetError;
+use super::quiet::Quiet;
 
 /// How long a listener may take to report its first address (5 s): it takes a millisecond, unless the
 /// machine is starting up.
@@ -31,7 +32,7 @@ pub(super) type Event = SwarmEvent<BehaviourEvent>;
 /// # Errors
 /// The first address that does not work. An IPv6 wildcard on a machine without IPv6 is left out.
 pub(super) async fn listen(
-    swarm: &mut Swarm<Behaviour>,
+    swarm: &mut Swarm<Quiet<Behaviour>>,
     addresses: &[Multiaddr],
 ) -> Result<Vec<Event>, NetError> {
     let mut waiting = Vec::new();
@@ -103,7 +104,7 @@ fn late(missing: &HashSet<ListenerId>, asked: &[(ListenerId, Multiaddr)]) -> Net
 }
 
 fn listen_on(
-    swarm: &mut Swarm<Behaviour>,
+    swarm: &mut Swarm<Quiet<Behaviour>>,
     address: &Multiaddr,
 ) -> Result<Option<ListenerId>, NetError> {
     let failed = |source: io::Error| NetError::Listen {

@@ -46,6 +46,7 @@ mod peer;
 mod peers;
 mod protocols;
 mod provider_store;
+mod quiet;
 mod reach;
 mod schedule;
 mod seeking;
@@ -94,7 +95,7 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
     let behaviour = behaviour::Behaviour::new(&config, &protocols, relay_client, sink.clone())?;
     let swarm_config =
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
-    let mut swarm = Swarm::new(transport, behaviour, local, swarm_config);
+    let mut swarm = Swarm::new(transport, quiet::Quiet(behaviour), local, swarm_config);
     let early = listen::listen(&mut swarm, &config.listen).await?;
     for address in &config.external {
         swarm.add_external_address(address.clone());

@@ -124,7 +124,7 @@ fn never_ran(error: OpenError) -> Failure {
 async fn hand_on(input: ExecInput, interactive: bool) {
     if interactive {
         let mut typed = terminal::input();
-        while let Some(bytes) = typed.recv().await {
+        while let Some(bytes) = typed.next().await {
             if !input.input(bytes).await {
                 return;
             }

@@ -3,6 +3,7 @@
 mod attend;
 mod copy;
 mod forward;
+mod joint;
 mod names;
 mod run;
 mod ssh;

@@ -5,30 +5,24 @@
 //! `tunnel` writes both before it hands on the first byte, so that they stand when OpenSSH looks.
 
 use std::fs::DirBuilder;
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::thread;
 
 use p2pnode_node::home::DataDir;
 use p2pnode_protocol::TaskKey;
 use p2pnode_protocol::tunnel::{Opened, Purpose};
 use p2pnode_tunnel::ssh_keys::{self, ClientKey};
-use tokio::net::TcpStream;
 
-use super::{names, open};
+use super::{joint, names, open};
 use crate::args::{Global, SshArgs, TunnelArgs};
 use crate::exit::Failure;
 use crate::{here, output};
 
 /// The user that tasks' servers know. Any name would do: the key says who it is.
 const USER: &str = "task";
-
-/// What is copied at once, in bytes.
-const COPY_BYTES: usize = 128 << 10;
 
 /// The files of one task's connections.
 struct Files {
@@ -93,9 +87,11 @@ fn settings(dir: &Path, host: &str) -> Result<Vec<(&'static str, String)>, Failu
     // Named in full: OpenSSH may be started where neither the variable nor the directory is the same.
     let data_dir = dir.parent().unwrap_or(dir);
     let mut proxy = format!("{} --data-dir {}", quoted(&program), quoted(data_dir));
-    proxy.push_str(&format!(" tunnel --stdio {host}"));
+    proxy.push_str(&format!(" tunnel --stdio --fdpass {host}"));
     Ok(vec![
         ("ProxyCommand", proxy),
+        // OpenSSH then speaks to the node itself: no process stands between the two.
+        ("ProxyUseFdpass", "yes".to_owned()),
         ("User", USER.to_owned()),
         ("IdentityFile", quoted(&dir.join(format!("{host}.key")))),
         ("IdentitiesOnly", "yes".to_owned()),
@@ -194,38 +190,7 @@ pub async fn tunnel(global: &Global, args: &TunnelArgs) -> Result<ExitCode, Fail
             stream
         }
     };
-    pump(stream).map_err(|error| Failure::internal(format!("the tunnel broke: {error}")))?;
+    let joined = joint::join(stream, args.fdpass);
+    joined.map_err(|error| Failure::internal(format!("the tunnel broke: {error}")))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Joins stdin and stdout to the stream until the other side has said all. Two threads that block: a
-/// keystroke that went through an event loop would take twice as long.
-fn pump(stream: TcpStream) -> io::Result<()> {
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
-    let mut far = stream.try_clone()?;
-    thread::spawn(move || {
-        // Whatever ends it, the other direction tells.
-        let _ = copy(&mut io::stdin().lock(), &mut far);
-        let _ = far.shutdown(Shutdown::Write);
-    });
-    let mut near = stream;
-    match copy(&mut near, &mut io::stdout().lock()) {
-        // OpenSSH has left.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        ended => ended,
-    }
-}
-
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; COPY_BYTES];
-    loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            length => {
-                to.write_all(&buffer[..length])?;
-                to.flush()?;
-            }
-        }
-    }
 }

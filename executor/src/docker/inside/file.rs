@@ -1,6 +1,8 @@
 //! One open file of a sandbox, and how its properties are told and changed.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::ThreadId;
 
 use rustix::fs::{
@@ -27,10 +29,44 @@ pub(super) fn admit(door: &Door, settled: Option<ThreadId>) -> io::Result<Pass> 
         .ok_or_else(|| io::Error::new(io::ErrorKind::BrokenPipe, "the task has ended"))
 }
 
+/// What this node may write into memory for one task (16 MiB). The kernel counts such pages for whoever
+/// writes them, which is this node, and not for the task with its limit of memory; so it is counted here,
+/// and what is deleted is not given back: nobody can tell what the task itself has made of it.
+const MEMORY: u64 = 16 << 20;
+
+/// How much of [`MEMORY`] is left.
+#[derive(Debug)]
+pub(super) struct Memory(AtomicU64);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(AtomicU64::new(MEMORY))
+    }
+}
+
+impl Memory {
+    /// # Errors
+    /// When there is not so much.
+    pub(super) fn take(&self, bytes: u64) -> io::Result<()> {
+        let relaxed = Ordering::Relaxed;
+        let taken = self
+            .0
+            .fetch_update(relaxed, relaxed, |left| left.checked_sub(bytes));
+        taken.map(drop).map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::StorageFull,
+                "no more than 16 MiB are copied into a task's memory (/tmp): use its work directory",
+            )
+        })
+    }
+}
+
 /// One open file.
 #[derive(Debug)]
 pub(super) struct TaskFile {
     pub file: std::fs::File,
+    /// When what is written takes memory.
+    pub memory: Option<Arc<Memory>>,
     pub door: Door,
     pub settled: Option<ThreadId>,
     pub append: bool,
@@ -50,6 +86,9 @@ impl OpenFile for TaskFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let _pass = self.admit()?;
+        if let Some(memory) = &self.memory {
+            memory.take(bytes.len() as u64)?;
+        }
         if self.append {
             return io::Write::write_all(&mut &self.file, bytes);
         }

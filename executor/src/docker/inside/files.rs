@@ -27,7 +27,7 @@ use rustix::thread::{
 use super::super::container::WORK;
 use super::View;
 use super::door::{Door, Pass};
-use super::file::{TaskFile, admit, flags_of, kind, mode_of, times_of, told};
+use super::file::{Memory, TaskFile, admit, flags_of, kind, mode_of, times_of, told};
 use crate::inside::{FileChange, FileStat, Files, OpenFile, OpenMode};
 
 /// File systems whose files say what they say by who reads them: this thread is not in the container,
@@ -38,6 +38,13 @@ const OF_THE_KERNEL: [i64; 3] = [
     0x6367_7270, // cgroup2
 ];
 
+/// The file system of /tmp, /dev/shm and an image's volumes in a container (`TMPFS_MAGIC`).
+const TMPFS: i64 = 0x0102_1994;
+
+/// What making a file, folder or link costs of the memory that is counted for it, in bytes: an inode and
+/// its name.
+const INODE_COST: u64 = 1 << 10;
+
 /// How often making a file is tried when somebody makes and removes it meanwhile.
 const TRIES: usize = 4;
 
@@ -47,6 +54,7 @@ pub(super) struct TaskFiles {
     view: Arc<View>,
     user: (u32, u32),
     door: Door,
+    memory: Arc<Memory>,
     settled: Option<ThreadId>,
 }
 
@@ -57,11 +65,12 @@ struct Spot {
 }
 
 impl TaskFiles {
-    pub(super) fn new(view: Arc<View>, user: (u32, u32), door: Door) -> Self {
+    pub(super) fn new(view: Arc<View>, user: (u32, u32), door: Door, memory: Arc<Memory>) -> Self {
         Self {
             view,
             user,
             door,
+            memory,
             settled: None,
         }
     }
@@ -94,7 +103,27 @@ impl TaskFiles {
         if kind(&fstat(&folder)?) != FileType::Directory {
             return Err(Errno::NOTDIR.into());
         }
+        not_the_kernels(&folder)?;
         Ok(Spot { folder, name })
+    }
+
+    /// Where something is to be made; it is counted where it takes memory.
+    fn spot_to_make(&self, path: &[u8]) -> io::Result<Spot> {
+        let spot = self.spot(path)?;
+        if self.is_memory(&spot.folder)? {
+            self.memory.take(INODE_COST)?;
+        }
+        Ok(spot)
+    }
+
+    /// Whether what is written there takes memory. The work directory takes disk, as far as tasks are
+    /// concerned, wherever the owner keeps it.
+    fn is_memory(&self, handle: &OwnedFd) -> io::Result<bool> {
+        if fstatfs(handle)?.f_type != TMPFS {
+            return Ok(false);
+        }
+        let work = self.find(WORK.as_bytes(), true)?;
+        Ok(fstat(&work)?.st_dev != fstat(handle)?.st_dev)
     }
 
     /// Opens what a handle stands for.
@@ -106,12 +135,7 @@ impl TaskFiles {
                 "devices, sockets and pipes are not opened",
             ));
         }
-        if OF_THE_KERNEL.contains(&fstatfs(found)?.f_type) {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "files of the kernel are not opened",
-            ));
-        }
+        not_the_kernels(found)?;
         // Not to wait for whoever holds a lease on it.
         let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         Ok(openat(CWD, handle_path(found), flags, Mode::empty())?)
@@ -127,7 +151,7 @@ impl TaskFiles {
                     Err(error) => return Err(error),
                 }
             }
-            let spot = self.spot(path)?;
+            let spot = self.spot_to_make(path)?;
             let making = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let made = openat(
                 &spot.folder,
@@ -174,8 +198,10 @@ impl Files for TaskFiles {
         if kind(&fstat(&file)?) == FileType::Directory {
             return Err(Errno::ISDIR.into());
         }
+        let memory = self.is_memory(&file)?.then(|| self.memory.clone());
         Ok(Box::new(TaskFile {
             file: file.into(),
+            memory,
             door: self.door.clone(),
             settled: self.settled,
             append: how.append,
@@ -211,7 +237,7 @@ impl Files for TaskFiles {
 
     fn make_dir(&self, path: &[u8], mode: u32) -> io::Result<()> {
         let _pass = self.admit()?;
-        let spot = self.spot(path)?;
+        let spot = self.spot_to_make(path)?;
         Ok(mkdirat(&spot.folder, spot.name.as_slice(), mode_of(mode))?)
     }
 
@@ -251,13 +277,14 @@ impl Files for TaskFiles {
 
     fn make_link(&self, target: &[u8], path: &[u8]) -> io::Result<()> {
         let _pass = self.admit()?;
-        let spot = self.spot(path)?;
+        let spot = self.spot_to_make(path)?;
         Ok(symlinkat(target, &spot.folder, spot.name.as_slice())?)
     }
 
     fn change(&self, path: &[u8], change: FileChange) -> io::Result<()> {
         let _pass = self.admit()?;
         let found = self.find(path, true)?;
+        not_the_kernels(&found)?;
         if let Some(size) = change.size {
             let file = Self::reopen(&found, OFlags::WRONLY)?;
             ftruncate(file, size)?;
@@ -288,6 +315,19 @@ impl Files for TaskFiles {
             Err(error) => Err(error),
         }
     }
+}
+
+/// # Errors
+/// When it is a file of the kernel: this thread is not in the container, and would read and change the
+/// host's.
+fn not_the_kernels(handle: &OwnedFd) -> io::Result<()> {
+    if OF_THE_KERNEL.contains(&fstatfs(handle)?.f_type) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "files of the kernel are not opened",
+        ));
+    }
+    Ok(())
 }
 
 /// The absolute path of a folder, and a name in it, that a path stands for.

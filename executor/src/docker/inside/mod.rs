@@ -79,6 +79,8 @@ struct Core {
     place: Place,
     usage: Arc<watch::Sender<LiveUsage>>,
     sessions: Arc<Semaphore>,
+    /// For all that copies files into the task.
+    memory: Arc<file::Memory>,
 }
 
 impl fmt::Debug for Entry {
@@ -95,6 +97,7 @@ impl Entry {
             place,
             usage: Arc::clone(&hold.usage),
             sessions: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            memory: Arc::default(),
         }))
     }
 
@@ -106,6 +109,15 @@ impl Entry {
 impl Core {
     fn pass(&self) -> Result<Pass, InsideError> {
         self.place.door.pass().ok_or(InsideError::Ended)
+    }
+
+    /// The same, for what begins: whoever has paused a task wants nothing to begin in it.
+    fn pass_in(&self) -> Result<Pass, InsideError> {
+        let pass = self.pass()?;
+        match self.usage.borrow().paused {
+            true => Err(InsideError::Paused),
+            false => Ok(pass),
+        }
     }
 
     /// What this host sees of the container.
@@ -155,7 +167,7 @@ impl Inside for Entry {
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, InsideError> {
-        let _pass = self.0.pass()?;
+        let _pass = self.0.pass_in()?;
         match self.0.view().await {
             Ok(view) => {
                 self.0.place.door.leaves_sockets();
@@ -169,7 +181,7 @@ impl Inside for Entry {
     }
 
     async fn datagrams(&self, port: u16) -> Result<UdpSocket, InsideError> {
-        let _pass = self.0.pass()?;
+        let _pass = self.0.pass_in()?;
         let view = self.0.must_see("UDP ports of this task cannot be reached");
         let view = view.await?;
         self.0.place.door.leaves_sockets();
@@ -177,7 +189,7 @@ impl Inside for Entry {
     }
 
     async fn listen(&self, port: u16) -> Result<TcpListener, InsideError> {
-        let _pass = self.0.pass()?;
+        let _pass = self.0.pass_in()?;
         let view = self.0.must_see("nobody can listen within this task");
         let view = view.await?;
         self.0.place.door.leaves_sockets();
@@ -185,11 +197,12 @@ impl Inside for Entry {
     }
 
     async fn files(&self) -> Result<Box<dyn Files>, InsideError> {
-        let _pass = self.0.pass()?;
+        let _pass = self.0.pass_in()?;
         match self.0.view().await {
             Ok(view) => {
                 let (user, door) = (self.0.place.user, self.0.place.door.clone());
-                Ok(Box::new(files::TaskFiles::new(view, user, door)))
+                let memory = self.0.memory.clone();
+                Ok(Box::new(files::TaskFiles::new(view, user, door, memory)))
             }
             Err(why) => {
                 tracing::debug!(why, "a shell in the task reaches its files");

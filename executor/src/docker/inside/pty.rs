@@ -15,13 +15,13 @@ use futures::stream::unfold;
 use p2pnode_protocol::task::Stream as Channel;
 use p2pnode_protocol::tunnel::WindowSize;
 use rustix::fs::{OFlags, Uid, fchown, fstatfs};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr, write};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Winsize, tcgetattr, tcsetattr,
     tcsetwinsize,
 };
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::View;
@@ -48,10 +48,7 @@ pub(super) struct Pair {
 
 /// The far end of a terminal. To the async runtime it is like two pipes.
 #[derive(Debug, Clone)]
-pub(super) struct Far {
-    out: Arc<Receiver>,
-    to: Arc<OwnedFd>,
-}
+pub(super) struct Far(Arc<OwnedFd>);
 
 impl Pair {
     /// Opens one that belongs to the user `uid`.
@@ -79,7 +76,7 @@ impl Pair {
         tcsetattr(&near, OptionalActions::Now, &modes)?;
         tcsetwinsize(&far, winsize(size))?;
         Ok(Self {
-            far: Far::new(far)?,
+            far: Far(Arc::new(far)),
             name,
             near,
         })
@@ -87,23 +84,21 @@ impl Pair {
 }
 
 impl Far {
-    fn new(far: OwnedFd) -> io::Result<Self> {
-        let out = Receiver::from_owned_fd_unchecked(far.try_clone()?)?;
-        Ok(Self {
-            out: Arc::new(out),
-            to: Arc::new(far),
-        })
-    }
-
     pub(super) fn resize(&self, size: WindowSize) -> io::Result<()> {
-        Ok(tcsetwinsize(&*self.to, winsize(size))?)
+        Ok(tcsetwinsize(&*self.0, winsize(size))?)
     }
 
     /// What is written to the terminal, until nobody has it open any more.
-    pub(super) fn output(&self) -> impl Stream<Item = io::Result<LogChunk>> + Send + use<> {
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub(super) fn output(
+        &self,
+    ) -> io::Result<impl Stream<Item = io::Result<LogChunk>> + Send + use<>> {
+        let far = Receiver::from_owned_fd_unchecked(self.0.try_clone()?)?;
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
-        unfold((Arc::clone(&self.out), buffer), |(far, mut buffer)| async {
-            match read(&far, &mut buffer).await {
+        let chunks = unfold((far, buffer), |(mut far, mut buffer)| async {
+            match read(&mut far, &mut buffer).await {
                 Ok(0) => None,
                 Ok(count) => {
                     let chunk = LogChunk {
@@ -114,36 +109,30 @@ impl Far {
                 }
                 Err(error) => Some((Err(error), (far, buffer))),
             }
-        })
+        });
+        Ok(chunks)
     }
 
     /// What is typed.
-    ///
-    /// # Errors
-    /// When this process has too many files open.
-    pub(super) fn input(&self) -> io::Result<Input> {
-        Ok(Input {
-            far: Sender::from_owned_fd_unchecked(self.to.try_clone()?)?,
+    pub(super) fn input(&self) -> Input {
+        Input {
+            far: Arc::clone(&self.0),
+            full: None,
             begun: false,
             endings: None,
-        })
+        }
     }
 }
 
 /// No bytes at its end.
-async fn read(far: &Receiver, buffer: &mut [u8]) -> io::Result<usize> {
+async fn read(far: &mut Receiver, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        far.readable().await?;
-        match far.try_read(buffer) {
+        match far.read(buffer).await {
             // That is how a terminal whose near end is closed says so.
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
                 return Ok(0);
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
     }
@@ -152,7 +141,10 @@ async fn read(far: &Receiver, buffer: &mut [u8]) -> io::Result<usize> {
 /// What is typed at a terminal. Shut down, it types what stands for the end.
 #[derive(Debug)]
 pub(super) struct Input {
-    far: Sender,
+    far: Arc<OwnedFd>,
+    /// Watches a terminal that takes no more, until it does. Not before: a terminal that is watched says
+    /// after every key that it would take another, which wakes this process once more.
+    full: Option<Sender>,
     /// Whether a line has been begun and not ended.
     begun: bool,
     /// How many signs of the end are still to be typed, once that is known.
@@ -173,6 +165,23 @@ impl Input {
         };
         Ok((sign, times))
     }
+
+    /// Types as much as the terminal takes.
+    fn poll_type(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let full = match &mut self.full {
+            Some(full) => full,
+            None => match retry_on_intr(|| write(&self.far, bytes)) {
+                Err(Errno::AGAIN) => {
+                    let full = Sender::from_owned_fd_unchecked(self.far.try_clone()?)?;
+                    self.full.insert(full)
+                }
+                typed => return Poll::Ready(typed.map_err(io::Error::from)),
+            },
+        };
+        let typed = ready!(Pin::new(full).poll_write(context, bytes));
+        self.full = None;
+        Poll::Ready(typed)
+    }
 }
 
 impl AsyncWrite for Input {
@@ -181,7 +190,7 @@ impl AsyncWrite for Input {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let typed = ready!(Pin::new(&mut self.far).poll_write(context, bytes))?;
+        let typed = ready!(self.poll_type(context, bytes))?;
         if let Some(last) = typed.checked_sub(1).and_then(|last| bytes.get(last)) {
             self.begun = !matches!(last, b'\n' | b'\r');
         }
@@ -197,7 +206,7 @@ impl AsyncWrite for Input {
         let mut left = self.endings.unwrap_or(times);
         while left > 0 {
             self.endings = Some(left);
-            ready!(Pin::new(&mut self.far).poll_write(context, &[sign]))?;
+            ready!(self.poll_type(context, &[sign]))?;
             left -= 1;
         }
         self.endings = Some(0);

@@ -142,8 +142,8 @@ async fn start(
         // The command has it open, or had: from here on it ends with it.
         drop(near);
         ends = Ends {
-            frames: far.output().boxed(),
-            input: Box::new(far.input()?),
+            frames: far.output()?.boxed(),
+            input: Box::new(far.input()),
             far: Some(far),
         };
     }
@@ -283,7 +283,8 @@ async fn begun(
             return Ok(pid);
         }
         if seen.running != Some(true) && seen.exit_code.is_some() {
-            let said = last_words(frames).await;
+            // An engine that goes on for longer has said enough.
+            let (said, _) = words_until(frames, LAST_WORDS).await;
             return Err(not_begun(core, command, said.trim()));
         }
         if since.elapsed() > STARTING {
@@ -317,7 +318,11 @@ fn no_command(command: &[String]) -> InsideError {
     InsideError::NoCommand(command.first().cloned().unwrap_or_default())
 }
 
-async fn last_words(frames: &mut (impl Stream<Item = io::Result<LogChunk>> + Unpin)) -> String {
+/// What comes within so long, and whether that was all.
+async fn words_until(
+    frames: &mut (impl Stream<Item = io::Result<LogChunk>> + Unpin),
+    limit: Duration,
+) -> (String, bool) {
     let mut said = Vec::new();
     let listen = async {
         while let Some(Ok(chunk)) = frames.next().await {
@@ -325,15 +330,19 @@ async fn last_words(frames: &mut (impl Stream<Item = io::Result<LogChunk>> + Unp
             said.extend_from_slice(&chunk.bytes[..room]);
         }
     };
-    // An engine that goes on for longer has said enough.
-    let _ = timeout(LAST_WORDS, listen).await;
-    String::from_utf8_lossy(&said).into_owned()
+    let is_all = timeout(limit, listen).await.is_ok();
+    (String::from_utf8_lossy(&said).into_owned(), is_all)
 }
 
 /// Waits until a command has its terminal: what the engine carried until then has ended.
 async fn took_terminal(command: &[String], frames: &mut Frames) -> Result<(), InsideError> {
-    match last_words(frames).await.trim() {
-        "" => Ok(()),
+    let (said, is_all) = words_until(frames, STARTING).await;
+    match said.trim() {
+        "" if is_all => Ok(()),
+        "" => {
+            let why = "the command has not taken its terminal within a minute";
+            Err(io::Error::new(io::ErrorKind::TimedOut, why).into())
+        }
         said if said.contains(NO_SUCH) => Err(no_command(command)),
         said => {
             let why = format!("the command cannot have a terminal: {said}");

@@ -182,12 +182,15 @@ impl Command {
         if !line.is_idle() {
             return;
         }
-        let settled = self.waiting.is_empty() || self.taken - self.told >= ACKNOWLEDGE_EVERY;
-        if self.taken > self.told && settled {
+        let output = self.output.next();
+        // A few bytes are told along with output: alone they would go ahead of a key's echo, and all that
+        // they pass through would be busy with them when it comes.
+        let owed = self.taken - self.told;
+        if owed >= ACKNOWLEDGE_EVERY || (owed > 0 && output.is_some()) {
             self.told = self.taken;
             line.queue(&FromTask::Taken(self.taken));
         }
-        if let Some((stream, bytes)) = self.output.next() {
+        if let Some((stream, bytes)) = output {
             let bytes = bytes.to_vec();
             line.queue(&FromTask::Output { stream, bytes });
         } else if let Some(end) = &self.end

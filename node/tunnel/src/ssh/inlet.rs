@@ -9,14 +9,17 @@
 //! even that is used up, it ends the channel that is at fault.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -112,20 +115,18 @@ impl Traffic {
     }
 }
 
-/// What waits for a command.
+/// What waits for a command. Whoever fills it and whoever empties it are polled together, by [`carry`],
+/// so neither wakes the other: a task that wakes itself makes the runtime wake another thread for it, and
+/// every key would pay for that.
 #[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    /// Something came, or nothing more will.
-    filled: Notify,
-    /// Something went.
-    drained: Notify,
-}
+struct Queue(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
     packets: VecDeque<(Bytes, Option<OwnedSemaphorePermit>)>,
     bytes: usize,
+    /// Somebody waits for room.
+    crowded: bool,
     /// Nothing more comes.
     closed: bool,
     /// Nothing more is taken.
@@ -134,12 +135,17 @@ struct Waiting {
 
 impl Queue {
     fn with<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
-        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ready once `done` says so; it is asked whenever the other side has done something.
+    async fn until<T>(&self, mut done: impl FnMut(&mut Waiting) -> Option<T>) -> T {
+        poll_fn(|_| self.with(&mut done).map_or(Poll::Pending, Poll::Ready)).await
     }
 
     /// Adds a packet if there is room; gives it back if not.
     fn offer(&self, data: Bytes, traffic: &Traffic) -> Result<(), Bytes> {
-        let taken = self.with(|waiting| {
+        self.with(|waiting| {
             if waiting.abandoned {
                 return Ok(());
             }
@@ -150,14 +156,13 @@ impl Queue {
             {
                 Some(extra)
             } else {
+                waiting.crowded = true;
                 return Err(data);
             };
             waiting.bytes += data.len();
             waiting.packets.push_back((data, extra));
             Ok(())
-        });
-        self.filled.notify_one();
-        taken
+        })
     }
 
     /// Adds a packet; false when nothing moves any more.
@@ -170,7 +175,7 @@ impl Queue {
                 Err(data) => data,
             };
             tokio::select! {
-                () = self.drained.notified() => {}
+                () = self.until(|waiting| (!waiting.crowded).then_some(())) => {}
                 _ = stuck.changed() => {}
                 () = sleep(LOOK) => {
                     looks += 1;
@@ -184,28 +189,20 @@ impl Queue {
 
     /// The next packet; none after the last.
     async fn next(&self) -> Option<Bytes> {
-        loop {
-            let next = self.with(|waiting| match waiting.packets.pop_front() {
-                Some((data, _)) => {
-                    waiting.bytes -= data.len();
-                    Some(Some(data))
-                }
-                None if waiting.closed => Some(None),
-                None => None,
-            });
-            match next {
-                Some(next) => {
-                    self.drained.notify_one();
-                    return next;
-                }
-                None => self.filled.notified().await,
+        let next = |waiting: &mut Waiting| match waiting.packets.pop_front() {
+            Some((data, _)) => {
+                waiting.bytes -= data.len();
+                waiting.crowded = false;
+                Some(Some(data))
             }
-        }
+            None if waiting.closed => Some(None),
+            None => None,
+        };
+        self.until(next).await
     }
 
     fn close(&self) {
         self.with(|waiting| waiting.closed = true);
-        self.filled.notify_one();
     }
 
     /// Leaves what waits, and takes what comes for nothing.
@@ -214,12 +211,16 @@ impl Queue {
             waiting.abandoned = true;
             waiting.packets.clear();
             waiting.bytes = 0;
+            waiting.crowded = false;
         });
-        self.drained.notify_one();
     }
 
     fn is_empty(&self) -> bool {
         self.with(|waiting| waiting.packets.is_empty())
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.with(|waiting| waiting.crowded)
     }
 }
 
@@ -270,10 +271,22 @@ where
         let _ = timeout(linger, traffic.input_ended()).await;
         InletEnd::Closed
     };
-    tokio::select! {
-        end = reading => end,
-        () = writing => InletEnd::Closed,
-    }
+    let (mut reading, mut writing) = (pin!(reading), pin!(writing));
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(end) = reading.as_mut().poll(cx) {
+                return Poll::Ready(end);
+            }
+            let was_crowded = queue.is_crowded();
+            if writing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(InletEnd::Closed);
+            }
+            if !was_crowded || queue.is_crowded() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(queue: &Queue, mut sink: W) {
