@@ -245,6 +245,48 @@ async fn files_are_files(subject: &DockerSubject) {
     }
 }
 
+/// The kernel counts what a file in memory takes for whoever writes it, and that is not the task.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker"]
+async fn little_goes_into_a_tasks_memory_and_nothing_into_the_kernels() {
+    if !root() {
+        return;
+    }
+    let subject = DockerSubject::new().await;
+    let task = open(&subject, KINDS[0]).await;
+    visit(&task, |files| {
+        let piece = vec![7; 1 << 20];
+        put(files, "/tmp/small", b"fits").unwrap();
+        let mut written = 0;
+        while put(files, &format!("/tmp/{written}"), &piece).is_ok() {
+            written += 1;
+            assert!(written <= 16, "memory without end");
+        }
+        assert!(written >= 14, "{written} MiB");
+        let more = files.open(b"/dev/shm/x", WRITE, 0o600);
+        let more = more.and_then(|file| file.write_at(0, &piece));
+        assert_eq!(
+            kind(more),
+            ErrorKind::StorageFull,
+            "one account for all of them"
+        );
+        // The work directory is no memory.
+        for number in 0..20 {
+            put(files, &format!("large{number}"), &piece).unwrap();
+        }
+        let change = FileChange {
+            mode: Some(0o777),
+            ..FileChange::default()
+        };
+        let changed = files.change(b"/proc/meminfo", change);
+        assert_eq!(kind(changed), ErrorKind::PermissionDenied);
+        assert!(files.make_dir(b"/proc/sys/x", 0o700).is_err());
+    })
+    .await;
+    task.close().await;
+    clean(&subject).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
 async fn files_end_with_the_task_and_belong_to_one_thread() {

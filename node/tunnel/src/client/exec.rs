@@ -267,7 +267,7 @@ impl Owner {
 
     fn on_wish(&mut self, wish: Wish) {
         match wish {
-            Wish::Input(bytes) if !self.input_ends => self.input.push((), bytes),
+            Wish::Input(bytes) if !self.input_ends => self.input.push((), &bytes),
             Wish::Input(_) => {}
             Wish::InputEnd => self.input_ends = true,
             Wish::Resize(size) => {
@@ -291,7 +291,7 @@ impl Owner {
             line.queue(&ToTask::Received(self.received));
         }
         if let Some(((), bytes)) = self.input.next() {
-            line.queue(&ToTask::Input(bytes.to_vec()));
+            line.queue(&ToTask::Input(bytes));
         } else if self.input_ends && !self.end_sent {
             self.end_sent = true;
             line.queue(&ToTask::InputEnd);

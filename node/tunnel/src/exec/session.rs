@@ -5,10 +5,9 @@
 //! has been attached for [`RESUME_WITHIN`], or the task is gone, the command is dropped, which kills
 //! it.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BytesMut};
 use p2pnode_executor::LogChunk;
 use p2pnode_executor::inside::{Duplex, Session};
 use p2pnode_protocol::task::Stream;
@@ -29,6 +28,10 @@ use crate::serve::{refuse, welcome};
 /// How long the owner has to take the news that the task is gone.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long the owner has to read what a command wrote once it and its task have ended (10 min): whoever
+/// looks at it page by page may take a while, and for ever nobody.
+const LAST_READ: Duration = Duration::from_secs(600);
+
 /// A stream for a command.
 pub(crate) struct Attach {
     pub(crate) stream: Box<dyn Duplex>,
@@ -41,8 +44,7 @@ pub(crate) struct Attach {
 struct Command {
     output: Kept<Stream>,
     /// Input that its stdin has not taken yet.
-    waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
+    waiting: BytesMut,
     /// Bytes that its stdin took.
     taken: u64,
     /// Bytes of `taken` that its owner was told of.
@@ -71,11 +73,13 @@ pub(super) async fn run(
     let mut line: Option<Line<ToTask>> = None;
     let mut give_up = Instant::now() + RESUME_WITHIN;
     let mut writing = true;
+    // When the task is gone, and the command has ended before it.
+    let mut read_by = None::<Instant>;
     loop {
         if let Some(line) = &mut line {
             command.fill(line);
         }
-        let wants_output = writing && command.output.len() < MAX_KEPT_BYTES;
+        let wants_output = writing && command.output.has_room();
         tokio::select! {
             attach = attaching.recv() => {
                 let Some(attach) = attach else { return };
@@ -100,7 +104,7 @@ pub(super) async fn run(
                 Step::Broken => (line, give_up) = (None, Instant::now() + RESUME_WITHIN),
             },
             chunk = output.recv(), if wants_output => match chunk {
-                Some(LogChunk { stream, bytes }) => command.output.push(stream, bytes.into()),
+                Some(LogChunk { stream, bytes }) => command.output.push(stream, &bytes),
                 None => writing = false,
             },
             ended = &mut end, if !writing && command.end.is_none() => {
@@ -110,10 +114,14 @@ pub(super) async fn run(
             }
             () = command.feed() => {}
             () = sleep_until(give_up), if line.is_none() => return,
-            () = gone.cancelled(), if command.end.is_none() => {
-                command.lose(line).await;
-                return;
+            () = gone.cancelled(), if read_by.is_none() => {
+                if command.end.is_none() {
+                    command.lose(line).await;
+                    return;
+                }
+                read_by = Some(Instant::now() + LAST_READ);
             }
+            () = sleep_until(read_by.unwrap_or(give_up)), if read_by.is_some() => return,
         }
     }
 }
@@ -139,8 +147,7 @@ impl Command {
     fn new(stdin: Box<dyn AsyncWrite + Send + Unpin>) -> Self {
         Self {
             output: Kept::new(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            waiting: BytesMut::new(),
             taken: 0,
             told: 0,
             input_ends: false,
@@ -165,7 +172,6 @@ impl Command {
         }
         // The owner sends again what the command's stdin had not taken.
         self.waiting.clear();
-        self.waiting_bytes = 0;
         self.input_ends = false;
         self.told = self.taken;
         self.end_told = false;
@@ -191,7 +197,6 @@ impl Command {
             line.queue(&FromTask::Taken(self.taken));
         }
         if let Some((stream, bytes)) = output {
-            let bytes = bytes.to_vec();
             line.queue(&FromTask::Output { stream, bytes });
         } else if let Some(end) = &self.end
             && !self.end_told
@@ -206,14 +211,13 @@ impl Command {
             ToTask::Input(bytes) => {
                 if bytes.len() > MAX_DATA_BYTES
                     || self.input_ends
-                    || self.waiting_bytes + bytes.len() > MAX_KEPT_BYTES + MAX_DATA_BYTES
+                    || self.waiting.len() + bytes.len() > MAX_KEPT_BYTES + MAX_DATA_BYTES
                 {
                     return Heard::Wrong;
                 }
                 // After its end, or once it has closed its stdin, input has nowhere to go.
                 if self.stdin.is_some() && !bytes.is_empty() {
-                    self.waiting_bytes += bytes.len();
-                    self.waiting.push_back(bytes.into());
+                    self.waiting.extend_from_slice(&bytes);
                 } else {
                     self.taken += bytes.len() as u64;
                 }
@@ -237,38 +241,31 @@ impl Command {
         let Some(stdin) = &mut self.stdin else {
             return std::future::pending().await;
         };
-        let result = match self.waiting.front_mut() {
-            Some(first) => match stdin.write(first).await {
+        let result = if !self.waiting.is_empty() {
+            match stdin.write(&self.waiting).await {
                 Ok(count) if count > 0 => {
-                    first.advance(count);
-                    if first.is_empty() {
-                        self.waiting.pop_front();
-                    }
-                    self.waiting_bytes -= count;
+                    self.waiting.advance(count);
                     self.taken += count as u64;
                     self.stdin_flushed = false;
                     Ok(())
                 }
-                Ok(_) => Err(()),
-                Err(_) => Err(()),
-            },
-            None if !self.stdin_flushed => {
-                let flushed = stdin.flush().await.map_err(|_| ());
-                self.stdin_flushed = true;
-                flushed
+                _ => Err(()),
             }
-            None if self.input_ends => {
-                let _ = stdin.shutdown().await;
-                Err(())
-            }
-            None => return std::future::pending().await,
+        } else if !self.stdin_flushed {
+            let flushed = stdin.flush().await.map_err(|_| ());
+            self.stdin_flushed = true;
+            flushed
+        } else if self.input_ends {
+            let _ = stdin.shutdown().await;
+            Err(())
+        } else {
+            return std::future::pending().await;
         };
         if result.is_err() {
             // It has ended, or closed its stdin; `yes | head` does, and nothing is wrong with that.
             self.stdin = None;
-            self.taken += self.waiting_bytes as u64;
+            self.taken += self.waiting.len() as u64;
             self.waiting.clear();
-            self.waiting_bytes = 0;
         }
     }
 
@@ -280,7 +277,6 @@ impl Command {
                 return;
             }
             while let Some((stream, bytes)) = self.output.next() {
-                let bytes = bytes.to_vec();
                 line.queue(&FromTask::Output { stream, bytes });
                 if line.write().await.is_err() {
                     return;
