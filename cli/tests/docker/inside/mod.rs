@@ -52,16 +52,20 @@ impl Place {
     pub fn of_job(file: &str) -> Self {
         let lab = Lab::new();
         let nodes = pair_on(&lab, &[]);
-        Self::at(lab, nodes, file)
+        let place = Self::at(lab, nodes, file);
+        place.lab.wait_until_running("provider", 1);
+        place
     }
 
     /// The task of a job file at a provider that is there already.
     pub fn at(lab: Lab, nodes: (TestNode, TestNode), file: &str) -> Self {
         let job = lab.job("wait", file, &[]);
         let submit = begin(&lab, &job, &[]);
-        lab.wait_until_running("provider", 1);
-        let shown = lab.last_job("me").unwrap();
-        let job = shown["job"]["job"].as_str().unwrap().to_owned();
+        let job = eventually("the task runs", || {
+            let shown = lab.last_job("me")?;
+            let job = shown["job"]["job"].as_str()?.to_owned();
+            (shown["tasks"][0]["state"] == "running").then_some(job)
+        });
         Self {
             lab,
             job,

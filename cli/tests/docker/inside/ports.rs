@@ -55,7 +55,10 @@ fn a_port_of_a_task_without_a_network_is_reached_listed_and_closed() {
 /// so a thread of the test's own is in the container's network.
 fn answer_datagrams(place: &Place, port: u16) {
     let container = containers_of(&place.lab.id("provider")).remove(0);
-    let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &container]);
+    let pid = eventually("the container has a process", || {
+        let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &container]);
+        (pid != "0").then_some(pid)
+    });
     let network = File::open(format!("/proc/{pid}/ns/net")).unwrap();
     let (sender, bound) = sync_channel(1);
     std::thread::spawn(move || {

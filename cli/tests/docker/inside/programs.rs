@@ -44,7 +44,11 @@ fn rsync_copies_what_has_changed_both_ways() {
     let here = format!("{}/", tree.display());
     let there = format!("{}:copy", place.host());
     rsync(&here, &there);
-    let sum = |line: &str| text(&place.ssh(&[line], b"").stdout);
+    let sum = |line: &str| {
+        let output = place.ssh(&[line], b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
     let seen = sum("cat 'copy/small one'; readlink copy/link; wc -c <copy/sub/big");
     assert_eq!(seen, format!("onesub/big\n{}\n", big.len()));
 

@@ -151,7 +151,6 @@ async fn what_is_out_of_reach_says_so() {
     for error in [
         refused(task.inside.datagrams(1).await),
         refused(task.inside.listen(0).await),
-        refused(task.inside.files().await),
     ] {
         assert!(matches!(&error, InsideError::Unsupported(_)), "{error:?}");
         assert!(error.to_string().contains("does not see"), "{error}");
