@@ -59,8 +59,9 @@ pub struct SubmitConfig {
     /// milliseconds: a lease, 60 s. As long as it lasts the provider keeps everything, most losses are over
     /// by then, and what is finished is worth more than what has to begin again.
     pub collect_ms: Millis,
-    /// How often outputs are asked for whose provider is not reached or stands still, at most: 10. Each
-    /// time it took as long as a lease without a byte, so they will not come.
+    /// How often outputs are asked for whose provider is not reached, stands still or breaks off, at most:
+    /// 10. Each time several transfers, or a minute of calling the provider, brought nothing, so they will
+    /// not come.
     pub collect_tries: u8,
     /// Estimated bytes of one offer, at most: 3 MiB, leaving a quarter of the largest message.
     pub max_offer_bytes: usize,

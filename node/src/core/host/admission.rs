@@ -61,20 +61,6 @@ impl Host {
         self.members.contains(peer) || self.terms.as_ref().is_some_and(|terms| terms.allow_any)
     }
 
-    /// A peer holds a private network's key. It stays a member while this node lives: what it has here is
-    /// no less its own when its connection is lost.
-    pub(in crate::core) fn on_member(&mut self, cx: &Cx, peer: PeerId) {
-        self.members.insert(peer);
-        if self.members.len() > cx.config.max_peers {
-            // One that has nothing here, and is not the newcomer; it is noted again when it connects.
-            let has_work = |peer: &PeerId| self.jobs.keys().any(|job| job.submitter == *peer);
-            let idle = |other: &&PeerId| **other != peer && !has_work(other);
-            if let Some(idle) = self.members.iter().find(idle).copied() {
-                self.members.remove(&idle);
-            }
-        }
-    }
-
     /// How many tasks more a submitter may bring.
     pub(super) fn tasks_left(&self, cx: &Cx, submitter: &PeerId) -> u64 {
         if *submitter == cx.config.me {

@@ -24,6 +24,20 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 impl Host {
+    /// A peer holds a private network's key. It stays a member while this node lives: what it has here is
+    /// no less its own when its connection is lost.
+    pub(in crate::core) fn on_member(&mut self, cx: &Cx, peer: PeerId) {
+        self.members.insert(peer);
+        if self.members.len() > cx.config.max_peers {
+            // One that has nothing here, and is not the newcomer; it is noted again when it connects.
+            let has_work = |peer: &PeerId| self.jobs.keys().any(|job| job.submitter == *peer);
+            let idle = |other: &&PeerId| **other != peer && !has_work(other);
+            if let Some(idle) = self.members.iter().find(idle).copied() {
+                self.members.remove(&idle);
+            }
+        }
+    }
+
     /// The owner offers this from now on.
     pub(in crate::core) fn on_terms(&mut self, cx: &mut Cx, terms: OfferTerms) {
         cx.persist(Record::Offer(terms.clone()));
