@@ -279,9 +279,6 @@ impl NetActor {
                         self.swarm.close_connection(id);
                     }
                     Action::Reserve(relay, circuit) => self.reserve(relay, circuit),
-                    Action::Unlisten(listener) => {
-                        self.swarm.remove_listener(listener);
-                    }
                 }
             }
         }
@@ -342,3 +339,6 @@ impl NetActor {
 
 /// Whether to go on; otherwise who wants to know that it ended.
 type Flow = ControlFlow<Option<oneshot::Sender<()>>>;
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@
 
 use std::time::Instant;
 
-use libp2p::core::transport::ListenerId;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -36,8 +35,6 @@ pub(super) enum Action {
     Close(ConnectionId),
     /// Reserve a place at this relay by listening there.
     Reserve(PeerId, Multiaddr),
-    /// Listen there no more.
-    Unlisten(ListenerId),
 }
 
 /// What handlers work with while they handle something.

@@ -87,6 +87,20 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// When the network's name or the key is unusable, or a listen address does not work; a port that is
 /// in use is [`NetError::PortInUse`].
 pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError> {
+    let (actor, handle, events) = prepare(config).await?;
+    let network = handle.network().to_owned();
+    let running = tokio::spawn(actor.run());
+    tokio::spawn(async move {
+        // Its events end with it, which ends the node; that says why.
+        if let Err(error) = running.await {
+            tracing::error!(network, %error, "a network broke; this is a bug, please report it");
+        }
+    });
+    Ok((handle, events))
+}
+
+/// A network that listens and does not run yet.
+async fn prepare(config: NetConfig) -> Result<(NetActor, NetHandle, NetEvents), NetError> {
     let protocols = Protocols::new(&config.network)?;
     let local = config.keypair.public().to_peer_id();
     let (sink, events) = events::channel(&config.limits);
@@ -136,7 +150,6 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
         addresses_in,
     );
     actor.begin(early);
-    tokio::spawn(actor.run());
     let handle = NetHandle::new(
         commands_in,
         local,
@@ -144,5 +157,5 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
         addresses,
         config.metrics,
     );
-    Ok((handle, events))
+    Ok((actor, handle, events))
 }

@@ -356,6 +356,15 @@ impl Reach {
     }
 }
 
+#[cfg(test)]
+impl Reach {
+    /// Makes this node one behind NAT, whose relays may take so long to give a place.
+    pub(super) fn hide(&mut self, patience: Duration) {
+        self.behind_nat = true;
+        self.relays.be_patient_for(patience);
+    }
+}
+
 /// What came of an attempt to punch a hole. Returns the peer to which there is none.
 pub(super) fn on_dcutr(event: &dcutr::Event) -> Option<PeerId> {
     match &event.result {

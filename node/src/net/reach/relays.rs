@@ -4,6 +4,10 @@
 //! Owned by [`super::Reach`], which says when places are needed. Two are held, at different relays. A relay
 //! is any peer that says so when it is identified, whether it was a bootstrap node, a neighbour in the DHT,
 //! or found there by its record as a relay; when too few are known, the actor is asked to search.
+//!
+//! A listener at a relay is never removed. An answer of the relay may be under way (to the first request, or
+//! to one of the renewals, which libp2p sends unseen), and libp2p's client panics at an answer to a listener
+//! that is gone. A listener ends with its request, after 60 s at the latest, or with the connection.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -14,6 +18,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::super::addresses::{self, Scope};
 use super::super::context::{Action, Context};
+use super::super::peer::Link;
 
 /// At how many relays a node behind NAT has a place: one may fail.
 const RELAYS: usize = 2;
@@ -36,20 +41,36 @@ const SEARCH_INTERVAL: Duration = Duration::from_secs(20);
 /// that was lost has rested.
 const FIRST_SEARCH: Duration = Duration::from_secs(4);
 
-/// How long a place may take to be given (15 s: a dial and a round trip).
+/// How long a relay may take to give a place before another is asked as well (15 s: a dial and a round trip).
 const ASKING: Duration = Duration::from_secs(15);
+
+/// How long the connection to a relay has to be out of use before it is closed together with a place that is
+/// not needed (1 minute), and how often that is looked at.
+const OUT_OF_USE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Asked for.
+    Asked,
+    /// Asked for so long ago that nobody counts on it.
+    Late,
+    /// Given.
+    Given,
+}
 
 #[derive(Debug)]
 struct Place {
     relay: PeerId,
-    /// Given; until then since when it is asked for.
-    given: bool,
+    state: State,
+    /// When it was asked for.
     since: Instant,
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Relays {
+    /// How long a place may take to be given.
+    patience: Duration,
     candidates: HashMap<PeerId, Multiaddr>,
     places: HashMap<ListenerId, Place>,
     /// Relays that are being asked for the swarm to listen there.
@@ -59,13 +80,38 @@ pub(super) struct Relays {
     search: Option<Instant>,
     /// Why the last relay gave no place, and what helps.
     trouble: Option<String>,
+    /// When places that are not needed are looked at next.
+    tidy: Option<Instant>,
+}
+
+impl Default for Relays {
+    fn default() -> Self {
+        Self {
+            patience: ASKING,
+            candidates: HashMap::new(),
+            places: HashMap::new(),
+            asking: HashSet::new(),
+            resting: HashMap::new(),
+            search: None,
+            trouble: None,
+            tidy: None,
+        }
+    }
 }
 
 impl Relays {
     /// The relays at which this node has a place.
     pub(super) fn held(&self) -> Vec<PeerId> {
-        let given = self.places.values().filter(|place| place.given);
+        let places = self.places.values();
+        let given = places.filter(|place| place.state == State::Given);
         given.map(|place| place.relay).collect()
+    }
+
+    /// Places that there are or will be soon.
+    fn counted(&self) -> usize {
+        let places = self.places.values();
+        let counted = places.filter(|place| place.state != State::Late).count();
+        counted + self.asking.len()
     }
 
     /// Whether `peer` is a relay of ours, or about to be.
@@ -97,7 +143,8 @@ impl Relays {
     pub(super) fn fill(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
         self.resting.retain(|_, until| *until > now);
-        let missing = RELAYS.saturating_sub(self.places.len() + self.asking.len());
+        self.tidy = None;
+        let missing = RELAYS.saturating_sub(self.counted());
         let free: Vec<(PeerId, Multiaddr)> = self
             .candidates
             .iter()
@@ -130,7 +177,7 @@ impl Relays {
             Some(listener) => {
                 let place = Place {
                     relay,
-                    given: false,
+                    state: State::Asked,
                     since: now,
                 };
                 self.places.insert(listener, place);
@@ -143,9 +190,9 @@ impl Relays {
     pub(super) fn on_given(&mut self, relay: PeerId) -> bool {
         self.trouble = None;
         let mut places = self.places.values_mut();
-        let place = places.find(|place| place.relay == relay && !place.given);
+        let place = places.find(|place| place.relay == relay && place.state != State::Given);
         place.is_some_and(|place| {
-            place.given = true;
+            place.state = State::Given;
             true
         })
     }
@@ -169,7 +216,7 @@ impl Relays {
             None => {
                 tracing::info!(relay = %place.relay, "no place at this relay any more");
                 // One that did not even answer is a relay again when it says so anew.
-                if !place.given {
+                if place.state != State::Given {
                     self.candidates.remove(&place.relay);
                 }
                 LOST_REST
@@ -179,38 +226,50 @@ impl Relays {
         true
     }
 
-    /// No places are needed: gives those up that there are.
+    /// No places are needed: lets those go whose relay is of no other use. The rest is looked at again.
     pub(super) fn give_up(&mut self, cx: &mut Context<'_>) {
         self.search = None;
         self.trouble = None;
-        for (listener, _) in self.places.drain() {
-            cx.actions.push(Action::Unlisten(listener));
+        self.tidy = (!self.places.is_empty()).then(|| cx.now + OUT_OF_USE);
+        for relay in self.held() {
+            let Some(entry) = cx.peers.get(&relay) else {
+                continue;
+            };
+            let used = entry.last_used.is_some_and(|at| at + OUT_OF_USE > cx.now);
+            let carries = |link: &Link| cx.behaviour.streams.carries(&relay, link.id);
+            if used || entry.links.iter().any(carries) {
+                continue;
+            }
+            // The place ends with the connection that it hangs on; which one that is, libp2p alone knows.
+            let direct = entry.links.iter().filter(|link| !link.is_relayed());
+            let closing = direct.map(|link| Action::Close(link.id));
+            cx.actions.extend(closing);
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let asked = self.places.values().filter(|place| !place.given);
-        let late = asked.map(|place| place.since + ASKING);
-        late.chain(self.search).min()
+        let places = self.places.values();
+        let asked = places.filter(|place| place.state == State::Asked);
+        let late = asked.map(|place| place.since + self.patience);
+        late.chain(self.search).chain(self.tidy).min()
     }
 
-    /// Lets places go that were never given; returns whether it is time to search for relays.
+    /// Looks for places elsewhere in the stead of those that take too long; returns whether it is time to
+    /// search for relays.
     pub(super) fn on_deadline(&mut self, cx: &mut Context<'_>) -> bool {
         let now = cx.now;
-        let late = |place: &Place| !place.given && place.since + ASKING <= now;
-        let gone: Vec<ListenerId> = self
-            .places
-            .extract_if(|_, place| late(place))
-            .map(|(listener, place)| {
-                self.candidates.remove(&place.relay);
-                listener
-            })
-            .collect();
-        let lost = !gone.is_empty();
-        for listener in gone {
-            cx.actions.push(Action::Unlisten(listener));
+        if self.tidy.is_some_and(|at| at <= now) {
+            self.give_up(cx);
+            return false;
         }
-        if lost {
+        let mut late = false;
+        for place in self.places.values_mut() {
+            if place.state == State::Asked && place.since + self.patience <= now {
+                place.state = State::Late;
+                late = true;
+            }
+        }
+        if late {
             self.fill(cx);
         }
         let due = self.search.is_some_and(|at| at <= now);
@@ -219,6 +278,13 @@ impl Relays {
             self.fill(cx);
             self.search = Some(now + SEARCH_INTERVAL);
         }
-        due && self.places.len() + self.asking.len() < RELAYS
+        due && self.counted() < RELAYS
+    }
+}
+
+#[cfg(test)]
+impl Relays {
+    pub(super) fn be_patient_for(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 }

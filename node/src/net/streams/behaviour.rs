@@ -135,6 +135,12 @@ impl Behaviour {
             .map_or((0, 0), |connection| connection.path.bytes())
     }
 
+    /// Whether a stream is open on this connection, by whichever side.
+    pub(in super::super) fn carries(&self, peer: &PeerId, id: ConnectionId) -> bool {
+        let mut connections = self.connections.get(peer).into_iter().flatten();
+        connections.any(|connection| connection.id == id && connection.path.is_used())
+    }
+
     /// When a stream has waited long enough for a direct connection.
     pub(in super::super) fn deadline(&self) -> Option<Instant> {
         self.patient.iter().map(|(until, _, _)| *until).min()

@@ -1,6 +1,8 @@
 //! What a stream knows of the connection that it runs on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use libp2p::Multiaddr;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,8 @@ pub(super) struct Path {
     pub(super) quality: Quality,
     sent: AtomicU64,
     received: AtomicU64,
+    /// Open streams.
+    streams: AtomicUsize,
     /// Cancelled when this is a relayed connection and a direct one to the same peer stands.
     better: CancellationToken,
 }
@@ -49,12 +53,18 @@ impl Path {
             quality,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            streams: AtomicUsize::new(0),
             better: CancellationToken::new(),
         }
     }
 
     pub(super) fn is_relayed(&self) -> bool {
         self.quality == Quality::Relayed
+    }
+
+    /// Whether a stream is open on it.
+    pub(super) fn is_used(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn sent(&self, bytes: usize) {
@@ -80,5 +90,30 @@ impl Path {
 
     pub(super) const fn better(&self) -> &CancellationToken {
         &self.better
+    }
+}
+
+/// A connection, as one of its open streams holds it.
+#[derive(Debug)]
+pub(super) struct Way(Arc<Path>);
+
+impl Way {
+    pub(super) fn new(path: Arc<Path>) -> Self {
+        path.streams.fetch_add(1, Ordering::Relaxed);
+        Self(path)
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Deref for Way {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
     }
 }
