@@ -70,6 +70,37 @@ pub(super) fn shareable(cx: &Context<'_>, believed: &[Multiaddr]) -> Vec<Multiad
         .collect()
 }
 
+/// Puts `peer` into the routing table at these addresses, in the place of those that are there: the table
+/// itself only ever adds, without a bound. Nothing happens when there are none, or none that are new.
+pub(super) fn route(cx: &mut Context<'_>, peer: PeerId, addresses: &[Multiaddr]) {
+    if addresses.is_empty() {
+        return;
+    }
+    let known = routed(cx, peer);
+    let is_known = |address: &Multiaddr| {
+        let mut known = known.iter();
+        known.any(|known| addresses::without_peer(known, peer).as_ref() == Some(address))
+    };
+    if addresses.iter().all(is_known) && known.len() <= MAX_ADDRESSES {
+        return;
+    }
+    cx.behaviour.kad.remove_peer(&peer);
+    for address in addresses.iter().take(MAX_ADDRESSES) {
+        cx.behaviour.kad.add_address(&peer, address.clone());
+    }
+}
+
+/// The addresses of `peer` in the routing table, with its id.
+fn routed(cx: &mut Context<'_>, peer: PeerId) -> Vec<Multiaddr> {
+    let Some(bucket) = cx.behaviour.kad.kbucket(peer) else {
+        return Vec::new();
+    };
+    let mut entries = bucket.iter();
+    let entry = entries.find(|entry| entry.node.key.preimage() == &peer);
+    let known = entry.map(|entry| entry.node.value.iter().cloned());
+    known.into_iter().flatten().collect()
+}
+
 /// Somebody offers capacity, relays, or is behind NAT, and wants us to tell others.
 pub(super) fn store_provider(cx: &mut Context<'_>, mut record: ProviderRecord) {
     let peer = record.provider;
@@ -117,3 +148,6 @@ pub(super) fn addresses_of(cx: &mut Context<'_>, peer: PeerId, key: &RecordKey) 
     found.truncate(MAX_ADDRESSES);
     found
 }
+
+#[cfg(test)]
+mod tests;
