@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,9 @@ pub(super) struct Path {
     pub(super) quality: Quality,
     sent: AtomicU64,
     received: AtomicU64,
+    /// When it was made, and how many milliseconds after that the last bytes were moved.
+    made: Instant,
+    moved_ms: AtomicU64,
     /// Open streams.
     streams: AtomicUsize,
     /// Cancelled when this is a relayed connection and a direct one to the same peer stands.
@@ -53,6 +57,8 @@ impl Path {
             quality,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            made: Instant::now(),
+            moved_ms: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             better: CancellationToken::new(),
         }
@@ -69,10 +75,26 @@ impl Path {
 
     pub(super) fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moves(bytes);
     }
 
     pub(super) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moves(bytes);
+    }
+
+    fn moves(&self, bytes: usize) {
+        if bytes > 0 {
+            let now_ms = self.made.elapsed().as_millis() as u64;
+            self.moved_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// When a stream last moved bytes on it, in either direction; `None` when none ever did.
+    pub(super) fn moved(&self) -> Option<Instant> {
+        let (sent, received) = self.bytes();
+        let after = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        (sent + received > 0).then(|| self.made + after)
     }
 
     /// Bytes sent and received.
@@ -90,6 +112,18 @@ impl Path {
 
     pub(super) const fn better(&self) -> &CancellationToken {
         &self.better
+    }
+}
+
+#[cfg(test)]
+impl Path {
+    /// One on which a byte was sent at this time.
+    pub(super) fn moved_at(made: Instant) -> Self {
+        Self {
+            made,
+            sent: AtomicU64::new(1),
+            ..Self::new(Quality::Direct)
+        }
     }
 }
 
