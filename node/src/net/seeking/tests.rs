@@ -1,0 +1,25 @@
+//! Who may seek how many.
+#![allow(clippy::unwrap_used)]
+
+use libp2p::identity::Keypair;
+
+use super::super::{NetConfig, prepare};
+use super::*;
+
+#[tokio::test]
+async fn strangers_leave_room_for_those_that_are_named() {
+    let config = NetConfig::in_memory(Keypair::generate_ed25519(), "test");
+    let (mut actor, _handle, _events) = prepare(config).await.unwrap();
+    let mut seeking = Seeking::default();
+    actor.with(|cx| {
+        let strangers = (0..1_000).filter(|_| seeking.connect_stranger(cx, PeerId::random()));
+        assert_eq!(strangers.count(), MAX_STRANGERS);
+        let named = PeerId::random();
+        seeking.connect(cx, named);
+        assert!(seeking.wanted.contains_key(&named));
+        for _ in 0..1_000 {
+            seeking.connect(cx, PeerId::random());
+        }
+        assert_eq!(seeking.wanted.len(), MAX_WANTED);
+    });
+}
