@@ -17,6 +17,7 @@ use super::conduct::{Conduct, Misdeed};
 use super::discovery::Discovery;
 use super::events::EventSink;
 use super::exchange::Exchange;
+use super::guard::Guard;
 use super::liveness::Liveness;
 use super::metrics::NetMetrics;
 use super::peers::PeerTable;
@@ -35,12 +36,17 @@ pub(super) enum Action {
     Close(ConnectionId),
     /// Reserve a place at this relay by listening there.
     Reserve(PeerId, Multiaddr),
+    /// The Internet reaches this node at this address.
+    Confirm(Multiaddr),
+    /// It does not any more.
+    Withdraw(Multiaddr),
 }
 
 /// What handlers work with while they handle something.
 pub(super) struct Context<'a> {
     pub behaviour: &'a mut Behaviour,
     pub peers: &'a mut PeerTable,
+    pub guard: &'a Guard,
     pub actions: &'a mut Vec<Action>,
     pub events: &'a EventSink,
     pub metrics: &'a NetMetrics,
@@ -67,6 +73,7 @@ pub(super) struct Handlers {
 /// What the handlers share.
 pub(super) struct Common {
     pub peers: PeerTable,
+    pub guard: Guard,
     pub actions: Vec<Action>,
     pub events: EventSink,
     pub metrics: NetMetrics,
@@ -81,6 +88,7 @@ impl Common {
         Context {
             behaviour: swarm.behaviour_mut(),
             peers: &mut self.peers,
+            guard: &self.guard,
             actions: &mut self.actions,
             events: &self.events,
             metrics: &self.metrics,

@@ -14,6 +14,7 @@
 //! | connections that died without a word | `liveness`, with `echo` |
 //! | bad peers, too many peers | `conduct`, `limits` |
 //! | what is known of others | `peers`, `peer`, `addresses` |
+//! | where this node may dial | `guard` |
 //! | the swarm itself | `actor`, with `context`, `dispatch`, `behaviour`, `transport`, `listen` |
 //! | the node's side | `handle`, `events` |
 //!
@@ -36,6 +37,7 @@ mod error;
 mod events;
 mod exchange;
 mod gossip;
+mod guard;
 mod handle;
 mod joining;
 mod limits;
@@ -104,8 +106,13 @@ async fn prepare(config: NetConfig) -> Result<(NetActor, NetHandle, NetEvents), 
     let protocols = Protocols::new(&config.network)?;
     let local = config.keypair.public().to_peer_id();
     let (sink, events) = events::channel(&config.limits);
-    let (transport, relay_client) = transport::build(&config)?;
-    let behaviour = behaviour::Behaviour::new(&config, &protocols, relay_client, sink.clone())?;
+    // Also the relays of circuits.
+    let bootstrap = config.bootstrap.iter().flat_map(addresses::peers_in);
+    let remembered = config.known_peers.iter().map(|(peer, _)| *peer);
+    let guard = guard::Guard::new(bootstrap.chain(remembered));
+    let (transport, relay_client) = transport::build(&config, &guard)?;
+    let behaviour =
+        behaviour::Behaviour::new(&config, &protocols, relay_client, &guard, sink.clone())?;
     let swarm_config =
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
     let mut swarm = Swarm::new(transport, behaviour, local, swarm_config);
@@ -126,12 +133,13 @@ async fn prepare(config: NetConfig) -> Result<(NetActor, NetHandle, NetEvents), 
         capacity: capacity::Capacity::default(),
         exchange: exchange::Exchange::default(),
         discovery: discovery::Discovery::new(joining, config.limits.comfortable),
-        reach: reach::Reach::default(),
+        reach: reach::Reach::new(config.external),
         liveness: liveness::Liveness::default(),
         conduct: conduct::Conduct::default(),
     };
     let common = Common {
         peers,
+        guard,
         actions: Vec::new(),
         events: sink,
         metrics: config.metrics.clone(),

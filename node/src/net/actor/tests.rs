@@ -1,17 +1,19 @@
-//! What must not end the actor.
+//! The actor among others, over channels in memory, and what must not end it.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
 use futures::FutureExt;
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Swarm, identify, relay};
+use libp2p::{Multiaddr, Swarm, identify, relay};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::behaviour::{Behaviour, BehaviourEvent};
 use super::super::config::ReachConfig;
 use super::super::reach::RelayPolicy;
-use super::super::{NetConfig, ReachState, prepare};
+use super::super::{NetConfig, NetEvent, NetEvents, NetHandle, ReachState, StreamKind, prepare};
 use super::*;
 
 /// How long the nodes here wait for a place at a relay.
@@ -22,6 +24,162 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn config() -> NetConfig {
     NetConfig::in_memory(Keypair::generate_ed25519(), "test")
+}
+
+async fn begun(config: NetConfig) -> (NetActor, NetHandle, NetEvents) {
+    prepare(config).await.unwrap()
+}
+
+/// A relay that runs. Returns its address, with its id.
+async fn running_relay() -> (Multiaddr, NetHandle, NetEvents) {
+    let reach = ReachConfig {
+        relay: RelayPolicy::On,
+        ..ReachConfig::none()
+    };
+    let (mut actor, handle, events) = begun(NetConfig { reach, ..config() }).await;
+    let address = actor.swarm.listeners().next().unwrap().clone();
+    actor.swarm.add_external_address(address.clone());
+    actor.on_addresses();
+    let address = address.with(Protocol::P2p(handle.local_peer_id()));
+    tokio::spawn(actor.run());
+    (address, handle, events)
+}
+
+/// Has the actor work until `wanted` is there.
+async fn work<T>(actor: &mut NetActor, wanted: impl Future<Output = T>) -> T {
+    let working = async {
+        tokio::pin!(wanted);
+        loop {
+            tokio::select! {
+                found = &mut wanted => return found,
+                flow = actor.step() => assert!(flow.is_continue()),
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, working).await.unwrap()
+}
+
+/// A peer as it is connected from the Internet.
+fn meet(actor: &mut NetActor, remote: &str) -> PeerId {
+    let (peer, number) = (PeerId::random(), actor.common.peers.connected_count());
+    let link = Link {
+        id: ConnectionId::new_unchecked(1_000 + number),
+        remote: remote.parse().unwrap(),
+        dialled: true,
+        relayed: false,
+        circuit: None,
+        since: Instant::now(),
+        rtt: None,
+    };
+    actor.common.peers.connected_now(peer, link);
+    actor.handlers.reach.has_server(peer);
+    peer
+}
+
+/// `server` says that it reached this node there.
+fn reached(actor: &mut NetActor, server: PeerId, at: &Multiaddr) {
+    let mut cx = actor.common.context(&mut actor.swarm);
+    actor.handlers.reach.hear(&mut cx, server, Some(at.clone()));
+    actor.perform();
+}
+
+#[tokio::test]
+async fn two_peers_make_a_node_public_and_a_lost_address_ends_it() {
+    let (mut actor, handle, _events) = begun(config()).await;
+    let at: Multiaddr = "/ip4/9.9.9.9/tcp/4001".parse().unwrap();
+    let state = |actor: &NetActor| actor.handlers.reach.snapshot().state;
+    let first = meet(&mut actor, "/ip4/5.0.1.2/tcp/1");
+    let second = meet(&mut actor, "/ip4/6.0.1.2/tcp/1");
+    reached(&mut actor, first, &at);
+    assert!(handle.external_addresses().is_empty());
+    reached(&mut actor, second, &at);
+    assert_eq!(handle.external_addresses(), std::slice::from_ref(&at));
+    assert_eq!(state(&actor), ReachState::Public);
+    actor.on_moved(&"/ip4/192.168.1.5/tcp/4001".parse().unwrap());
+    actor.perform();
+    assert!(handle.external_addresses().is_empty());
+    assert_ne!(state(&actor), ReachState::Public);
+
+    // What the settings say is nobody's to take back.
+    let external = vec![at.clone()];
+    let (mut actor, handle, _events) = begun(NetConfig {
+        external,
+        ..config()
+    })
+    .await;
+    let alone = meet(&mut actor, "/ip4/5.0.1.2/tcp/1");
+    reached(&mut actor, alone, &at);
+    actor.on_moved(&"/ip4/192.168.1.5/tcp/4001".parse().unwrap());
+    actor.perform();
+    assert_eq!(handle.external_addresses(), [at]);
+}
+
+#[tokio::test]
+async fn a_lost_address_says_nothing_about_nat() {
+    let (mut actor, _handle, _events) = begun(config()).await;
+    actor.handlers.reach.hide(PATIENCE);
+    actor.on_moved(&"/ip4/172.17.0.1/tcp/4001".parse().unwrap());
+    actor.perform();
+    let state = actor.handlers.reach.snapshot().state;
+    assert_eq!(state, ReachState::Hidden);
+}
+
+#[tokio::test]
+async fn a_relayed_connection_stays_while_a_stream_runs_on_it() {
+    let (relay, _relay_handle, _relay_events) = running_relay().await;
+    let bootstrap = vec![relay.clone()];
+    let (mut hidden, hidden_handle, mut hidden_events) = begun(NetConfig {
+        bootstrap,
+        ..config()
+    })
+    .await;
+    let direct = hidden.swarm.listeners().next().unwrap().clone();
+    hidden.handlers.reach.hide(LIMIT);
+    hidden.handlers.reach.linger_for(PATIENCE);
+    let whom = hidden_handle.local_peer_id();
+    let running = tokio::spawn(hidden.run());
+    let placed = async {
+        while hidden_handle.reachability().await.relays.is_empty() {
+            tokio::time::sleep(PATIENCE / 10).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, placed).await.unwrap();
+
+    let (mut actor, handle, _events) = begun(config()).await;
+    actor.handlers.reach.linger_for(PATIENCE);
+    let circuit = relay.with(Protocol::P2pCircuit).with(Protocol::P2p(whom));
+    actor.dial(DialOpts::peer_id(whom).addresses(vec![circuit]).build());
+    let opening = handle.open_stream(whom, StreamKind::Log);
+    let mut stream = work(&mut actor, opening).await.unwrap();
+    assert!(stream.is_relayed());
+    let mut other = loop {
+        if let Some(NetEvent::Stream { stream, .. }) = hidden_events.recv().await {
+            break stream;
+        }
+    };
+    actor.dial(DialOpts::unknown_peer_id().address(direct).build());
+    work(&mut actor, stream.better_way().cancelled()).await;
+    // Much longer than a needless connection stays.
+    work(&mut actor, tokio::time::sleep(PATIENCE * 10)).await;
+    work(&mut actor, stream.write_all(b"still here"))
+        .await
+        .unwrap();
+    work(&mut actor, stream.flush()).await.unwrap();
+    let mut came = [0; 10];
+    work(&mut actor, other.read_exact(&mut came)).await.unwrap();
+    assert_eq!(&came, b"still here");
+
+    // And no longer than that.
+    drop((stream, other));
+    let alone = async {
+        while handle.links(whom).await.iter().any(|link| link.relayed) {
+            tokio::time::sleep(PATIENCE / 10).await;
+        }
+    };
+    work(&mut actor, alone).await;
+    assert_eq!(actor.common.peers.get(&whom).unwrap().links.len(), 1);
+    hidden_handle.shutdown().await;
+    running.await.unwrap();
 }
 
 /// A relay's swarm, to be polled by hand: what it says waits while it is not.

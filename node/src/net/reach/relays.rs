@@ -31,8 +31,15 @@ const MAX_CANDIDATES: usize = 16;
 const REST: Duration = Duration::from_secs(120);
 
 /// How long a relay is left alone whose place was lost (3 s): it may be gone, and another is better then; or
-/// only one of several connections to it has closed.
+/// only one of several connections to it has closed. Twice as long each time that it happens again.
 const LOST_REST: Duration = Duration::from_secs(3);
+
+/// The longest rest (10 minutes), and for how long after a rest a further loss is one more: a place that
+/// was held for longer was a good one.
+const LONGEST_REST: Duration = Duration::from_secs(600);
+
+/// Relays that are remembered as resting.
+const MAX_RESTING: usize = 64;
 
 /// Time between two searches for relays (20 s, the longest that one takes) while a place is missing.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(20);
@@ -43,6 +50,10 @@ const FIRST_SEARCH: Duration = Duration::from_secs(4);
 
 /// How long a relay may take to give a place before another is asked as well (15 s: a dial and a round trip).
 const ASKING: Duration = Duration::from_secs(15);
+
+/// How long places are kept that are not needed (5 minutes): who was found public may not be so for long, and
+/// then has none to return to.
+const KEPT: Duration = Duration::from_secs(300);
 
 /// How long the connection to a relay has to be out of use before it is closed together with a place that is
 /// not needed (1 minute), and how often that is looked at.
@@ -56,6 +67,13 @@ enum State {
     Late,
     /// Given.
     Given,
+}
+
+/// A relay that is left alone, for a time.
+#[derive(Debug)]
+struct Rest {
+    until: Instant,
+    length: Duration,
 }
 
 #[derive(Debug)]
@@ -75,11 +93,13 @@ pub(super) struct Relays {
     places: HashMap<ListenerId, Place>,
     /// Relays that are being asked for the swarm to listen there.
     asking: HashSet<PeerId>,
-    /// Relays that refused, and until when they are left alone.
-    resting: HashMap<PeerId, Instant>,
+    /// Relays that refused or dropped a place. Remembered for some time after their rest.
+    resting: HashMap<PeerId, Rest>,
     search: Option<Instant>,
     /// Why the last relay gave no place, and what helps.
     trouble: Option<String>,
+    /// Whether places are needed.
+    needed: bool,
     /// When places that are not needed are looked at next.
     tidy: Option<Instant>,
 }
@@ -94,6 +114,7 @@ impl Default for Relays {
             resting: HashMap::new(),
             search: None,
             trouble: None,
+            needed: false,
             tidy: None,
         }
     }
@@ -125,13 +146,41 @@ impl Relays {
     }
 
     /// `peer` relays, and was dialled at this address.
-    pub(super) fn candidate(&mut self, peer: PeerId, address: &Multiaddr) {
+    pub(super) fn candidate(&mut self, now: Instant, peer: PeerId, address: &Multiaddr) {
         // A place at an address of a LAN is none for anybody outside of it.
         let useful = addresses::scope(address).is_some_and(|scope| scope != Scope::Private);
-        let room = self.candidates.len() < MAX_CANDIDATES || self.candidates.contains_key(&peer);
-        if useful && room {
-            self.candidates.insert(peer, address.clone());
+        if !useful {
+            return;
         }
+        if self.candidates.len() >= MAX_CANDIDATES && !self.candidates.contains_key(&peer) {
+            // One that refuses makes room for one that perhaps does not.
+            let mut known = self.candidates.keys();
+            let Some(resting) = known.find(|known| self.rests(known, now)).copied() else {
+                return;
+            };
+            self.candidates.remove(&resting);
+        }
+        self.candidates.insert(peer, address.clone());
+    }
+
+    fn rests(&self, relay: &PeerId, now: Instant) -> bool {
+        self.resting.get(relay).is_some_and(|rest| rest.until > now)
+    }
+
+    /// Leaves `relay` alone: for `least`, or for twice as long as the last time, if that was not long ago.
+    fn rest(&mut self, now: Instant, relay: PeerId, least: Duration) {
+        self.resting
+            .retain(|_, rest| rest.until + LONGEST_REST > now);
+        let again = self.resting.get(&relay).map(|rest| rest.length * 2);
+        let length = again.map_or(least, |again| again.clamp(least, LONGEST_REST));
+        let until = now + length;
+        if self.resting.len() >= MAX_RESTING && !self.resting.contains_key(&relay) {
+            let first = self.resting.iter().min_by_key(|(_, rest)| rest.until);
+            if let Some(first) = first.map(|(relay, _)| *relay) {
+                self.resting.remove(&first);
+            }
+        }
+        self.resting.insert(relay, Rest { until, length });
     }
 
     /// `peer` does not relay any more.
@@ -142,7 +191,7 @@ impl Relays {
     /// Asks for as many places as are missing, and plans a search when too few relays are known.
     pub(super) fn fill(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        self.resting.retain(|_, until| *until > now);
+        self.needed = true;
         self.tidy = None;
         let missing = RELAYS.saturating_sub(self.counted());
         let free: Vec<(PeerId, Multiaddr)> = self
@@ -150,7 +199,7 @@ impl Relays {
             .iter()
             .filter(|(peer, _)| {
                 let used = self.uses(peer) || self.asking.contains(peer);
-                !used && !self.resting.contains_key(peer)
+                !used && !self.rests(peer, now)
             })
             .take(missing)
             .map(|(peer, address)| (*peer, address.clone()))
@@ -222,14 +271,21 @@ impl Relays {
                 LOST_REST
             }
         };
-        self.resting.insert(place.relay, now + rest);
+        self.rest(now, place.relay, rest);
         true
     }
 
-    /// No places are needed: lets those go whose relay is of no other use. The rest is looked at again.
-    pub(super) fn give_up(&mut self, cx: &mut Context<'_>) {
+    /// No places are needed any more, at least for now.
+    pub(super) fn spare(&mut self, now: Instant) {
         self.search = None;
         self.trouble = None;
+        if std::mem::take(&mut self.needed) {
+            self.tidy = Some(now + KEPT);
+        }
+    }
+
+    /// Lets those places go whose relay is of no other use. The rest is looked at again.
+    fn give_up(&mut self, cx: &mut Context<'_>) {
         self.tidy = (!self.places.is_empty()).then(|| cx.now + OUT_OF_USE);
         for relay in self.held() {
             let Some(entry) = cx.peers.get(&relay) else {
@@ -283,8 +339,4 @@ impl Relays {
 }
 
 #[cfg(test)]
-impl Relays {
-    pub(super) fn be_patient_for(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-}
+mod tests;
