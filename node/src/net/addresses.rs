@@ -70,6 +70,12 @@ fn direct_scope(address: &Multiaddr) -> Option<Scope> {
     }
 }
 
+/// Whether the address is one of this machine or of a private network.
+#[must_use]
+pub fn is_near(address: &Multiaddr) -> bool {
+    matches!(scope(address), Some(Scope::Loopback | Scope::Private))
+}
+
 fn scope_v4(ip: Ipv4Addr) -> Option<Scope> {
     if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() {
         return None;

@@ -116,6 +116,17 @@ impl Context<'_> {
         addresses::preferred(&self.peers.addresses(peer))
     }
 
+    /// Somebody said that `peer` is at these addresses. Keeps those that may be dialled: another one is not
+    /// worth keeping, and once remembered, would speak for itself.
+    pub(super) fn hinted(&mut self, peer: PeerId, mut hints: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        hints.retain(|address| {
+            let named = address.clone().with_p2p(peer);
+            named.is_ok_and(|address| self.guard.permits(&address).is_ok())
+        });
+        self.peers.hinted(peer, hints.iter().cloned());
+        hints
+    }
+
     /// Writes down what a peer did.
     pub(super) fn report(&mut self, peer: PeerId, misdeed: Misdeed) {
         self.actions.push(Action::Report(peer, misdeed));

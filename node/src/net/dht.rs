@@ -11,7 +11,7 @@ use libp2p::kad::{self, ProviderRecord, RecordKey};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{Multiaddr, PeerId};
 
-use super::addresses::{self, Scope};
+use super::addresses;
 use super::conduct::Misdeed;
 use super::context::Context;
 use super::peer::MAX_ADDRESSES;
@@ -60,13 +60,7 @@ pub(super) fn kademlia(local: PeerId, protocols: &Protocols) -> Kademlia {
 pub(super) fn shareable(cx: &Context<'_>, believed: &[Multiaddr]) -> Vec<Multiaddr> {
     addresses::preferred(believed)
         .into_iter()
-        .filter(|address| {
-            let near = matches!(
-                addresses::scope(address),
-                Some(Scope::Loopback | Scope::Private)
-            );
-            !(cx.public && near)
-        })
+        .filter(|address| !(cx.public && addresses::is_near(address)))
         .collect()
 }
 

@@ -193,7 +193,7 @@ impl Discovery {
                 found.retain(elsewhere);
             }
             cx.guard.vouch(peer);
-            cx.peers.hinted(peer, found);
+            cx.hinted(peer, found);
             if cx.peers.connected_count() < self.comfortable {
                 self.seeking.connect_stranger(cx, peer);
             }
@@ -293,7 +293,7 @@ impl Discovery {
         for peer in strangers {
             // The query knows their addresses for as long as it runs, which is not long.
             let addresses = dht::addresses_of(cx, peer, key);
-            cx.peers.hinted(peer, addresses);
+            cx.hinted(peer, addresses);
             if self.seeking.connect_stranger(cx, peer) {
                 left -= 1;
             }

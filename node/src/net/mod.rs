@@ -108,7 +108,10 @@ async fn prepare(config: NetConfig) -> Result<(NetActor, NetHandle, NetEvents), 
     let (sink, events) = events::channel(&config.limits);
     // Also the relays of circuits.
     let bootstrap = config.bootstrap.iter().flat_map(addresses::peers_in);
-    let remembered = config.known_peers.iter().map(|(peer, _)| *peer);
+    // Whom the last run knew near; all others are strangers again.
+    let remembered = config.known_peers.iter();
+    let remembered = remembered.filter(|(_, known)| known.iter().any(addresses::is_near));
+    let remembered = remembered.map(|(peer, _)| *peer);
     let guard = guard::Guard::new(bootstrap.chain(remembered));
     let (transport, relay_client) = transport::build(&config, &guard)?;
     let behaviour =

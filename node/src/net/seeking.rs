@@ -210,7 +210,7 @@ impl Seeking {
 
     fn dial_found(&mut self, cx: &mut Context<'_>, peer: PeerId, addresses: Vec<Multiaddr>) {
         self.wanted.insert(peer, Wanted::Found);
-        cx.peers.hinted(peer, addresses.iter().cloned());
+        let addresses = cx.hinted(peer, addresses);
         cx.dial(peer, addresses);
     }
 }

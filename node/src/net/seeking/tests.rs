@@ -23,3 +23,18 @@ async fn strangers_leave_room_for_those_that_are_named() {
         assert_eq!(seeking.wanted.len(), MAX_WANTED);
     });
 }
+
+#[tokio::test]
+async fn what_the_dht_says_of_a_stranger_is_kept_as_far_as_it_may_be_dialled() {
+    let config = NetConfig::in_memory(Keypair::generate_ed25519(), "test");
+    let (mut actor, _handle, _events) = prepare(config).await.unwrap();
+    let said = ["/ip4/192.168.1.1/tcp/80", "/ip4/9.9.9.9/tcp/1"];
+    let said: Vec<Multiaddr> = said.iter().map(|text| text.parse().unwrap()).collect();
+    let (stranger, neighbour) = (PeerId::random(), PeerId::random());
+    actor.with(|cx| {
+        assert_eq!(cx.hinted(stranger, said.clone()), said[1..]);
+        assert_eq!(cx.peers.addresses(&stranger), said[1..]);
+        cx.guard.vouch(neighbour);
+        assert_eq!(cx.hinted(neighbour, said.clone()), said);
+    });
+}
