@@ -31,7 +31,7 @@ async fn begun(config: NetConfig) -> (NetActor, NetHandle, NetEvents) {
 }
 
 /// A relay that runs. Returns its address, with its id.
-async fn running_relay() -> (Multiaddr, NetHandle, NetEvents) {
+async fn running_relay() -> (Multiaddr, (NetHandle, NetEvents)) {
     let reach = ReachConfig {
         relay: RelayPolicy::On,
         ..ReachConfig::none()
@@ -42,7 +42,28 @@ async fn running_relay() -> (Multiaddr, NetHandle, NetEvents) {
     actor.on_addresses();
     let address = address.with(Protocol::P2p(handle.local_peer_id()));
     tokio::spawn(actor.run());
-    (address, handle, events)
+    (address, (handle, events))
+}
+
+/// A node that runs and has a place at `relay`. Returns its own address, too.
+async fn hidden_behind(relay: &Multiaddr) -> (Multiaddr, NetHandle, NetEvents) {
+    let bootstrap = vec![relay.clone()];
+    let config = NetConfig {
+        bootstrap,
+        ..config()
+    };
+    let (mut actor, handle, events) = begun(config).await;
+    let direct = actor.swarm.listeners().next().unwrap().clone();
+    actor.handlers.reach.hide(LIMIT);
+    actor.handlers.reach.linger_for(PATIENCE);
+    tokio::spawn(actor.run());
+    let placed = async {
+        while handle.reachability().await.relays.is_empty() {
+            tokio::time::sleep(PATIENCE / 10).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, placed).await.unwrap();
+    (direct, handle, events)
 }
 
 /// Has the actor work until `wanted` is there.
@@ -126,24 +147,9 @@ async fn a_lost_address_says_nothing_about_nat() {
 
 #[tokio::test]
 async fn a_relayed_connection_stays_while_a_stream_runs_on_it() {
-    let (relay, _relay_handle, _relay_events) = running_relay().await;
-    let bootstrap = vec![relay.clone()];
-    let (mut hidden, hidden_handle, mut hidden_events) = begun(NetConfig {
-        bootstrap,
-        ..config()
-    })
-    .await;
-    let direct = hidden.swarm.listeners().next().unwrap().clone();
-    hidden.handlers.reach.hide(LIMIT);
-    hidden.handlers.reach.linger_for(PATIENCE);
-    let whom = hidden_handle.local_peer_id();
-    let running = tokio::spawn(hidden.run());
-    let placed = async {
-        while hidden_handle.reachability().await.relays.is_empty() {
-            tokio::time::sleep(PATIENCE / 10).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, placed).await.unwrap();
+    let (relay, _relay) = running_relay().await;
+    let (direct, hidden, mut hidden_events) = hidden_behind(&relay).await;
+    let whom = hidden.local_peer_id();
 
     let (mut actor, handle, _events) = begun(config()).await;
     actor.handlers.reach.linger_for(PATIENCE);
@@ -178,8 +184,35 @@ async fn a_relayed_connection_stays_while_a_stream_runs_on_it() {
     };
     work(&mut actor, alone).await;
     assert_eq!(actor.common.peers.get(&whom).unwrap().links.len(), 1);
-    hidden_handle.shutdown().await;
-    running.await.unwrap();
+    hidden.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hole_is_tried_again_while_the_relayed_connection_is_in_use() {
+    let (relay, _relay) = running_relay().await;
+    let (_direct, hidden, mut hidden_events) = hidden_behind(&relay).await;
+    let whom = hidden.local_peer_id();
+    let reach = ReachConfig {
+        hole_punching: true,
+        ..ReachConfig::none()
+    };
+    let (mut actor, handle, _events) = begun(NetConfig { reach, ..config() }).await;
+    actor.handlers.reach.retry_after(PATIENCE);
+    let circuit = relay.with(Protocol::P2pCircuit).with(Protocol::P2p(whom));
+    actor.dial(DialOpts::peer_id(whom).addresses(vec![circuit]).build());
+    let stream = work(&mut actor, handle.open_stream(whom, StreamKind::Log)).await;
+    let _stream = stream.unwrap();
+    let _other = hidden_events.recv().await;
+    // One more, on which libp2p tries anew; it goes, and the next comes.
+    for wanted in [2, 1, 2] {
+        let there = async {
+            while handle.links(whom).await.len() != wanted {
+                tokio::time::sleep(PATIENCE / 10).await;
+            }
+        };
+        work(&mut actor, there).await;
+    }
+    hidden.shutdown().await;
 }
 
 /// A relay's swarm, to be polled by hand: what it says waits while it is not.

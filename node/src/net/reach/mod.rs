@@ -10,6 +10,7 @@
 //! forwarded port or AutoNAT's success overrules that. No single peer's word is enough for either, where
 //! there are two to ask ([`voices`]).
 
+mod again;
 mod external;
 mod needless;
 mod outside;
@@ -24,13 +25,14 @@ mod verdict;
 mod voices;
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, PeerId, kad, relay, upnp};
 
 use super::context::Context;
+use again::Again;
 use external::External;
 use needless::Needless;
 use refusal::Refusals;
@@ -61,6 +63,7 @@ pub(super) struct Reach {
     relays: Relays,
     serving: Serving,
     needless: Needless,
+    again: Again,
     refusals: Refusals,
 }
 
@@ -196,6 +199,7 @@ impl Reach {
     /// A connection opened. Once a direct one stands, relayed ones to the same peer are needless.
     pub(super) fn on_connected(&mut self, cx: &Context<'_>, peer: PeerId) {
         self.needless.on_connected(cx, peer);
+        self.again.on_connected(cx, peer);
     }
 
     /// The router says something.
@@ -204,15 +208,20 @@ impl Reach {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.needless.deadline(), self.relays.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.needless.deadline(),
+            self.again.deadline(),
+            self.relays.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what is due; returns whether the DHT has to be searched for relays.
     pub(super) fn on_deadline(&mut self, cx: &mut Context<'_>) -> bool {
         self.needless.on_deadline(cx);
+        self.again.on_deadline(cx);
         self.relays.on_deadline(cx)
     }
 }
@@ -220,13 +229,18 @@ impl Reach {
 #[cfg(test)]
 impl Reach {
     /// Makes this node one behind NAT, whose relays may take so long to give a place.
-    pub(super) fn hide(&mut self, patience: Duration) {
+    pub(super) fn hide(&mut self, patience: std::time::Duration) {
         self.behind_nat = [true; 2];
         self.relays.be_patient_for(patience);
     }
 
+    /// Tries to punch holes again after this time.
+    pub(super) fn retry_after(&mut self, pause: std::time::Duration) {
+        self.again.retry_after(pause);
+    }
+
     /// Lets needless connections stand so long.
-    pub(super) fn linger_for(&mut self, lingers: Duration) {
+    pub(super) fn linger_for(&mut self, lingers: std::time::Duration) {
         self.needless.linger_for(lingers);
     }
 }

@@ -119,6 +119,7 @@ impl Reach {
         self.sight.clear();
         self.votes.clear();
         self.external.set(cx, Vec::new());
+        self.again.on_moved(cx.now);
         if let Some(autonat) = cx.behaviour.autonat.as_mut() {
             autonat.forget();
         }

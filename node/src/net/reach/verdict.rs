@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use libp2p::{Multiaddr, PeerId};
+use libp2p::Multiaddr;
 
 use super::super::addresses::{self, Scope};
 use super::voices::{Voice, suffice};
@@ -98,6 +98,8 @@ pub(super) fn ips(own: &[Multiaddr]) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use libp2p::PeerId;
 
     use super::super::voices::Part;
     use super::*;
