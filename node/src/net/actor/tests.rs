@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::super::behaviour::{Behaviour, BehaviourEvent};
 use super::super::config::ReachConfig;
 use super::super::reach::RelayPolicy;
-use super::super::{NetConfig, NetEvent, NetEvents, NetHandle, ReachState, StreamKind, prepare};
+use super::super::{
+    NetConfig, NetEvent, NetEvents, NetHandle, OpenError, ReachState, StreamKind, prepare,
+};
 use super::*;
 
 /// How long the nodes here wait for a place at a relay.
@@ -275,4 +277,27 @@ async fn a_place_that_is_given_late_is_a_place_and_no_fault() {
     assert_eq!(state, ReachState::Relayed);
     handle.shutdown().await;
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_events_of_a_network_that_broke_end() {
+    let (relay, _relay) = running_relay().await;
+    let bootstrap = vec![relay];
+    let (actor, handle, mut events) = begun(NetConfig {
+        bootstrap,
+        ..config()
+    })
+    .await;
+    let running = tokio::spawn(actor.run());
+    let ending = async {
+        while let Some(event) = events.recv().await {
+            if matches!(event, NetEvent::Connected(_)) {
+                // As a panic would: its connections have tasks of their own.
+                running.abort();
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, ending).await.unwrap();
+    let asked = handle.open_stream(PeerId::random(), StreamKind::Log).await;
+    assert_eq!(asked.map(drop), Err(OpenError::Stopped));
 }

@@ -155,3 +155,86 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Reined<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    use futures::task::noop_waker_ref;
+    use libp2p::swarm::dummy;
+
+    use super::*;
+
+    /// Counts the candidates that it hears of, and says what it is told to say.
+    #[derive(Default)]
+    struct Gullible {
+        heard: usize,
+        says: VecDeque<ToSwarm<Infallible, Infallible>>,
+    }
+
+    impl NetworkBehaviour for Gullible {
+        type ConnectionHandler = dummy::ConnectionHandler;
+        type ToSwarm = Infallible;
+
+        fn handle_established_inbound_connection(
+            &mut self,
+            _: ConnectionId,
+            _: PeerId,
+            _: &Multiaddr,
+            _: &Multiaddr,
+        ) -> Result<THandler<Self>, ConnectionDenied> {
+            Ok(dummy::ConnectionHandler)
+        }
+
+        fn handle_established_outbound_connection(
+            &mut self,
+            _: ConnectionId,
+            _: PeerId,
+            _: &Multiaddr,
+            _: Endpoint,
+            _: PortUse,
+        ) -> Result<THandler<Self>, ConnectionDenied> {
+            Ok(dummy::ConnectionHandler)
+        }
+
+        fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+            self.heard += usize::from(matches!(event, FromSwarm::NewExternalAddrCandidate(_)));
+        }
+
+        fn on_connection_handler_event(
+            &mut self,
+            _: PeerId,
+            _: ConnectionId,
+            event: THandlerOutEvent<Self>,
+        ) {
+            match event {}
+        }
+
+        fn poll(
+            &mut self,
+            _: &mut Context<'_>,
+        ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+            self.says.pop_front().map_or(Poll::Pending, Poll::Ready)
+        }
+    }
+
+    #[test]
+    fn it_hears_of_no_candidates_and_confirms_nothing() {
+        let addr: Multiaddr = "/ip4/9.9.9.9/tcp/1".parse().unwrap();
+        let mut reined = Reined::new(Gullible::default());
+        let candidate = NewExternalAddrCandidate { addr: &addr };
+        reined.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
+        assert_eq!(reined.inner.heard, 0);
+        reined.inner.says.extend([
+            ToSwarm::ExternalAddrConfirmed(addr.clone()),
+            ToSwarm::ExternalAddrExpired(addr),
+        ]);
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let said = reined.poll(&mut cx);
+        assert!(matches!(said, Poll::Ready(ToSwarm::ExternalAddrExpired(_))));
+        assert!(reined.poll(&mut cx).is_pending());
+    }
+}
