@@ -125,7 +125,10 @@ impl Driver {
                     committed = self.committed.recv() => self.on_committed(committed)?,
                     Some(said) = self.internal.recv(), if may_think => self.on_internal(said, &mut inputs),
                     Some(command) = self.commands.recv(), if may_think => self.on_command(command, &mut inputs),
-                    Some(event) = self.net_events.recv(), if may_think => self.on_net(event, &mut inputs),
+                    event = self.net_events.recv(), if may_think => {
+                        let event = event.ok_or(super::NodeError::NetworkEnded)?;
+                        self.on_net(event, &mut inputs);
+                    }
                     () = tokio::time::sleep_until(deadline), if may_think => self.on_deadline(&mut inputs),
                 }
             }

@@ -98,6 +98,11 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The network ended before the node did.
+    #[error(
+        "the network ended by itself; start the node again, and report this as a bug, with the log's last lines"
+    )]
+    NetworkEnded,
     /// The loop ended by a fault of its own.
     #[error("the node's loop broke; this is a bug, please report it")]
     Broken,

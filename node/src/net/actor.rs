@@ -77,21 +77,25 @@ impl NetActor {
     /// Runs until it is told to end, or nobody is left who could tell it.
     pub(super) async fn run(mut self) {
         let ended = loop {
-            let deadline = self.deadline();
-            tokio::select! {
-                command = self.commands.recv() => {
-                    if let ControlFlow::Break(reply) = self.on_command(command) {
-                        break reply;
-                    }
-                }
-                event = self.swarm.select_next_some() => self.on_event(event),
-                () = tokio::time::sleep_until(deadline.into()) => self.on_deadline(),
+            if let ControlFlow::Break(reply) = self.step().await {
+                break reply;
             }
         };
         self.close().await;
         if let Some(reply) = ended {
             let _ = reply.send(());
         }
+    }
+
+    /// Waits for the next thing that happens, and handles it. May be dropped while it waits.
+    async fn step(&mut self) -> Flow {
+        let deadline = self.deadline();
+        tokio::select! {
+            command = self.commands.recv() => return self.on_command(command),
+            event = self.swarm.select_next_some() => self.on_event(event),
+            () = tokio::time::sleep_until(deadline.into()) => self.on_deadline(),
+        }
+        ControlFlow::Continue(())
     }
 
     fn deadline(&self) -> Instant {
@@ -238,6 +242,9 @@ impl NetActor {
             rtt: None,
         };
         cx.metrics.connections.inc();
+        if !link.relayed {
+            cx.guard.met(peer, &link.remote);
+        }
         let first = cx.peers.connected_now(peer, link);
         if first {
             tracing::debug!(%peer, address = %endpoint.get_remote_address(), "connected");
@@ -281,8 +288,13 @@ impl NetActor {
                         self.swarm.close_connection(id);
                     }
                     Action::Reserve(relay, circuit) => self.reserve(relay, circuit),
-                    Action::Unlisten(listener) => {
-                        self.swarm.remove_listener(listener);
+                    Action::Confirm(address) => {
+                        self.swarm.add_external_address(address);
+                        self.on_addresses();
+                    }
+                    Action::Withdraw(address) => {
+                        self.swarm.remove_external_address(&address);
+                        self.on_addresses();
                     }
                 }
             }
@@ -344,3 +356,21 @@ impl NetActor {
 
 /// Whether to go on; otherwise who wants to know that it ended.
 type Flow = ControlFlow<Option<oneshot::Sender<()>>>;
+
+#[cfg(test)]
+impl NetActor {
+    pub(super) const fn swarm_mut(&mut self) -> &mut Swarm<Behaviour> {
+        &mut self.swarm
+    }
+
+    /// Lets a test of a handler work with what handlers have.
+    pub(super) fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut super::context::Context<'_>) -> T,
+    ) -> T {
+        work(&mut self.common.context(&mut self.swarm))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,8 +37,23 @@ pub fn scope(address: &Multiaddr) -> Option<Scope> {
         return None;
     }
     if is_relayed(address) {
-        return Some(Scope::Relayed);
+        // Whoever dials it dials the relay.
+        return relay_scope(address).map(|_| Scope::Relayed);
     }
+    direct_scope(address)
+}
+
+/// How far the address of the relay reaches that a circuit's address goes through; `None` when nothing
+/// can be dialled there.
+#[must_use]
+pub fn relay_scope(circuit: &Multiaddr) -> Option<Scope> {
+    let before = circuit
+        .iter()
+        .take_while(|part| *part != Protocol::P2pCircuit);
+    direct_scope(&before.collect())
+}
+
+fn direct_scope(address: &Multiaddr) -> Option<Scope> {
     let mut parts = address.iter();
     let scope = match parts.next()? {
         Protocol::Memory(port) => (port != 0).then_some(Scope::Memory)?,
@@ -53,6 +68,12 @@ pub fn scope(address: &Multiaddr) -> Option<Scope> {
         Some(Protocol::Tcp(0) | Protocol::Udp(0)) => None,
         _ => Some(scope),
     }
+}
+
+/// Whether the address is one of this machine or of a private network.
+#[must_use]
+pub fn is_near(address: &Multiaddr) -> bool {
+    matches!(scope(address), Some(Scope::Loopback | Scope::Private))
 }
 
 fn scope_v4(ip: Ipv4Addr) -> Option<Scope> {
@@ -99,6 +120,19 @@ pub fn plausible(seen: Scope, claimed: Scope) -> bool {
         (Scope::Private | Scope::Name, _) => true,
         (Scope::Global | Scope::Relayed, claimed) => claimed != Scope::Private,
     }
+}
+
+/// Whether a peer may be believed to be reachable at `address` that is connected over addresses of scope
+/// `seen`, or through relays at addresses of scope `relays`. A circuit is believed as far as its relay's
+/// own address would be.
+#[must_use]
+pub fn is_believable(address: &Multiaddr, seen: Scope, relays: Option<Scope>) -> bool {
+    if !is_relayed(address) {
+        return scope(address).is_some_and(|claimed| plausible(seen, claimed));
+    }
+    let from = [Some(seen), relays];
+    relay_scope(address)
+        .is_some_and(|relay| from.iter().flatten().any(|seen| plausible(*seen, relay)))
 }
 
 /// Whether the connection goes through a relay.
@@ -160,6 +194,14 @@ pub fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     }
 }
 
+/// All peers that the address names.
+pub fn peers_in(address: &Multiaddr) -> impl Iterator<Item = PeerId> + '_ {
+    address.iter().filter_map(|part| match part {
+        Protocol::P2p(peer) => Some(peer),
+        _ => None,
+    })
+}
+
 /// `address` without the name of `peer` at its end; `None` when it ends with the name of another.
 #[must_use]
 pub fn without_peer(address: &Multiaddr, peer: PeerId) -> Option<Multiaddr> {
@@ -209,6 +251,7 @@ mod tests {
     fn scopes() {
         let relay = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
         let circuit = format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit");
+        let nowhere = format!("/ip4/0.0.0.0/tcp/1/p2p/{relay}/p2p-circuit");
         for (text, expected) in [
             ("/memory/7", Some(Scope::Memory)),
             ("/memory/0", None),
@@ -225,6 +268,8 @@ mod tests {
             ("/ip4/8.8.8.8/tcp/1", Some(Scope::Global)),
             ("/dns4/example.org/tcp/1", Some(Scope::Name)),
             ("/unix/tmp", None),
+            ("/p2p-circuit", None),
+            (&nowhere, None),
             (&circuit, Some(Scope::Relayed)),
         ] {
             assert_eq!(scope(&address(text)), expected, "{text}");
@@ -252,6 +297,27 @@ mod tests {
             (Loopback, Memory, false),
         ] {
             assert_eq!(plausible(seen, claimed), expected, "{seen:?} {claimed:?}");
+        }
+    }
+
+    #[test]
+    fn a_circuit_is_believed_as_far_as_its_relay() {
+        use Scope::{Global, Loopback, Private, Relayed};
+        let relay = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let through = |host: &str| address(&format!("{host}/tcp/1/p2p/{relay}/p2p-circuit"));
+        for (host, seen, relays, expected) in [
+            ("/ip4/8.8.8.8", Global, None, true),
+            ("/ip4/8.8.8.8", Relayed, Some(Global), true),
+            ("/ip4/127.0.0.1", Global, None, false),
+            ("/ip4/192.168.1.1", Global, None, false),
+            ("/ip4/192.168.1.1", Relayed, Some(Global), false),
+            ("/ip4/192.168.1.1", Relayed, Some(Private), true),
+            ("/ip4/192.168.1.1", Private, None, true),
+            ("/ip4/127.0.0.1", Loopback, None, true),
+            ("/ip4/169.254.169.254", Global, None, false),
+        ] {
+            let believed = is_believable(&through(host), seen, relays);
+            assert_eq!(believed, expected, "{host} {seen:?} {relays:?}");
         }
     }
 

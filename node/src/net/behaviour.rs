@@ -20,7 +20,9 @@ use super::dht::{self, Kademlia};
 use super::error::NetError;
 use super::events::EventSink;
 use super::exchange::{self, ExchangeBehaviour};
+use super::guard::{Guard, Meter};
 use super::protocols::Protocols;
+use super::reach::Reined;
 use super::tasks::{self, TaskBehaviour};
 use super::{echo, gossip, limits, reach, streams};
 
@@ -34,13 +36,14 @@ const IDENTIFY_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Everything the swarm runs.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
+    pub(super) dials: Meter,
     pub(super) blocked: allow_block_list::Behaviour<BlockedPeers>,
     pub(super) connection_limits: connection_limits::Behaviour,
     pub(super) memory_limit: Toggle<memory_connection_limits::Behaviour>,
     pub(super) upnp: Toggle<upnp::tokio::Behaviour>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(super) autonat: Toggle<autonat::Behaviour>,
-    pub(super) dcutr: Toggle<dcutr::Behaviour>,
+    pub(super) autonat: Toggle<Reined<autonat::Behaviour>>,
+    pub(super) dcutr: Toggle<Reined<dcutr::Behaviour>>,
     pub(super) relay_server: Toggle<relay::Behaviour>,
     pub(super) relay_client: relay::client::Behaviour,
     pub(super) identify: identify::Behaviour,
@@ -62,10 +65,11 @@ impl Behaviour {
         config: &NetConfig,
         protocols: &Protocols,
         relay_client: relay::client::Behaviour,
+        guard: &Guard,
         events: EventSink,
     ) -> Result<Self, NetError> {
         let local = config.keypair.public().to_peer_id();
-        let reach = config.reach;
+        let wanted = config.reach;
         let identify = identify::Config::new(protocols.identify.clone(), config.keypair.public())
             .with_agent_version(config.agent.clone())
             .with_interval(IDENTIFY_INTERVAL)
@@ -74,10 +78,11 @@ impl Behaviour {
             .with_cache_size(0);
         let mut streams =
             streams::Behaviour::new(protocols, &config.limits, events, config.metrics.clone());
-        if !reach.hole_punching {
+        if !wanted.hole_punching {
             streams = streams.without_patience();
         }
         Ok(Self {
+            dials: Meter::new(guard.clone()),
             blocked: allow_block_list::Behaviour::default(),
             connection_limits: limits::connections(&config.limits),
             memory_limit: limits::memory(&config.limits),
@@ -91,17 +96,14 @@ impl Behaviour {
             exchange: exchange::behaviour(protocols, &config.metrics),
             streams,
             relay_client,
-            relay_server: reach
+            relay_server: wanted
                 .relay
                 .limits()
                 .map(|limits| reach::relay_server(local, limits))
                 .into(),
-            dcutr: reach
-                .hole_punching
-                .then(|| dcutr::Behaviour::new(local))
-                .into(),
-            autonat: reach.autonat.then(|| reach::autonat(local)).into(),
-            upnp: reach.upnp.then(upnp::tokio::Behaviour::default).into(),
+            dcutr: wanted.hole_punching.then(|| reach::dcutr(local)).into(),
+            autonat: wanted.autonat.then(|| reach::autonat(local)).into(),
+            upnp: wanted.upnp.then(upnp::tokio::Behaviour::default).into(),
         })
     }
 }

@@ -6,7 +6,6 @@
 
 use std::time::Instant;
 
-use libp2p::core::transport::ListenerId;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -18,6 +17,7 @@ use super::conduct::{Conduct, Misdeed};
 use super::discovery::Discovery;
 use super::events::EventSink;
 use super::exchange::Exchange;
+use super::guard::Guard;
 use super::liveness::Liveness;
 use super::metrics::NetMetrics;
 use super::peers::PeerTable;
@@ -37,14 +37,17 @@ pub(super) enum Action {
     Close(ConnectionId),
     /// Reserve a place at this relay by listening there.
     Reserve(PeerId, Multiaddr),
-    /// Listen there no more.
-    Unlisten(ListenerId),
+    /// The Internet reaches this node at this address.
+    Confirm(Multiaddr),
+    /// It does not any more.
+    Withdraw(Multiaddr),
 }
 
 /// What handlers work with while they handle something.
 pub(super) struct Context<'a> {
     pub behaviour: &'a mut Behaviour,
     pub peers: &'a mut PeerTable,
+    pub guard: &'a Guard,
     pub actions: &'a mut Vec<Action>,
     pub events: &'a EventSink,
     pub metrics: &'a NetMetrics,
@@ -71,6 +74,7 @@ pub(super) struct Handlers {
 /// What the handlers share.
 pub(super) struct Common {
     pub peers: PeerTable,
+    pub guard: Guard,
     pub actions: Vec<Action>,
     pub events: EventSink,
     pub metrics: NetMetrics,
@@ -85,6 +89,7 @@ impl Common {
         Context {
             behaviour: &mut swarm.behaviour_mut().0,
             peers: &mut self.peers,
+            guard: &self.guard,
             actions: &mut self.actions,
             events: &self.events,
             metrics: &self.metrics,
@@ -110,6 +115,17 @@ impl Context<'_> {
     /// The addresses of `peer` that are dialled first.
     pub(super) fn preferred(&self, peer: &PeerId) -> Vec<Multiaddr> {
         addresses::preferred(&self.peers.addresses(peer))
+    }
+
+    /// Somebody said that `peer` is at these addresses. Keeps those that may be dialled: another one is not
+    /// worth keeping, and once remembered, would speak for itself.
+    pub(super) fn hinted(&mut self, peer: PeerId, mut hints: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        hints.retain(|address| {
+            let named = address.clone().with_p2p(peer);
+            named.is_ok_and(|address| self.guard.permits(&address).is_ok())
+        });
+        self.peers.hinted(peer, hints.iter().cloned());
+        hints
     }
 
     /// Writes down what a peer did.

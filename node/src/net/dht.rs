@@ -11,7 +11,7 @@ use libp2p::kad::{self, ProviderRecord, RecordKey};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{Multiaddr, PeerId};
 
-use super::addresses::{self, Scope};
+use super::addresses;
 use super::conduct::Misdeed;
 use super::context::Context;
 use super::peer::MAX_ADDRESSES;
@@ -60,14 +60,39 @@ pub(super) fn kademlia(local: PeerId, protocols: &Protocols) -> Kademlia {
 pub(super) fn shareable(cx: &Context<'_>, believed: &[Multiaddr]) -> Vec<Multiaddr> {
     addresses::preferred(believed)
         .into_iter()
-        .filter(|address| {
-            let near = matches!(
-                addresses::scope(address),
-                Some(Scope::Loopback | Scope::Private)
-            );
-            !(cx.public && near)
-        })
+        .filter(|address| !(cx.public && addresses::is_near(address)))
         .collect()
+}
+
+/// Puts `peer` into the routing table at these addresses, in the place of those that are there: the table
+/// itself only ever adds, without a bound. Nothing happens when there are none, or none that are new.
+pub(super) fn route(cx: &mut Context<'_>, peer: PeerId, addresses: &[Multiaddr]) {
+    if addresses.is_empty() {
+        return;
+    }
+    let known = routed(cx, peer);
+    let is_known = |address: &Multiaddr| {
+        let mut known = known.iter();
+        known.any(|known| addresses::without_peer(known, peer).as_ref() == Some(address))
+    };
+    if addresses.iter().all(is_known) && known.len() <= MAX_ADDRESSES {
+        return;
+    }
+    cx.behaviour.kad.remove_peer(&peer);
+    for address in addresses.iter().take(MAX_ADDRESSES) {
+        cx.behaviour.kad.add_address(&peer, address.clone());
+    }
+}
+
+/// The addresses of `peer` in the routing table, with its id.
+fn routed(cx: &mut Context<'_>, peer: PeerId) -> Vec<Multiaddr> {
+    let Some(bucket) = cx.behaviour.kad.kbucket(peer) else {
+        return Vec::new();
+    };
+    let mut entries = bucket.iter();
+    let entry = entries.find(|entry| entry.node.key.preimage() == &peer);
+    let known = entry.map(|entry| entry.node.value.iter().cloned());
+    known.into_iter().flatten().collect()
 }
 
 /// Somebody offers capacity, relays, or is behind NAT, and wants us to tell others.
@@ -117,3 +142,6 @@ pub(super) fn addresses_of(cx: &mut Context<'_>, peer: PeerId, key: &RecordKey) 
     found.truncate(MAX_ADDRESSES);
     found
 }
+
+#[cfg(test)]
+mod tests;

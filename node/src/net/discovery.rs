@@ -37,13 +37,21 @@ enum Query {
 /// The most relays that one search dials: two are needed, and some will be full.
 const RELAYS_DIALLED: usize = 6;
 
+/// A query under way.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    query: Query,
+    /// How many more of the peers that it finds are dialled.
+    left: usize,
+}
+
 /// Peers being found.
 #[derive(Debug)]
 pub(super) struct Discovery {
     joining: Joining,
     walks: Walks,
     seeking: Seeking,
-    queries: HashMap<QueryId, Query>,
+    queries: HashMap<QueryId, Running>,
     /// The keys under which this node can be found.
     provided: Vec<RecordKey>,
     /// Peers beyond which mDNS dials no more.
@@ -85,7 +93,8 @@ impl Discovery {
         };
         match query {
             Some(id) => {
-                self.queries.insert(id, Query::Walk);
+                let query = Query::Walk;
+                self.queries.insert(id, Running { query, left: 0 });
             }
             // Nobody to ask; the next peer starts the walks anew.
             None => self.walks.stop(),
@@ -93,7 +102,7 @@ impl Discovery {
     }
 
     fn is_running(&self, query: Query) -> bool {
-        self.queries.values().any(|running| *running == query)
+        self.queries.values().any(|running| running.query == query)
     }
 
     /// The node wants to be connected to `peer`.
@@ -162,9 +171,8 @@ impl Discovery {
             cx.behaviour.kad.remove_peer(&peer);
             return;
         }
-        for address in dht::shareable(cx, &believed) {
-            cx.behaviour.kad.add_address(&peer, address);
-        }
+        let shareable = dht::shareable(cx, &believed);
+        dht::route(cx, peer, &shareable);
         self.walks.start(cx.now);
     }
 
@@ -184,9 +192,10 @@ impl Discovery {
             if found.iter().any(elsewhere) {
                 found.retain(elsewhere);
             }
-            cx.peers.hinted(peer, found);
+            cx.guard.vouch(peer);
+            cx.hinted(peer, found);
             if cx.peers.connected_count() < self.comfortable {
-                self.seeking.connect(cx, peer);
+                self.seeking.connect_stranger(cx, peer);
             }
         }
     }
@@ -221,8 +230,12 @@ impl Discovery {
 
     fn search(&mut self, cx: &mut Context<'_>, query: Query, key: RecordKey) {
         if !self.is_running(query) {
+            let left = match query {
+                Query::Relays => RELAYS_DIALLED,
+                Query::Providers | Query::Walk => self.comfortable,
+            };
             let id = cx.behaviour.kad.get_providers(key);
-            self.queries.insert(id, query);
+            self.queries.insert(id, Running { query, left });
         }
     }
 
@@ -232,22 +245,21 @@ impl Discovery {
             kad::Event::OutboundQueryProgressed {
                 id, result, step, ..
             } => {
-                let query = if step.last {
-                    self.queries.remove(&id)
-                } else {
-                    self.queries.get(&id).copied()
-                };
-                match (query, result) {
+                match (self.queries.get(&id).copied(), result) {
                     (None, result) => self.seeking.on_answer(cx, id, step.last, result),
-                    (
-                        Some(query @ (Query::Providers | Query::Relays)),
-                        QueryResult::GetProviders(Ok(found)),
-                    ) => self.on_providers(cx, query, &found),
-                    (Some(Query::Walk), _) if step.last => {
+                    (Some(running), QueryResult::GetProviders(Ok(found))) => {
+                        let left = self.on_providers(cx, running.left, &found);
+                        self.queries.insert(id, Running { left, ..running });
+                    }
+                    (Some(running), _) if step.last && running.query == Query::Walk => {
+                        self.queries.remove(&id);
                         self.on_walked(cx);
                         return true;
                     }
                     _ => {}
+                }
+                if step.last {
+                    self.queries.remove(&id);
                 }
             }
             kad::Event::InboundRequest {
@@ -264,26 +276,29 @@ impl Discovery {
         false
     }
 
-    fn on_providers(&mut self, cx: &mut Context<'_>, query: Query, found: &GetProvidersOk) {
+    /// Dials those that were found, up to `left`; returns how many may follow.
+    fn on_providers(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut left: usize,
+        found: &GetProvidersOk,
+    ) -> usize {
         let GetProvidersOk::FoundProviders { key, providers } = found else {
-            return;
+            return left;
         };
-        let most = match query {
-            Query::Relays => RELAYS_DIALLED,
-            Query::Providers | Query::Walk => self.comfortable,
-        };
-        let strangers: Vec<PeerId> = providers
+        let strangers = providers
             .iter()
-            .filter(|peer| **peer != cx.local && !cx.peers.is_connected(peer))
-            .take(most)
-            .copied()
-            .collect();
+            .filter(|peer| **peer != cx.local && !cx.peers.is_connected(peer));
+        let strangers: Vec<PeerId> = strangers.take(left).copied().collect();
         for peer in strangers {
             // The query knows their addresses for as long as it runs, which is not long.
             let addresses = dht::addresses_of(cx, peer, key);
-            cx.peers.hinted(peer, addresses);
-            self.seeking.connect(cx, peer);
+            cx.hinted(peer, addresses);
+            if self.seeking.connect_stranger(cx, peer) {
+                left -= 1;
+            }
         }
+        left
     }
 
     fn on_walked(&mut self, cx: &mut Context<'_>) {
@@ -308,3 +323,6 @@ fn announce(cx: &mut Context<'_>, key: RecordKey) {
         tracing::warn!(%error, "this node cannot be found through the DHT");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,7 @@ pub(super) fn event(handlers: &mut Handlers, cx: &mut Context<'_>, event: Behavi
             Err(_) => handlers.liveness.doubt(cx, peer),
         },
         BehaviourEvent::Echo(event) => handlers.liveness.on_echo(cx, event),
-        BehaviourEvent::Autonat(event) => handlers.reach.on_autonat(cx, &event),
+        BehaviourEvent::Autonat(event) => handlers.reach.on_autonat(cx, event),
         BehaviourEvent::RelayServer(event) => handlers.reach.on_relay_server(cx, &event),
         BehaviourEvent::RelayClient(event) => {
             handlers.reach.on_relay_client(&event);
@@ -93,8 +93,9 @@ pub(super) fn event(handlers: &mut Handlers, cx: &mut Context<'_>, event: Behavi
                 cx.behaviour.streams.expect_no_direct(peer);
             }
         }
-        BehaviourEvent::Upnp(event) => reach::on_upnp(&event),
-        BehaviourEvent::Blocked(never)
+        BehaviourEvent::Upnp(event) => handlers.reach.on_upnp(&event),
+        BehaviourEvent::Dials(never)
+        | BehaviourEvent::Blocked(never)
         | BehaviourEvent::ConnectionLimits(never)
         | BehaviourEvent::MemoryLimit(never)
         | BehaviourEvent::Streams(never) => match never {},
@@ -154,6 +155,10 @@ fn on_identify(handlers: &mut Handlers, cx: &mut Context<'_>, event: identify::E
     else {
         return;
     };
+    if !cx.peers.introduces(&peer_id, cx.now) {
+        cx.report(peer_id, Misdeed::OutOfPlace);
+        return;
+    }
     cx.peers.identified(peer_id, &info.agent_version);
     if !info.protocols.contains(&cx.protocols.task) {
         let other_version = info

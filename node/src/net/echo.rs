@@ -41,13 +41,23 @@ type Bytes = [u8; 8];
 pub(super) struct EchoId(pub u64);
 
 /// What came of an echo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Came {
+    /// It came back after this time.
+    Back(Duration),
+    /// Something else came in its stead, such as a reset: there is somebody, who does not want to echo.
+    Otherwise,
+    /// Nothing came at all, for [`ECHO_TIMEOUT`].
+    Nothing,
+}
+
+/// What came of the echo `id`.
 #[derive(Debug)]
 pub(super) struct Event {
     pub peer: PeerId,
     pub connection: ConnectionId,
     pub id: EchoId,
-    /// The round trip; `None` when nothing came back.
-    pub rtt: Option<Duration>,
+    pub came: Came,
 }
 
 /// The behaviour.
@@ -106,13 +116,13 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         peer: PeerId,
         connection: ConnectionId,
-        (id, rtt): THandlerOutEvent<Self>,
+        (id, came): THandlerOutEvent<Self>,
     ) {
         let event = Event {
             peer,
             connection,
             id,
-            rtt,
+            came,
         };
         self.queue.push_back(ToSwarm::GenerateEvent(event));
     }
@@ -124,7 +134,7 @@ impl NetworkBehaviour for Behaviour {
 }
 
 /// What came of an echo, as the connection tells it.
-type Outcome = (EchoId, Option<Duration>);
+type Outcome = (EchoId, Came);
 
 /// The handler of one connection.
 pub(super) struct Handler {
@@ -203,17 +213,26 @@ impl ConnectionHandler for Handler {
             }) => {
                 stream.ignore_for_keep_alive();
                 let asking = tokio::time::timeout(ECHO_TIMEOUT, ask(stream));
-                let outcome = asking.map(move |came| (id, came.ok().and_then(io::Result::ok)));
+                let outcome = asking.map(move |asked| {
+                    let came = match asked {
+                        Ok(Ok(rtt)) => Came::Back(rtt),
+                        // A connection that broke is closed by whoever saw it break.
+                        Ok(Err(_)) => Came::Otherwise,
+                        Err(_) => Came::Nothing,
+                    };
+                    (id, came)
+                });
                 self.asking.push(outcome.boxed());
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: id, error }) => {
-                let rtt = match error {
-                    // An answer, if not the one that was asked for: there is somebody.
-                    StreamUpgradeError::NegotiationFailed => Some(Duration::ZERO),
-                    StreamUpgradeError::Timeout | StreamUpgradeError::Io(_) => None,
+                let came = match error {
+                    StreamUpgradeError::NegotiationFailed | StreamUpgradeError::Io(_) => {
+                        Came::Otherwise
+                    }
+                    StreamUpgradeError::Timeout => Came::Nothing,
                     StreamUpgradeError::Apply(never) => never_happens(never),
                 };
-                self.done.push_back((id, rtt));
+                self.done.push_back((id, came));
             }
             _ => {}
         }
@@ -296,7 +315,7 @@ mod tests {
         let event = until(&mut a, &mut b, told).await;
         assert_eq!((event.peer, event.connection), (peer, connection));
         assert_eq!(event.id, EchoId(7));
-        assert!(event.rtt.is_some());
+        assert!(matches!(event.came, Came::Back(_)));
 
         // Who does not speak it is there all the same.
         let mut other = Swarm::new_ephemeral_tokio(|_| libp2p::ping::Behaviour::default());
@@ -309,7 +328,7 @@ mod tests {
         a.behaviour_mut().ask(peer, connection, EchoId(8));
         let event = until(&mut a, &mut b, told).await;
         assert_eq!(event.id, EchoId(8));
-        assert!(event.rtt.is_some());
+        assert_eq!(event.came, Came::Otherwise);
 
         // Nobody answers on a connection that is gone, and nobody is told of it.
         a.close_connection(connection);
@@ -319,5 +338,30 @@ mod tests {
         let none = until(&mut a, &mut b, told);
         let waited = tokio::time::timeout(Duration::from_millis(100), none).await;
         assert!(waited.is_err());
+    }
+
+    #[tokio::test]
+    async fn more_echoes_than_are_answered_are_no_death() {
+        let mut a = Swarm::new_ephemeral_tokio(|_| Behaviour::new(PROTOCOL));
+        let mut b = Swarm::new_ephemeral_tokio(|_| Behaviour::new(PROTOCOL));
+        let (address, _) = b.listen().with_memory_addr_external().await;
+        let (peer, dial) = (*b.local_peer_id(), DialOpts::from(address));
+        let connection = dial.connection_id();
+        a.dial(dial).unwrap();
+        let connected =
+            |event| matches!(event, SwarmEvent::ConnectionEstablished { .. }).then_some(());
+        until(&mut a, &mut b, connected).await;
+        let count = 20 * MAX_ANSWERING as u64;
+        for id in 0..count {
+            a.behaviour_mut().ask(peer, connection, EchoId(id));
+        }
+        for _ in 0..count {
+            let told = |event| match event {
+                SwarmEvent::Behaviour(event) => Some(event),
+                _ => None,
+            };
+            let event = until(&mut a, &mut b, told).await;
+            assert_ne!(event.came, Came::Nothing);
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! doubt, an echo is asked for on each connection of the peer, and those that bring none are closed; who
 //! needs the peer then finds another way. Doubt comes from a call without an answer, from libp2p's ping,
 //! from another connection that the same peer opens, and from an address of this machine that is gone.
-//! Called by the actor. It never closes a connection that answers.
+//! Called by the actor. It never closes a connection that answers, nor one on which streams still move
+//! bytes: on a slow line that is full, an echo waits behind them.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use libp2p::swarm::ConnectionId;
 use tokio::sync::oneshot;
 
 use super::context::{Action, Context};
-use super::echo::{EchoId, Event};
+use super::echo::{Came, EchoId, Event};
 
 /// A call that has no answer after this time raises doubt (4 s): few answers take so long to think of,
 /// and with the echo's own limit a dead connection is closed 10 s after it died, when the node counts the
@@ -25,6 +26,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Time between two looks at calls that took too long, so that a busy node does not wake for each.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// A connection lives without an echo when one of its streams moved bytes within this time (3 s: the 16 KiB
+/// that are written at a time take as long on a line of 5 KiB/s). What is sent into a dead connection fills its
+/// buffers at once, and stands still then.
+const MOVING: Duration = Duration::from_secs(3);
 
 /// The most calls that are watched: of a thousand peers 64 each.
 const MAX_CALLS: usize = 65_536;
@@ -144,7 +150,11 @@ impl Liveness {
         let Some(asked) = self.asked.remove(&event.id) else {
             return;
         };
-        if let Some(rtt) = event.rtt {
+        let rtt = match event.came {
+            Came::Back(rtt) => Some(rtt),
+            Came::Otherwise | Came::Nothing => None,
+        };
+        if let Some(rtt) = rtt {
             cx.peers.measured(&event.peer, event.connection, rtt);
         }
         match asked.reply {
@@ -153,14 +163,24 @@ impl Liveness {
                     let mut links = entry.links.iter();
                     links.any(|link| link.id == event.connection && link.is_relayed())
                 });
-                let rtt = event.rtt;
                 let _ = reply.send(Echoed { rtt, relayed });
             }
-            None if event.rtt.is_none() => {
-                tracing::info!(peer = %event.peer, "a connection is dead: closing it");
-                cx.actions.push(Action::Close(event.connection));
+            None if event.came == Came::Nothing => {
+                self.on_silence(cx, event.peer, event.connection)
             }
             None => {}
+        }
+    }
+
+    /// A doubted connection brought no echo.
+    fn on_silence(&mut self, cx: &mut Context<'_>, peer: PeerId, connection: ConnectionId) {
+        let moved = cx.behaviour.streams.moved(&peer, connection);
+        if moved.is_some_and(|at| cx.now.saturating_duration_since(at) < MOVING) {
+            tracing::debug!(%peer, "no echo, but bytes move: asking again");
+            self.ask(cx, peer, connection, None);
+        } else {
+            tracing::info!(%peer, "a connection is dead: closing it");
+            cx.actions.push(Action::Close(connection));
         }
     }
 
@@ -169,3 +189,6 @@ impl Liveness {
         self.asked.retain(|_, asked| asked.connection != connection);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@
 //! | connections that died without a word | `liveness`, with `echo` |
 //! | bad peers, too many peers | `conduct`, `limits` |
 //! | what is known of others | `peers`, `peer`, `addresses` |
+//! | where this node may dial | `guard` |
 //! | the swarm itself | `actor`, with `context`, `dispatch`, `behaviour`, `transport`, `listen` |
 //! | the node's side | `handle`, `events` |
 //!
@@ -36,6 +37,7 @@ mod error;
 mod events;
 mod exchange;
 mod gossip;
+mod guard;
 mod handle;
 mod joining;
 mod limits;
@@ -88,11 +90,33 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// When the network's name or the key is unusable, or a listen address does not work; a port that is
 /// in use is [`NetError::PortInUse`].
 pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError> {
+    let (actor, handle, events) = prepare(config).await?;
+    let network = handle.network().to_owned();
+    let running = tokio::spawn(actor.run());
+    tokio::spawn(async move {
+        // Its events end with it, which ends the node; that says why.
+        if let Err(error) = running.await {
+            tracing::error!(network, %error, "a network broke; this is a bug, please report it");
+        }
+    });
+    Ok((handle, events))
+}
+
+/// A network that listens and does not run yet.
+async fn prepare(config: NetConfig) -> Result<(NetActor, NetHandle, NetEvents), NetError> {
     let protocols = Protocols::new(&config.network)?;
     let local = config.keypair.public().to_peer_id();
     let (sink, events) = events::channel(&config.limits);
-    let (transport, relay_client) = transport::build(&config)?;
-    let behaviour = behaviour::Behaviour::new(&config, &protocols, relay_client, sink.clone())?;
+    // Also the relays of circuits.
+    let bootstrap = config.bootstrap.iter().flat_map(addresses::peers_in);
+    // Whom the last run knew near; all others are strangers again.
+    let remembered = config.known_peers.iter();
+    let remembered = remembered.filter(|(_, known)| known.iter().any(addresses::is_near));
+    let remembered = remembered.map(|(peer, _)| *peer);
+    let guard = guard::Guard::new(bootstrap.chain(remembered));
+    let (transport, relay_client) = transport::build(&config, &guard)?;
+    let behaviour =
+        behaviour::Behaviour::new(&config, &protocols, relay_client, &guard, sink.clone())?;
     let swarm_config =
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
     let mut swarm = Swarm::new(transport, quiet::Quiet(behaviour), local, swarm_config);
@@ -113,12 +137,13 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
         capacity: capacity::Capacity::default(),
         exchange: exchange::Exchange::default(),
         discovery: discovery::Discovery::new(joining, config.limits.comfortable),
-        reach: reach::Reach::default(),
+        reach: reach::Reach::new(config.external),
         liveness: liveness::Liveness::default(),
         conduct: conduct::Conduct::default(),
     };
     let common = Common {
         peers,
+        guard,
         actions: Vec::new(),
         events: sink,
         metrics: config.metrics.clone(),
@@ -137,7 +162,6 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
         addresses_in,
     );
     actor.begin(early);
-    tokio::spawn(actor.run());
     let handle = NetHandle::new(
         commands_in,
         local,
@@ -145,5 +169,5 @@ pub async fn start(config: NetConfig) -> Result<(NetHandle, NetEvents), NetError
         addresses,
         config.metrics,
     );
-    Ok((handle, events))
+    Ok((actor, handle, events))
 }

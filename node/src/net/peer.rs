@@ -20,6 +20,13 @@ pub(super) const MAX_FAILURES: u8 = 3;
 /// worked: networks come back.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1_800);
 
+/// How often in a minute a peer may say who it is (30): once on each of its connections, and whenever its
+/// addresses change. Each time costs a look at all of them.
+const MAX_INTRODUCTIONS: u32 = 30;
+
+/// A minute, for that.
+const INTRODUCTIONS_PER: Duration = Duration::from_secs(60);
+
 /// A peer as the node knows it.
 #[derive(Debug, Clone)]
 pub struct PeerSnapshot {
@@ -132,9 +139,20 @@ pub(super) struct Entry {
     pub last_used: Option<Instant>,
     /// How often it was dialled since it was last connected, as one of those remembered.
     pub redials: u32,
+    /// Since when it is counted how often the peer said who it is, and how often.
+    introduced: Option<(Instant, u32)>,
 }
 
 impl Entry {
+    /// The peer says who it is. Whether that is looked at.
+    pub(super) fn introduces(&mut self, now: Instant) -> bool {
+        let over = |since| now.saturating_duration_since(since) >= INTRODUCTIONS_PER;
+        let counted = self.introduced.filter(|(since, _)| !over(*since));
+        let (since, count) = counted.unwrap_or((now, 0));
+        self.introduced = Some((since, count.saturating_add(1)));
+        count < MAX_INTRODUCTIONS
+    }
+
     /// Since when it has been connected.
     pub(super) fn connected_since(&self) -> Option<Instant> {
         self.links.iter().map(|link| link.since).min()
@@ -147,6 +165,16 @@ impl Entry {
             .filter_map(|link| match link.relayed {
                 true => Some(Scope::Relayed),
                 false => addresses::scope(&link.remote),
+            })
+            .min()
+    }
+
+    /// The nearest scope of the relays through which the peer is connected.
+    pub(super) fn seen_through(&self) -> Option<Scope> {
+        let relayed = self.links.iter().filter(|link| link.relayed);
+        relayed
+            .filter_map(|link| {
+                addresses::relay_scope(link.circuit.as_ref().unwrap_or(&link.remote))
             })
             .min()
     }

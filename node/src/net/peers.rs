@@ -104,12 +104,11 @@ impl PeerTable {
         let Some(seen) = entry.seen() else {
             return Vec::new();
         };
+        let relays = entry.seen_through();
         let believed: Vec<Multiaddr> = claimed
             .iter()
             .filter_map(|address| addresses::without_peer(address, peer))
-            .filter(|address| {
-                addresses::scope(address).is_some_and(|scope| addresses::plausible(seen, scope))
-            })
+            .filter(|address| addresses::is_believable(address, seen, relays))
             .take(MAX_ADDRESSES)
             .collect();
         entry.keep_circuits(&believed);
@@ -162,6 +161,12 @@ impl PeerTable {
         {
             entry.mistaken(&address);
         }
+    }
+
+    /// The peer says who it is. Whether that is looked at; not when it says so all the time.
+    pub(super) fn introduces(&mut self, peer: &PeerId, now: Instant) -> bool {
+        let entry = self.entries.get_mut(peer);
+        entry.is_none_or(|entry| entry.introduces(now))
     }
 
     pub(super) fn identified(&mut self, peer: PeerId, agent: &str) {
@@ -355,6 +360,16 @@ mod tests {
             dialled.extend(peers.next_remembered(16));
         }
         assert_eq!(dialled.len(), 40);
+    }
+
+    #[test]
+    fn who_says_all_the_time_who_it_is_is_not_heard() {
+        let mut peers = PeerTable::default();
+        let (peer, now) = (PeerId::random(), Instant::now());
+        peers.connected_now(peer, link(1, "/ip4/127.0.0.1/tcp/1", true));
+        let heard = (0..1_000).filter(|_| peers.introduces(&peer, now)).count();
+        assert_eq!(heard, 30);
+        assert!(peers.introduces(&peer, now + Duration::from_secs(60)));
     }
 
     #[test]

@@ -19,6 +19,10 @@ use super::peer::MAX_ADDRESSES;
 /// The most searches for single peers at a time; more are refused until some end.
 const MAX_WANTED: usize = 256;
 
+/// The most of them for peers that nobody asked for by name, such as those that a search for providers
+/// brought: half, so that strangers never stand in the way of a peer that is lost.
+const MAX_STRANGERS: usize = MAX_WANTED / 2;
+
 /// Where the answer of a look-up goes.
 pub(super) type FoundReply = oneshot::Sender<Vec<Multiaddr>>;
 
@@ -72,6 +76,15 @@ impl Seeking {
             self.wanted.insert(peer, Wanted::Preferred);
             cx.dial(peer, preferred);
         }
+    }
+
+    /// A peer was found that may be of use. Returns whether it is sought.
+    pub(super) fn connect_stranger(&mut self, cx: &mut Context<'_>, peer: PeerId) -> bool {
+        let room = self.wanted.len() < MAX_STRANGERS;
+        if room {
+            self.connect(cx, peer);
+        }
+        room
     }
 
     /// Asks the DHT where `peer` is, connected or not.
@@ -197,7 +210,18 @@ impl Seeking {
 
     fn dial_found(&mut self, cx: &mut Context<'_>, peer: PeerId, addresses: Vec<Multiaddr>) {
         self.wanted.insert(peer, Wanted::Found);
-        cx.peers.hinted(peer, addresses.iter().cloned());
+        let addresses = cx.hinted(peer, addresses);
         cx.dial(peer, addresses);
     }
 }
+
+#[cfg(test)]
+impl Seeking {
+    /// How many peers are sought.
+    pub(super) fn under_way(&self) -> usize {
+        self.wanted.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

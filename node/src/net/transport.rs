@@ -1,8 +1,8 @@
 //! Makes the transport that the swarm runs on.
 //!
 //! TCP with noise and yamux beside QUIC, both behind DNS; TCP alone under a pre-shared key; or
-//! channels within the process. The relay's circuits come on top of each. Called once by
-//! [`super::start`].
+//! channels within the process. The relay's circuits come on top of each, and [`super::guard`] stands in
+//! all of them. Called once by [`super::start`].
 
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use libp2p::core::transport::{Boxed, MemoryTransport, OrTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
-use libp2p::{PeerId, Transport, dns, noise, quic, relay, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, relay, tcp, yamux};
 
 use super::config::{NetConfig, TransportKind};
 use super::error::NetError;
+use super::guard::{Door, Guard};
 
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -85,6 +86,12 @@ where
         .boxed()
 }
 
+/// Dials only where the guard permits it. It has to see what names resolve to.
+fn where_permitted(transport: Muxed, guard: &Guard) -> Muxed {
+    let guard = guard.clone();
+    Door::new(transport, move |address: &Multiaddr| guard.permits(address)).boxed()
+}
+
 /// Resolves names with the system's DNS servers. On a machine that names none, numeric addresses
 /// still work.
 fn with_dns(transport: Muxed) -> Result<Muxed, NetError> {
@@ -103,13 +110,23 @@ fn with_dns(transport: Muxed) -> Result<Muxed, NetError> {
 /// # Errors
 /// [`NetError::Noise`] when the key cannot be used, [`NetError::Dns`] when the system's DNS
 /// configuration vanishes while it is read.
-pub(super) fn build(config: &NetConfig) -> Result<(Muxed, relay::client::Behaviour), NetError> {
+pub(super) fn build(
+    config: &NetConfig,
+    guard: &Guard,
+) -> Result<(Muxed, relay::client::Behaviour), NetError> {
     let keypair = &config.keypair;
     let direct = match (config.transport, config.psk) {
         (TransportKind::Memory, _) => secured(MemoryTransport::new(), keypair)?,
-        (TransportKind::Internet, Some(psk)) => with_dns(tcp_only(keypair, psk)?)?,
-        (TransportKind::Internet, None) => with_dns(tcp_and_quic(keypair)?)?,
+        (TransportKind::Internet, Some(psk)) => {
+            with_dns(where_permitted(tcp_only(keypair, psk)?, guard))?
+        }
+        (TransportKind::Internet, None) => {
+            with_dns(where_permitted(tcp_and_quic(keypair)?, guard))?
+        }
     };
     let (circuits, behaviour) = relay::client::new(keypair.public().to_peer_id());
-    Ok((joined(secured(circuits, keypair)?, direct), behaviour))
+    let all = joined(secured(circuits, keypair)?, direct);
+    let guard = guard.clone();
+    let counted = Door::new(all, move |_: &Multiaddr| guard.counts());
+    Ok((counted.boxed(), behaviour))
 }

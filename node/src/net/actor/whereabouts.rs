@@ -16,8 +16,11 @@ impl NetActor {
         );
         if gone {
             tracing::info!(%address, "this machine has lost an address: looking which connections live");
-            self.handlers.reach.on_moved();
             let mut cx = self.common.context(&mut self.swarm);
+            let links = cx.peers.connected().flat_map(|(_, entry)| &entry.links);
+            let direct = links.filter(|link| !link.is_relayed());
+            cx.guard.moved(direct.map(|link| &link.remote));
+            self.handlers.reach.on_moved(&mut cx);
             self.handlers.liveness.doubt_all(&mut cx);
         }
         self.on_addresses();
@@ -37,6 +40,8 @@ impl NetActor {
             .filter(|address| direct(address))
             .cloned()
             .collect();
+        let own = self.common.own.iter().filter_map(addresses::ip);
+        self.common.guard.owns(own.collect());
         let addresses = Addresses { listen, external };
         let changed = *self.addresses.borrow() != addresses;
         self.on_reach(reachable, changed);

@@ -1,9 +1,54 @@
-//! What a relay's refusal means for the owner of this node, in one line with its mend.
+//! What a relay's refusal means for the owner of this node, in one line with its mend; and when it is told.
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::time::{Duration, Instant};
 
+use libp2p::PeerId;
 use libp2p::relay::client::transport::Error as CircuitError;
 use libp2p::relay::outbound::hop::{ConnectError, ReserveError};
+use libp2p::swarm::DialError;
+
+use super::super::addresses;
+
+/// A refusal of the same relay is told to the log this often at the most (1 minute).
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Relays whose refusals are remembered for that.
+const MAX_REFUSALS: usize = 64;
+
+/// Relays that refused circuits, each with the time at which the log was told.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    told: HashMap<PeerId, Instant>,
+}
+
+impl Refusals {
+    /// A dial failed, perhaps because a relay refused.
+    pub(super) fn on_dial_error(&mut self, now: Instant, peer: Option<PeerId>, error: &DialError) {
+        let DialError::Transport(failures) = error else {
+            return;
+        };
+        for (address, error) in failures {
+            let Some(relay) = addresses::relay_of(address) else {
+                continue;
+            };
+            let Some(why) = of_circuit(error) else {
+                continue;
+            };
+            let told = self.told.get(&relay);
+            if told.is_some_and(|at| now.saturating_duration_since(*at) < REFUSAL_INTERVAL) {
+                continue;
+            }
+            if self.told.len() >= MAX_REFUSALS {
+                self.told.clear();
+            }
+            self.told.insert(relay, now);
+            let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+            tracing::warn!(%relay, peer, "no connection through a relay: {why}");
+        }
+    }
+}
 
 /// The first cause of this kind.
 fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {

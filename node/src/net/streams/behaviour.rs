@@ -135,6 +135,19 @@ impl Behaviour {
             .map_or((0, 0), |connection| connection.path.bytes())
     }
 
+    /// Whether a stream is open on this connection, by whichever side.
+    pub(in super::super) fn carries(&self, peer: &PeerId, id: ConnectionId) -> bool {
+        let mut connections = self.connections.get(peer).into_iter().flatten();
+        connections.any(|connection| connection.id == id && connection.path.is_used())
+    }
+
+    /// When a stream on this connection last moved bytes; `None` when none ever did.
+    pub(in super::super) fn moved(&self, peer: &PeerId, id: ConnectionId) -> Option<Instant> {
+        let mut connections = self.connections.get(peer).into_iter().flatten();
+        let connection = connections.find(|connection| connection.id == id)?;
+        connection.path.moved()
+    }
+
     /// When a stream has waited long enough for a direct connection.
     pub(in super::super) fn deadline(&self) -> Option<Instant> {
         self.patient.iter().map(|(until, _, _)| *until).min()
@@ -225,6 +238,20 @@ impl Behaviour {
         self.fresh.retain(|_, path| path.strong_count() > 0);
         self.fresh.insert(id, Arc::downgrade(&path));
         Handler::new(peer, Arc::clone(&self.shared), self.slots.of(peer), path)
+    }
+}
+
+#[cfg(test)]
+impl Behaviour {
+    /// There is a connection on which a stream moved bytes at this time.
+    pub(in super::super) fn pretend_moved(&mut self, peer: PeerId, id: ConnectionId, at: Instant) {
+        let path = Arc::new(Path::moved_at(at));
+        let connection = Connection {
+            id,
+            path,
+            patient_until: None,
+        };
+        self.connections.entry(peer).or_default().push(connection);
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a stream knows of the connection that it runs on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +42,11 @@ pub(super) struct Path {
     pub(super) quality: Quality,
     sent: AtomicU64,
     received: AtomicU64,
+    /// When it was made, and how many milliseconds after that the last bytes were moved.
+    made: Instant,
+    moved_ms: AtomicU64,
+    /// Open streams.
+    streams: AtomicUsize,
     /// Cancelled when this is a relayed connection and a direct one to the same peer stands.
     better: CancellationToken,
 }
@@ -49,6 +57,9 @@ impl Path {
             quality,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            made: Instant::now(),
+            moved_ms: AtomicU64::new(0),
+            streams: AtomicUsize::new(0),
             better: CancellationToken::new(),
         }
     }
@@ -57,12 +68,33 @@ impl Path {
         self.quality == Quality::Relayed
     }
 
+    /// Whether a stream is open on it.
+    pub(super) fn is_used(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moves(bytes);
     }
 
     pub(super) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moves(bytes);
+    }
+
+    fn moves(&self, bytes: usize) {
+        if bytes > 0 {
+            let now_ms = self.made.elapsed().as_millis() as u64;
+            self.moved_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// When a stream last moved bytes on it, in either direction; `None` when none ever did.
+    pub(super) fn moved(&self) -> Option<Instant> {
+        let (sent, received) = self.bytes();
+        let after = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        (sent + received > 0).then(|| self.made + after)
     }
 
     /// Bytes sent and received.
@@ -80,5 +112,42 @@ impl Path {
 
     pub(super) const fn better(&self) -> &CancellationToken {
         &self.better
+    }
+}
+
+#[cfg(test)]
+impl Path {
+    /// One on which a byte was sent at this time.
+    pub(super) fn moved_at(made: Instant) -> Self {
+        Self {
+            made,
+            sent: AtomicU64::new(1),
+            ..Self::new(Quality::Direct)
+        }
+    }
+}
+
+/// A connection, as one of its open streams holds it.
+#[derive(Debug)]
+pub(super) struct Way(Arc<Path>);
+
+impl Way {
+    pub(super) fn new(path: Arc<Path>) -> Self {
+        path.streams.fetch_add(1, Ordering::Relaxed);
+        Self(path)
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Deref for Way {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
     }
 }

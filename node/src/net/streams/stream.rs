@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::metrics::ByteCounters;
 use super::super::protocols::StreamKind;
-use super::path::Path;
+use super::path::{Path, Way};
 use super::slots::Slot;
 
 /// A stream to or from a peer: tokio's `AsyncRead` and `AsyncWrite`, with back-pressure from end to
@@ -24,7 +24,7 @@ pub struct NetStream {
     peer: PeerId,
     kind: StreamKind,
     bytes: ByteCounters,
-    path: Arc<Path>,
+    path: Way,
     _slot: Slot,
 }
 
@@ -42,7 +42,7 @@ impl NetStream {
             peer,
             kind,
             bytes,
-            path,
+            path: Way::new(path),
             _slot: slot,
         }
     }

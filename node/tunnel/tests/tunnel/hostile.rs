@@ -204,9 +204,10 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Packets of SFTP whose paths stay in the folder.
+/// Packets of SFTP whose paths stay in the folder: no two dots follow one another, for the files behind
+/// these tests are this machine's own, and would be changed.
 fn sftp() -> impl Strategy<Value = Vec<u8>> {
-    let string = "[a-c.]{0,3}".prop_map(|text: String| {
+    let string = r"[a-c]{0,2}\.?[a-c]?".prop_map(|text: String| {
         [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat()
     });
     let handle =
