@@ -359,7 +359,7 @@ type Flow = ControlFlow<Option<oneshot::Sender<()>>>;
 
 #[cfg(test)]
 impl NetActor {
-    pub(super) const fn swarm_mut(&mut self) -> &mut Swarm<Behaviour> {
+    pub(super) const fn swarm_mut(&mut self) -> &mut Swarm<Quiet<Behaviour>> {
         &mut self.swarm
     }
 

@@ -13,6 +13,7 @@ mod offered;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use libp2p::core::Endpoint;
@@ -30,6 +31,10 @@ use self::offered::{Kept, Offered};
 
 /// Names of protocols that handlers accept.
 type Accepted<H> = <<H as ConnectionHandler>::InboundProtocol as UpgradeInfoSend>::Info;
+
+/// While the connection's task runs, all handlers are polled so often in any case (1 s): one that had
+/// forgotten to say what wakes it would go on by chance without this module, and does so with it.
+const SURE: Duration = Duration::from_secs(1);
 
 /// Behaviours whose handlers are polled only when they have something to do.
 #[derive(Debug)]
@@ -132,6 +137,8 @@ pub(super) struct Handler<H: ConnectionHandler> {
     accepts: Kept<H::InboundProtocol, H::InboundOpenInfo>,
     bell: Arc<Bell>,
     waker: Waker,
+    /// When those inside were polled last.
+    asked: Instant,
 }
 
 impl<H: ConnectionHandler> Handler<H> {
@@ -147,6 +154,7 @@ impl<H: ConnectionHandler> Handler<H> {
             accepts: Kept::default(),
             bell,
             waker,
+            asked: Instant::now(),
         }
     }
 
@@ -184,9 +192,12 @@ where
     {
         // Before the question, so that whoever rings after it wakes the task.
         self.bell.task.register(cx.waker());
-        if !self.bell.rung.swap(false, Ordering::AcqRel) {
+        let now = Instant::now();
+        let is_rung = self.bell.rung.swap(false, Ordering::AcqRel);
+        if !is_rung && now - self.asked < SURE {
             return Poll::Pending;
         }
+        self.asked = now;
         self.accepts.forget();
         let polled = self.inner.poll(&mut Context::from_waker(&self.waker));
         if polled.is_ready() {

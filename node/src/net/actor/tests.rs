@@ -218,7 +218,7 @@ async fn a_hole_is_tried_again_while_the_relayed_connection_is_in_use() {
 }
 
 /// A relay's swarm, to be polled by hand: what it says waits while it is not.
-async fn relay() -> Swarm<Behaviour> {
+async fn relay() -> Swarm<Quiet<Behaviour>> {
     let reach = ReachConfig {
         relay: RelayPolicy::On,
         ..ReachConfig::none()
@@ -226,7 +226,7 @@ async fn relay() -> Swarm<Behaviour> {
     let (mut actor, _, _) = prepare(NetConfig { reach, ..config() }).await.unwrap();
     let address = actor.swarm.listeners().next().unwrap().clone();
     actor.swarm.add_external_address(address);
-    let server = actor.swarm.behaviour_mut().relay_server.as_mut().unwrap();
+    let server = actor.swarm.behaviour_mut().0.relay_server.as_mut().unwrap();
     server.set_status(Some(relay::Status::Enable));
     actor.swarm
 }
