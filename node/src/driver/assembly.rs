@@ -1,4 +1,6 @@
 //! The parts of a node, from what its data directory holds to a driver that can run.
+
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -136,9 +138,7 @@ impl Parts<'_> {
         advertiser.set_images(probed.images.clone());
         let own_logins = OwnLogins::restore(&state.snapshot);
         let (core, first) = Core::new(core_config, state.snapshot, now);
-        let members = self.members.into_iter().map(Input::Member);
-        let own = members.chain([Input::Runtimes(probed.working.clone())]);
-        let own = own.collect();
+        let own = first_inputs(self.members, &probed);
         let (net, internal) = (links.net.clone(), links.internal.clone());
         tokio::spawn(probing::keep_looking(self.exec, probed, internal.clone()));
         let remembering = remembering::remember(net.clone(), writer.clone(), internal.clone());
@@ -187,6 +187,13 @@ impl Parts<'_> {
             ..CoreConfig::new(self.me)
         }
     }
+}
+
+/// What the core is told before anything happens.
+fn first_inputs(members: Vec<PeerId>, probed: &probing::Probed) -> VecDeque<Input> {
+    let members = members.into_iter().map(Input::Member);
+    let all = members.chain([Input::Runtimes(probed.working.clone())]);
+    all.collect()
 }
 
 /// What several parts of the driver share.

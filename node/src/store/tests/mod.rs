@@ -300,7 +300,9 @@ async fn peers_are_remembered_newest_first_and_not_without_end() {
         network: "lab".into(),
         ..remembered(1, 1)
     };
-    store.remember_peers(&[elsewhere.clone()]).unwrap();
+    store
+        .remember_peers(std::slice::from_ref(&elsewhere))
+        .unwrap();
     // An older sighting changes nothing, a newer one does.
     store.remember_peers(&[remembered(500, 1)]).unwrap();
     let mut moved = remembered(10, 9_000);

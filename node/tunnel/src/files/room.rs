@@ -3,6 +3,7 @@
 //! Each is a thread, and a listed folder is memory of the node's until it is closed: both are bounded for
 //! a task, for a peer, and for all of them.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,6 +59,13 @@ pub(crate) struct Room {
     names: Arc<Semaphore>,
 }
 
+/// Names of a folder, and the memory that is taken for them.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) names: Vec<Vec<u8>>,
+    pub(super) held: OwnedSemaphorePermit,
+}
+
 impl Rooms {
     /// Room for one more server, into this task.
     pub(crate) fn take(&self, task: TaskKey) -> Result<Room, TunnelRefusal> {
@@ -71,19 +79,18 @@ impl Rooms {
 impl Room {
     /// Lists at most `most` names, when there is memory for as many of the longest; what stays taken is
     /// for those that came. `None` when others hold it all.
-    pub(super) fn list<E>(
+    pub(super) fn list(
         &self,
         most: usize,
-        list: impl FnOnce() -> Result<Vec<Vec<u8>>, E>,
-    ) -> Option<Result<(Vec<Vec<u8>>, OwnedSemaphorePermit), E>> {
-        let mut held = self.take_names(most * (LONGEST_NAME + NAME_COST))?;
-        let names = match list() {
-            Ok(names) => names,
-            Err(error) => return Some(Err(error)),
+        list: impl FnOnce() -> io::Result<Vec<Vec<u8>>>,
+    ) -> io::Result<Option<Listed>> {
+        let Some(mut held) = self.take_names(most * (LONGEST_NAME + NAME_COST)) else {
+            return Ok(None);
         };
+        let names = list()?;
         let bytes = names.iter().map(|name| name.len() + NAME_COST).sum();
-        let kept = held.split(kib(bytes) as usize)?;
-        Some(Ok((names, kept)))
+        let held = held.split(kib(bytes) as usize);
+        Ok(held.map(|held| Listed { names, held }))
     }
 
     /// The server has a thread of its own, so it may sleep.
@@ -152,16 +159,16 @@ mod tests {
     fn names_are_bounded_for_all_and_given_back() {
         let rooms = Rooms::default();
         let room = rooms.take(task(PeerId::random(), 0)).unwrap();
-        let long = || Ok::<_, ()>(vec![vec![b'x'; LONGEST_NAME]; 100_000]);
+        let long = || Ok(vec![vec![b'x'; LONGEST_NAME]; 100_000]);
         let mut held = Vec::new();
-        while let Some(listed) = room.list(100_000, long) {
-            held.push(listed.unwrap());
+        while let Some(listed) = room.list(100_000, long).unwrap() {
+            held.push(listed);
         }
         assert_eq!(held.len(), 4);
         held.pop();
         // Few names hold little, though there has to be room for many.
         for _ in 0..64 {
-            let few = room.list(100_000, || Ok::<_, ()>(vec![vec![b'x']]));
+            let few = room.list(100_000, || Ok(vec![vec![b'x']]));
             held.push(few.unwrap().unwrap());
         }
     }

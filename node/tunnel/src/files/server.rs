@@ -7,7 +7,7 @@ use p2pnode_executor::inside::{Files, OpenFile, OpenMode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::listing;
-use super::room::Room;
+use super::room::{Listed, Room};
 use super::wire::{
     Attributes, MAX_PACKET_BYTES, MAX_PIECE_BYTES, Malformed, Reader, VERSION, Writer, flag, kind,
     status,
@@ -195,11 +195,13 @@ impl Server {
     fn open_directory(&mut self, id: u32, path: &[u8]) -> Result<Vec<u8>, Refusal> {
         self.may_open()?;
         let files = &self.files;
-        let Some(listed) = self.room.list(MAX_LISTED, || files.list(path, MAX_LISTED)) else {
+        let listed = self
+            .room
+            .list(MAX_LISTED, || files.list(path, MAX_LISTED))?;
+        let Some(Listed { names, held }) = listed else {
             let why = "this node lists too many folders at the moment: close some, or try again";
             return Err(Refusal::Code(status::FAILURE, why));
         };
-        let (names, held) = listed?;
         let directory = Handle::Directory {
             path: path.to_vec(),
             names: names.into_iter(),

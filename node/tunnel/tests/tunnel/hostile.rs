@@ -132,8 +132,13 @@ async fn a_task_has_only_so_many_tunnels() {
         }
     });
     let mut open = Vec::new();
-    for _ in 0..MAX_TUNNELS_PER_TASK {
-        open.push(rig.open(Purpose::Files).await.unwrap());
+    while let Ok(tunnel) = rig.open(Purpose::Files).await {
+        open.push(tunnel);
+    }
+    // A server of files is a thread: there are fewer of them.
+    assert_eq!(open.len(), 16);
+    for _ in open.len()..MAX_TUNNELS_PER_TASK {
+        open.push(rig.open(Purpose::Tcp { port }).await.unwrap());
     }
     assert_eq!(
         kind(rig.open(Purpose::Tcp { port }).await),
