@@ -79,7 +79,7 @@ fn a_lost_place_at_a_relay_is_replaced_by_one_found_in_the_dht() {
     town.until_placed(2);
     let relays = |town: &Town| -> Vec<String> {
         let status = town.json("me", &["status"]);
-        let relays = status["reach"]["relays"].as_array().cloned();
+        let relays = status["networks"][0]["reach"]["relays"].as_array().cloned();
         let texts = relays.unwrap_or_default().into_iter();
         texts
             .filter_map(|relay: Value| relay.as_str().map(str::to_owned))

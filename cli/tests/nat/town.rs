@@ -116,8 +116,9 @@ impl Town {
         for name in ["me", "provider"] {
             eventually(&format!("{name} has {places} relays"), || {
                 let status = self.json(name, &["status"]);
-                let relays = status["reach"]["relays"].as_array()?.len();
-                (status["reach"]["state"] == "relayed" && relays == places).then_some(())
+                let relays = status["networks"][0]["reach"]["relays"].as_array()?.len();
+                (status["networks"][0]["reach"]["state"] == "relayed" && relays == places)
+                    .then_some(())
             });
         }
     }

@@ -105,8 +105,8 @@ fn a_relay_that_is_off_serves_nobody_and_status_says_so() {
     });
     assert!(said.contains("no relay is found yet"), "{said}");
     let status = town.json("relay0", &["status"]);
-    assert_eq!(status["reach"]["relay"], "off");
-    assert_eq!(status["reach"]["relaying"], false);
+    assert_eq!(status["networks"][0]["reach"]["relay"], "off");
+    assert_eq!(status["networks"][0]["reach"]["relaying"], false);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_relay_that_refuses_is_told_with_the_mend() {
     let problem = (0..16).find_map(|_| {
         town.restart_me();
         eventually("the node has a place, or knows why not", || {
-            let reach = town.json("me", &["status"])["reach"].clone();
+            let reach = town.json("me", &["status"])["networks"][0]["reach"].clone();
             let told = reach["state"] == "relayed" || reach["problem"].is_string();
             told.then(|| reach["problem"].as_str().map(str::to_owned))
         })
