@@ -8,6 +8,7 @@ mod names;
 mod run;
 mod ssh;
 mod terminal;
+mod volume;
 mod written;
 
 use std::process::ExitCode;

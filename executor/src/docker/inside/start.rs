@@ -1,6 +1,7 @@
 //! Starts a command beside a task, by the engine.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,9 +139,7 @@ async fn start(
         far: None,
     };
     if let Some(Pair { far, near, .. }) = pair {
-        took_terminal(&command, &mut ends.frames).await?;
-        // The command has it open, or had: from here on it ends with it.
-        drop(near);
+        took_terminal(&command, ends.frames, near).await?;
         ends = Ends {
             frames: far.output()?.boxed(),
             input: Box::new(far.input()),
@@ -334,14 +333,23 @@ async fn words_until(
     (String::from_utf8_lossy(&said).into_owned(), is_all)
 }
 
-/// Waits until a command has its terminal: what the engine carried until then has ended.
-async fn took_terminal(command: &[String], frames: &mut Frames) -> Result<(), InsideError> {
-    let (said, is_all) = words_until(frames, STARTING).await;
+/// Waits until a command has its terminal: what the engine carried until then has ended. Where that ends
+/// with the command only, or the machine is busy, the near end stays open here meanwhile: a terminal that
+/// nobody has open yet would count as one that everybody has left.
+async fn took_terminal(
+    command: &[String],
+    mut frames: Frames,
+    near: OwnedFd,
+) -> Result<(), InsideError> {
+    let (said, is_all) = words_until(&mut frames, LAST_WORDS).await;
     match said.trim() {
         "" if is_all => Ok(()),
         "" => {
-            let why = "the command has not taken its terminal within a minute";
-            Err(io::Error::new(io::ErrorKind::TimedOut, why).into())
+            tokio::spawn(async move {
+                while let Some(Ok(_)) = frames.next().await {}
+                drop(near);
+            });
+            Ok(())
         }
         said if said.contains(NO_SUCH) => Err(no_command(command)),
         said => {

@@ -39,17 +39,18 @@ const WINDOW_BYTES: u32 = 2 << 20;
 /// cost less.
 const PACKET_BYTES: u32 = 65_535;
 
-/// Packets of one channel that wait in the library: with the largest packets 1 MiB. What a slow sandbox
-/// needs beyond that waits in its inlet.
-pub(super) const CHANNEL_PACKETS: usize = 16;
+/// Packets of one channel that wait in the library: with the largest packets 8 MiB. There must be more of
+/// them than requests that one client has under way (OpenSSH's sftp: 64), or the library would stop reading
+/// before the window adjustment that lets the answers go out.
+pub(super) const CHANNEL_PACKETS: usize = 128;
 
-/// Channels, over all connections. Each holds a file descriptor or two and, when its sandbox does not read,
-/// some MiB.
+/// Channels, over all connections. Each holds a file descriptor or two and, when its sandbox does not read
+/// what its client sends, up to 10 MiB.
 const CHANNELS: Limits = Limits {
     what: "SSH channels",
-    of_task: 256,
-    of_peer: 512,
-    of_all: 1_024,
+    of_task: 192,
+    of_peer: 256,
+    of_all: 512,
 };
 
 /// Messages that wait for the connection. What they hold is bounded by the windows that the client

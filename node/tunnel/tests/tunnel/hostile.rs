@@ -144,7 +144,7 @@ async fn a_task_has_only_so_many_tunnels() {
         kind(rig.open(Purpose::Tcp { port }).await),
         TunnelFault::TooMany
     );
-    open.pop();
+    open.remove(0);
     timeout(LONG, async {
         while rig.open(Purpose::Tcp { port }).await.is_err() {
             tokio::task::yield_now().await;
