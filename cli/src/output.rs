@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use p2pnode_protocol::task::Stream;
 use p2pnode_protocol::text::{is_plain, printable, printable_lines};
@@ -120,6 +121,22 @@ pub fn outlives_readers() {
 
 static OUTLIVES_READERS: AtomicBool = AtomicBool::new(false);
 
+type Hook = Box<dyn Fn() + Send>;
+
+/// What is to be done before this process ends by itself; nothing with `None`.
+pub fn before_exit(hook: Option<Hook>) {
+    *HOOK.lock().unwrap_or_else(PoisonError::into_inner) = hook;
+}
+
+static HOOK: Mutex<Option<Hook>> = Mutex::new(None);
+
+fn exit_with(code: u8) -> ! {
+    if let Some(hook) = &*HOOK.lock().unwrap_or_else(PoisonError::into_inner) {
+        hook();
+    }
+    std::process::exit(code.into())
+}
+
 /// A result that nobody can have is the end of a program that does nothing else: without a word when
 /// its reader has seen enough, and with one when there is no place for it.
 fn told(written: io::Result<()>) {
@@ -128,10 +145,10 @@ fn told(written: io::Result<()>) {
         return;
     }
     if error.kind() == io::ErrorKind::BrokenPipe {
-        std::process::exit(exit::BROKEN_PIPE.into());
+        exit_with(exit::BROKEN_PIPE);
     }
     note(format!("p2pnode: the output cannot be written: {error}"));
-    std::process::exit(exit::JOB_FAILED.into());
+    exit_with(exit::JOB_FAILED)
 }
 
 /// Something to be told beside the result.
@@ -201,6 +218,19 @@ impl Logs {
         match stream {
             Stream::Stdout => raw(shown),
             Stream::Stderr => raw_note(shown),
+        }
+    }
+
+    /// The same of bytes that need not be text; they are passed on as they are where nothing is filtered.
+    pub fn bytes(&mut self, stream: Stream, bytes: &[u8]) {
+        let filtered = match stream {
+            Stream::Stdout => self.stdout.is_some(),
+            Stream::Stderr => self.stderr.is_some(),
+        };
+        match stream {
+            _ if filtered => self.piece(stream, &String::from_utf8_lossy(bytes)),
+            Stream::Stdout => raw_bytes(bytes),
+            Stream::Stderr => raw_note_bytes(bytes),
         }
     }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use p2pnode_executor::inside::Duplex;
 use p2pnode_protocol::TaskKey;
-use p2pnode_protocol::task::Stream;
 use p2pnode_protocol::tunnel::{ExecEnd, ExecSpec, TaskSignal};
 use p2pnode_tunnel::client::OpenError;
 use p2pnode_tunnel::client::exec::{Dial, ExecClient, ExecEvent, ExecInput, Target};
@@ -103,7 +102,7 @@ pub async fn attend(
     };
     let mut typing = tokio::spawn(hand_on(input.clone(), manner.interactive));
     let ended = tokio::select! {
-        ended = print(events) => ended,
+        ended = print(events, manner.tty) => ended,
         failure = signals(input, manner.tty) => Err(failure),
     };
     typing.abort();
@@ -133,14 +132,13 @@ async fn hand_on(input: ExecInput, interactive: bool) {
     input.end().await;
 }
 
-/// What the command writes is printed; returns its exit code.
-async fn print(mut events: mpsc::Receiver<ExecEvent>) -> Result<u8, Failure> {
+/// What the command writes is printed; returns its exit code. Where it did not ask for a terminal and there
+/// is one here, what it writes must not draw on it.
+async fn print(mut events: mpsc::Receiver<ExecEvent>, tty: bool) -> Result<u8, Failure> {
+    let mut printed = output::Logs::new(tty);
     while let Some(event) = events.recv().await {
         match event {
-            ExecEvent::Output { stream, bytes } => match stream {
-                Stream::Stdout => output::raw_bytes(&bytes),
-                Stream::Stderr => output::raw_note_bytes(&bytes),
-            },
+            ExecEvent::Output { stream, bytes } => printed.bytes(stream, &bytes),
             // A terminal in raw mode goes to the next line's beginning only when it is told to.
             ExecEvent::Interrupted => {
                 output::raw_note_bytes(

@@ -12,6 +12,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 
 use crate::exit::Failure;
+use crate::output;
 
 /// Reads of stdin that may wait to be sent.
 const WAITING: usize = 4;
@@ -63,6 +64,9 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &raw).map_err(fault)?;
+        // `exec -it ... | head` ends this process where it prints.
+        let kept = before.clone();
+        output::before_exit(Some(Box::new(move || restore(&kept))));
         Ok(Self(Some(before)))
     }
 }
@@ -70,10 +74,15 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
-            // Whatever is wrong with the terminal now, nothing more can be done.
-            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, before);
+            output::before_exit(None);
+            restore(before);
         }
     }
+}
+
+fn restore(before: &Termios) {
+    // Whatever is wrong with the terminal now, nothing more can be done.
+    let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, before);
 }
 
 /// What is typed or piped in, until its end.
