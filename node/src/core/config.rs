@@ -55,8 +55,8 @@ pub struct SubmitConfig {
     /// Tasks ended at one provider whose outputs are not here yet, at most; then it gets no more.
     /// 1,024 keep a collector busy while bounding the provider's disk.
     pub max_collecting: u32,
-    /// How long the outputs of a lost provider are waited for before their tasks are run anew elsewhere, in
-    /// milliseconds: a lease, 60 s. As long as it lasts the provider keeps everything, most losses are over
+    /// How long the outputs of a lost provider are waited for at most before their tasks are run anew
+    /// elsewhere, in milliseconds: as long as the task ran, and no longer than a lease, 60 s. As long as it lasts the provider keeps everything, most losses are over
     /// by then, and what is finished is worth more than what has to begin again.
     pub collect_ms: Millis,
     /// How often outputs are asked for whose provider is not reached, stands still or breaks off, at most:

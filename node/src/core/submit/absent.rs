@@ -1,7 +1,7 @@
 //! Outputs whose provider is away: they are finished work, so they are waited for and asked for again.
 //!
 //! A lost provider keeps them for as long as the lease lasts, and longer when the job says so. So a task
-//! of which only the outputs are missing stays with its provider for
+//! of which only the outputs are missing stays with its provider for as long as it ran, at most for
 //! [`crate::core::config::SubmitConfig::collect_ms`], and what was asked for meanwhile may come all the
 //! same. After that it waits like any task that moves; but until somebody else has it, it is collected as
 //! soon as its provider is back. A provider that says that it has not got them ends all of this at once
@@ -16,7 +16,7 @@ use super::loss::Lost;
 use super::task::{Move, Stage};
 use super::watch::Watch;
 use crate::core::desk::Cx;
-use crate::core::io::Effect;
+use crate::core::io::{Effect, Millis};
 use crate::core::peers::Peers;
 
 impl Job {
@@ -28,10 +28,19 @@ impl Job {
 
     /// The provider is lost: what it has to give is waited for from now on.
     pub(super) fn leave_outputs(&mut self, cx: &Cx, peer: &PeerId) {
-        let until = cx.now + cx.config.submit.collect_ms;
+        let until = cx.now + self.patience(cx, peer);
         if let Some(link) = self.links.get_mut(peer).filter(|link| link.collecting > 0) {
             link.left_until_ms = Some(until);
         }
+    }
+
+    /// How long what the provider has to give is worth waiting for: what took a second is run anew in a
+    /// second.
+    fn patience(&self, cx: &Cx, peer: &PeerId) -> Millis {
+        let held = self.links.get(peer).into_iter().flat_map(|link| &link.held);
+        let endings = held.filter_map(|at| self.collecting.get(at));
+        let longest = endings.map(|ending| ending.usage.wall_us / 1_000).max();
+        longest.unwrap_or(0).min(cx.config.submit.collect_ms)
     }
 
     /// The provider is back: what it had to give is collected, unless somebody else has got the task.
@@ -84,7 +93,7 @@ impl Job {
 
     /// Does what is due about outputs that did not come: asks again, or lets their tasks go elsewhere.
     pub(super) fn tend_outputs(&mut self, cx: &mut Cx, peers: &Peers, watch: &Watch, peer: PeerId) {
-        let (now, wait) = (cx.now, cx.config.submit.collect_ms);
+        let (now, wait) = (cx.now, self.patience(cx, &peer));
         let usable = watch.is_usable(peers, &peer);
         let Some(link) = self.links.get_mut(&peer) else {
             return;

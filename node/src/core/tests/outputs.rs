@@ -1,6 +1,6 @@
 //! Outputs whose provider is away: waited for, asked for again, and given up only when they are gone.
 
-use p2pnode_protocol::message::{TaskRequest, TaskResponse};
+use p2pnode_protocol::message::{ReportEvent, TaskRequest, TaskResponse};
 use p2pnode_protocol::task::Outcome;
 
 use super::fixture;
@@ -15,9 +15,30 @@ fn ended_at_first(cpus: &[u32]) -> Rig {
     let first = offer(&rig.submit(plan(1)));
     assert_eq!(first.peer, fixture::peer(1));
     rig.take(&first);
-    let (_, effects) = rig.report(1, 1, finished_with_outputs(task(0, 1)));
+    let (_, effects) = rig.report(1, 1, after(3_600, finished_with_outputs(task(0, 1))));
     assert_eq!(asked(&effects), 1);
     rig
+}
+
+/// The end of a task that ran for so long.
+fn after(seconds: u64, mut event: ReportEvent) -> ReportEvent {
+    if let ReportEvent::Finished { usage, .. } = &mut event {
+        usage.wall_us = seconds * 1_000_000;
+    }
+    event
+}
+
+#[test]
+fn outputs_are_waited_for_no_longer_than_it_takes_to_make_them_anew() {
+    let mut rig = Rig::submitter(&[2, 1]);
+    let first = offer(&rig.submit(plan(1)));
+    rig.take(&first);
+    rig.report(1, 1, after(3, finished_with_outputs(task(0, 1))));
+    rig.disconnect(1);
+    rig.pass(2_000);
+    rig.advert(2, 1, 1);
+    assert!(offers(&rig.pass(2_999)).is_empty());
+    assert_eq!(offer(&rig.pass(1)).peer, fixture::peer(2));
 }
 
 /// How often the driver is told to bring outputs.
