@@ -11,6 +11,9 @@ use super::{Place, connected, fed, free_port, succeeds};
 use crate::bench::noise;
 use crate::harness::text;
 
+/// Where a container has its work directory.
+const WORK: &str = "/work";
+
 /// A port in the task that nobody else uses.
 const PORT: u16 = 7_009;
 
@@ -107,7 +110,7 @@ fn git_pushes_into_a_task_and_clones_out_of_it() {
     fs::write(first.join("big"), &big).unwrap();
     git(&place, &first, &["add", "big"]);
     git(&place, &first, &["commit", "--quiet", "-m", "one"]);
-    let url = format!("ssh://{}/work/shared.git", place.host());
+    let url = format!("ssh://{}{WORK}/shared.git", place.host());
     git(&place, &first, &["push", "--quiet", &url, "HEAD:main"]);
 
     // The other way to write where it is; paths begin at the work directory.

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_path_is_one_word_whatever_is_in_it() {
         let word = |path: &[u8]| encoded(path).unwrap();
-        assert_eq!(word(b"/work/a-b_c.d"), "/work/a-b_c.d");
+        assert_eq!(word(b"/data/a-b_c.d"), "/data/a-b_c.d");
         assert_eq!(
             word(b"a b\n'$\\\xff"),
             "a\\0040b\\0012\\0047\\0044\\0134\\0377"
