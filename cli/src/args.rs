@@ -264,6 +264,9 @@ pub struct NodeFlags {
     /// Do not ask the router to forward ports
     #[arg(long)]
     pub no_upnp: bool,
+    /// Keep SSH into tasks within the overlay, here and to the tasks of this node's jobs
+    #[arg(long)]
+    pub no_shortcuts: bool,
     /// Relay for others while the whole Internet can reach this node: on, off or limit [default: limit]
     #[arg(long, value_name = "HOW")]
     pub relay: Option<String>,
@@ -295,6 +298,7 @@ impl NodeFlags {
             ("--network", !self.networks.is_empty()),
             ("--external", !self.external.is_empty()),
             ("--no-upnp", self.no_upnp),
+            ("--no-shortcuts", self.no_shortcuts),
             ("--relay", self.relay.is_some()),
             ("--label", !self.labels.is_empty()),
             ("--log", self.log.is_some()),

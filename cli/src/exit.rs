@@ -12,6 +12,10 @@ pub const USAGE: u8 = 2;
 pub const NOBODY: u8 = 3;
 /// A command of `run` or `exec` never ran, or the way to it was lost; as `docker run` has it.
 pub const NEVER_RAN: u8 = 125;
+/// A command of `run` ran longer than it may, as `timeout` of GNU's coreutils has it.
+pub const TIMED_OUT: u8 = 124;
+/// A command of `run` was killed for its memory, as shells count SIGKILL.
+pub const OUT_OF_MEMORY: u8 = 137;
 /// Nobody reads on, as shells count SIGPIPE.
 pub const BROKEN_PIPE: u8 = 141;
 /// Interrupted, as shells count SIGINT.

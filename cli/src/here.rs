@@ -57,6 +57,7 @@ pub fn config(global: &Global, flags: &NodeFlags) -> Result<Config, Failure> {
         networks: flags.networks,
         external: flags.external,
         no_upnp: flags.no_upnp,
+        no_shortcuts: flags.no_shortcuts,
         relay: flags.relay,
         labels: flags.labels,
         log: flags.log,

@@ -2,6 +2,7 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::task::{Context, Waker};
 
 use p2pnode_node::driver::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -41,6 +42,14 @@ impl Interrupts {
     /// Listens for the end of `node`, too.
     pub fn watch(&mut self, node: &Node) {
         self.stopped = Box::pin(node.stop_asked());
+    }
+
+    /// Takes no notice of the signals up to now: somebody else has answered them.
+    pub fn forget(&mut self) {
+        let mut nobody = Context::from_waker(Waker::noop());
+        for signal in [&mut self.interrupt, &mut self.terminate] {
+            while signal.poll_recv(&mut nobody).is_ready() {}
+        }
     }
 
     /// Returns at the next of them. A node that was stopped is told of once. Safe to drop and call

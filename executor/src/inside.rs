@@ -40,6 +40,13 @@ pub trait Inside: fmt::Debug + Send + Sync + 'static {
     /// [`InsideError::NobodyListens`].
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, InsideError>;
 
+    /// Connects to a Unix socket in its file system, with the rights of the task's user.
+    ///
+    /// # Errors
+    /// [`InsideError::Unsupported`] where the sandbox's files are out of reach, [`InsideError::Io`] as the
+    /// system says.
+    async fn connect_path(&self, path: &[u8]) -> Result<Box<dyn Duplex>, InsideError>;
+
     /// A UDP socket on its loopback, connected to `port`.
     ///
     /// # Errors

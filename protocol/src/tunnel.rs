@@ -1,4 +1,4 @@
-//! The byte streams `tunnel/1`: whatever a job's owner does inside a task that runs elsewhere.
+//! The byte streams `tunnel/2`: whatever a job's owner does inside a task that runs elsewhere.
 //!
 //! The opener speaks first: a [`TunnelHello`], answered by a [`TunnelWelcome`], both framed as all
 //! streams are (see [`stream`](crate::stream)). What follows depends on the [`Purpose`]: frames for
@@ -25,6 +25,27 @@ pub const MAX_DATAGRAM_BYTES: usize = 65_507;
 
 /// Bytes in an Ed25519 public key.
 pub const PUBLIC_KEY_LEN: usize = 32;
+
+/// What a TCP connection begins with that is a shortcut; a [`ShortcutKey`] follows. No connection of libp2p
+/// begins so: the first byte of multistream-select is 19.
+pub const SHORTCUT_GREETING: [u8; 16] = *b"p2pnode-shortcut";
+
+/// What the opener says on the tunnel's stream, one byte, when it was offered a shortcut and does not take
+/// it; what follows belongs to the tunnel.
+pub const SHORTCUT_LEFT: u8 = 0;
+
+/// Names the tunnel that goes on over a TCP connection of its own. Random, made by the provider, good for
+/// one connection; whoever else learns it gets to an SSH server that knows one key and no other. A provider
+/// that knows it answers with 32 bytes that follow from it (BLAKE3's `derive_key` with the context
+/// `p2pnode 2026 tunnel shortcut answer`); what comes after them belongs to the tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct ShortcutKey(pub [u8; 32]);
+
+impl std::fmt::Debug for ShortcutKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ShortcutKey(..)")
+    }
+}
 
 /// First frame of a tunnel stream.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -55,6 +76,8 @@ pub enum Purpose {
     Ssh {
         /// The Ed25519 key that the client will show: no other is let in.
         client_key: [u8; PUBLIC_KEY_LEN],
+        /// Whether the opener could reach the provider over a TCP connection of its own.
+        shortcut: bool,
     },
     /// The SFTP protocol, version 3; its bytes follow bare.
     Files,
@@ -154,6 +177,8 @@ pub enum TunnelWelcome {
 pub struct Opened {
     /// For [`Purpose::Ssh`]: the Ed25519 key that the task's server will show.
     pub host_key: Option<[u8; PUBLIC_KEY_LEN]>,
+    /// For [`Purpose::Ssh`] with a shortcut: what to show there.
+    pub shortcut: Option<ShortcutKey>,
     /// For [`Purpose::Exec`]: what to name when the stream breaks.
     pub session: Option<SessionId>,
     /// For [`Purpose::Resume`]: bytes of input that the command was given so far.

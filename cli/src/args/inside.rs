@@ -17,7 +17,8 @@ pub enum InsideVerb {
         p2pnode run -it --image pytorch:2 --gpus 1 --peers 12D3KooW... -v ./data:data -- bash\n  \
         p2pnode run -it --image jupyter -p 8888 -- jupyter lab --ip 127.0.0.1\n  \
         p2pnode run --wasm tool.wasm -- --help\n\n\
-        The exit code is the command's; 125 when it never ran."
+        The exit code is the command's; 125 when it never ran or the way to it was lost, 124 and 137 when it was ended for its\n\
+        time or its memory, 1 when it was ended otherwise or its files do not come back."
     )]
     Run(Box<RunArgs>),
     /// Run a command inside a running task
@@ -39,8 +40,8 @@ pub enum InsideVerb {
     },
     /// Open a shell in a running task with this system's OpenSSH
     #[command(
-        after_help = "Examples:\n  p2pnode ssh last\n  p2pnode ssh 3f09/12 -- make -j8\n  p2pnode ssh last -L 8888:localhost:8888 -N\n\n\
-        What follows the task goes to ssh: its flags first, then `--` and a command.\n\
+        after_help = "Examples:\n  p2pnode ssh last\n  p2pnode ssh 3f09/12 make -j8\n  p2pnode ssh last -L 8888:localhost:8888 -N\n\n\
+        What follows the task goes to ssh: its flags first, then a command; `--` before a command that looks like a flag.\n\
         `p2pnode ssh-config` lets plain ssh, scp, rsync and IDEs find tasks by themselves."
     )]
     Ssh(SshArgs),
@@ -58,7 +59,8 @@ pub enum InsideVerb {
     #[command(
         after_help = "Examples:\n  p2pnode forward last 8888             # http://127.0.0.1:8888 is the task's port 8888\n  \
         p2pnode forward 3f09/12 5000:8080\n  p2pnode forward last 0.0.0.0:8080:80  # other machines reach it, too\n  p2pnode forward last 5353:53 --udp\n\n\
-        The running node keeps the port until `forwards --close`, or the end of the job."
+        The running node keeps the port until `forwards --close`, or the end of the job.\n\
+        A server that takes one connection only needs --later: without it one is made to see whether anybody listens."
     )]
     Forward {
         /// The task: JOB or JOB/INDEX
@@ -68,6 +70,9 @@ pub enum InsideVerb {
         /// UDP in place of TCP
         #[arg(long)]
         udp: bool,
+        /// Do not look whether anybody listens on the port yet
+        #[arg(long)]
+        later: bool,
     },
     /// List the ports that are forwarded into tasks, or close one
     #[command(after_help = "Examples:\n  p2pnode forwards\n  p2pnode forwards --close 2")]
@@ -159,10 +164,10 @@ pub struct ExecArgs {
 pub struct SshArgs {
     /// The task: JOB or JOB/INDEX
     pub task: String,
-    /// Flags of ssh
+    /// Flags of ssh, then the command in place of a shell, as ssh has it
     #[arg(allow_hyphen_values = true, num_args = 0..)]
-    pub flags: Vec<OsString>,
-    /// A command in place of a shell
+    pub words: Vec<OsString>,
+    /// The command, when its first word may be taken for a flag's value
     #[arg(last = true)]
     pub command: Vec<OsString>,
 }

@@ -141,7 +141,9 @@ struct Shown {
 
 /// A ticket for a camera: blocks of text, two modules high each, dark on light whatever the terminal's
 /// colours are.
-fn qr(ticket: &str) -> Result<String, Failure> {
+///
+/// Returns its width in columns, too.
+fn qr(ticket: &str) -> Result<(String, usize), Failure> {
     // Capital letters have a mode of their own, which makes the code a third smaller.
     let code = QrCode::new(ticket.to_ascii_uppercase()).map_err(|error| {
         Failure::usage(format!(
@@ -153,10 +155,17 @@ fn qr(ticket: &str) -> Result<String, Failure> {
         .dark_color(Dense1x2::Light)
         .light_color(Dense1x2::Dark)
         .build();
+    let width = text.lines().map(|line| line.chars().count()).max();
     let lines = text
         .lines()
         .map(|line| format!("\x1b[30;107m{line}\x1b[0m"));
-    Ok(lines.collect::<Vec<_>>().join("\n"))
+    Ok((lines.collect::<Vec<_>>().join("\n"), width.unwrap_or(0)))
+}
+
+/// In columns; `None` when the result goes elsewhere.
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
 }
 
 async fn ticket(
@@ -203,7 +212,13 @@ async fn ticket(
     }
     output::line(network.ticket());
     if shown.qr {
-        output::raw(&(qr(&network.ticket())? + "\n"));
+        let (picture, width) = qr(&network.ticket())?;
+        output::raw(&(picture + "\n"));
+        if terminal_width().is_some_and(|columns| columns < width) {
+            output::note(format!(
+                "this terminal is too narrow for the code: make it {width} columns wide, or its letters smaller, and ask again"
+            ));
+        }
     }
     if own.is_none() {
         output::note(

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use p2pnode_node::config::{Config, PUBLIC_NETWORK};
 use p2pnode_node::home::{DataDir, PrivateNetwork, TicketError};
-use p2pnode_protocol::api::{NetworkStatus, NodeStatus, OfferRequest, ReachState, ReachStatus};
+use p2pnode_protocol::api::{
+    NetworkStatus, NodeStatus, OfferRequest, PeerWay, ReachState, ReachStatus,
+};
 use serde_json::json;
 
 use super::figures;
@@ -239,7 +241,10 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         for address in &network.external {
             output::line(format!("seen as    {address}"));
         }
-        for line in reach(&network.reach) {
+        for line in reach(&network.reach)
+            .into_iter()
+            .chain(ways(&network.peers))
+        {
             output::line(line);
         }
     }
@@ -308,6 +313,21 @@ fn reach(reach: &ReachStatus) -> Vec<String> {
             counted(reach.clients.into(), "node"),
             counted(reach.circuits.into(), "circuit")
         ));
+    }
+    lines
+}
+
+/// How each connected peer is reached.
+fn ways(peers: &[PeerWay]) -> Vec<String> {
+    /// More than that are for `p2pnode peers`.
+    const SHOWN: usize = 16;
+    let shown = peers.iter().take(SHOWN).map(|way| match way.relayed {
+        false => format!("direct     {}", way.peer),
+        true => format!("relayed    {}", way.peer),
+    });
+    let mut lines: Vec<String> = shown.collect();
+    if let Some(more @ 1..) = peers.len().checked_sub(SHOWN) {
+        lines.push(format!("           and {more} more: p2pnode peers"));
     }
     lines
 }

@@ -64,9 +64,19 @@ pub async fn ping(global: &Global, args: &PingArgs) -> Result<ExitCode, Failure>
                 () = tokio::time::sleep(args.interval) => {}
             }
         }
-        let echo: PeerEcho = tokio::select! {
+        let echo: Result<PeerEcho, Failure> = tokio::select! {
             _ = interrupts.next() => break,
-            echo = client.ask(Method::POST, &path, &()) => echo?,
+            echo = client.ask(Method::POST, &path, &()) => echo,
+        };
+        let echo = match echo {
+            Ok(echo) => echo,
+            Err(failure) => {
+                // The peer has gone; what came before is worth telling.
+                if trips.sent > 0 {
+                    sum_up(global, args, &trips);
+                }
+                return Err(failure);
+            }
         };
         trips.add(&echo);
         tell(global, &echo, trips.sent);

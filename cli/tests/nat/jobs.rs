@@ -106,6 +106,29 @@ fn where_no_hole_can_be_punched_the_input_goes_through_the_relay() {
     );
     let relay = town.relays[0].id.as_str();
     assert!(links.iter().all(|link| link["relay"] == relay), "{links:?}");
+    let said = text(&town.run("me", &["status"]).stdout);
+    let way = format!("relayed    {}", town.provider.id);
+    assert!(said.contains(&way), "{said}");
+}
+
+/// A private network speaks TCP only, so its holes are punched by two calls that cross.
+#[test]
+#[ignore = "needs root, for network namespaces"]
+fn a_private_network_finds_its_ways_through_nat() {
+    for (nat, direct) in [(Nat::Cone, true), (Nat::Symmetric, false)] {
+        let town = Town::private(nat);
+        town.until_placed(1);
+        town.until_known();
+        let submit = town.begin(&large_job(&town));
+        if direct {
+            town.until_direct();
+        }
+        assert_done(&town.end(submit));
+        let links = town.links();
+        let chosen = links.iter().find(|link| link["chosen"] == true).unwrap();
+        assert_eq!(chosen["relayed"], !direct, "{links:?}");
+        assert_eq!(chosen["transport"], "tcp", "{links:?}");
+    }
 }
 
 #[test]
@@ -152,4 +175,33 @@ fn small_limits_of_a_relay_do_not_stop_a_job() {
     assert_done(&town.end(submit));
     let status = text(&town.run("relay0", &["status"]).stdout);
     assert!(status.contains("(limit) 2 nodes"), "{status}");
+}
+
+#[test]
+#[ignore = "needs root, for network namespaces"]
+fn a_router_that_forwards_a_port_makes_its_node_public() {
+    let town = Town::with_upnp();
+    let home = format!("/ip4/{}/", town.homes[1]);
+    let external = eventually("the provider has a port of its router", || {
+        let status = town.json("provider", &["status"]);
+        let addresses = status["networks"][0]["external"].as_array()?.clone();
+        let texts = addresses.iter().filter_map(|address| address.as_str());
+        let mut there = texts.filter(|address| address.starts_with(&home));
+        there.next().map(str::to_owned)
+    });
+    let said = text(&town.run("provider", &["status"]).stdout);
+    assert!(said.contains("reach      public"), "{said}");
+    eprintln!("{external} is forwarded");
+    // Nobody relays, and no hole can be punched: there is no other way in.
+    town.until_known();
+    assert_done(&town.end(town.begin(&large_job(&town))));
+    let links = town.links();
+    assert!(!links.is_empty(), "nobody is connected");
+    for link in &links {
+        assert_eq!(link["relayed"], false, "{links:?}");
+        assert!(
+            link["address"].as_str().unwrap().starts_with(&home),
+            "{links:?}"
+        );
+    }
 }

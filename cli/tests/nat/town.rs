@@ -13,10 +13,34 @@ use crate::world::{Nat, World};
 /// Longest wait for anything that must happen: a relay is searched every 20 s, a dial ends after 10.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
+/// For nodes whose router would not answer anyhow: the question is asked for some seconds.
+const NO_UPNP: &[&str] = &["--no-upnp"];
+
 /// Waits until `found` returns something, without asking all the time.
 pub fn eventually<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
     eventually_within(LIMIT, Duration::from_millis(100), what, found)
 }
+
+/// What a town is like.
+struct Plan<'a> {
+    nat: Nat,
+    relays: usize,
+    /// For the relays.
+    flags: &'a [&'a str],
+    /// Whether the provider's router forwards ports on request.
+    upnp: bool,
+    /// Whether all of them are in a network of their own, which their one relay makes.
+    private: bool,
+}
+
+/// One relay that serves, and nothing of note.
+const PLAIN: Plan<'static> = Plan {
+    nat: Nat::Cone,
+    relays: 1,
+    flags: &["--relay", "on"],
+    upnp: false,
+    private: false,
+};
 
 /// Two homes, each with a node, and relays. Nodes are dropped before their world.
 pub struct Town {
@@ -38,45 +62,82 @@ impl Town {
 
     /// The same, with these flags for the relays.
     pub fn with(nat: Nat, relays: usize, flags: &[&str]) -> Self {
+        Self::build(&Plan {
+            nat,
+            relays,
+            flags,
+            ..PLAIN
+        })
+    }
+
+    /// The same, where no hole can be punched and nobody relays, but the provider's router forwards the
+    /// ports that it is asked to forward.
+    pub fn with_upnp() -> Self {
+        Self::build(&Plan {
+            nat: Nat::Symmetric,
+            flags: &["--relay", "off"],
+            upnp: true,
+            ..PLAIN
+        })
+    }
+
+    /// The same in a private network, which the relay has made.
+    pub fn private(nat: Nat) -> Self {
+        Self::build(&Plan {
+            nat,
+            private: true,
+            ..PLAIN
+        })
+    }
+
+    fn build(plan: &Plan<'_>) -> Self {
         let (mut world, lab) = (World::new(), Lab::new());
-        let mut started: Vec<TestNode> = Vec::new();
-        for number in 0..relays {
+        let mut relays: Vec<TestNode> = Vec::new();
+        for number in 0..plan.relays {
             let name = format!("relay{number}");
+            let first = relays.first().map(|node| node.address.clone());
             let address = world.host(&name);
-            let (tcp, quic) = (
-                format!("/ip4/{address}/tcp/4001"),
-                format!("/ip4/{address}/udp/4001/quic-v1"),
-            );
-            let mut args = vec!["--listen", &tcp, "--listen", &quic];
-            args.extend(["--external", &tcp, "--external", &quic]);
-            args.extend(flags);
-            let first = started.first().map(|node| node.address.clone());
-            args.extend(
-                first
-                    .as_deref()
-                    .map(|first| ["--bootstrap", first])
-                    .iter()
-                    .flatten(),
-            );
-            started.push(start(&world, &lab, &name, "join", &args));
+            if plan.private {
+                verb(&world, &lab, &name, &["network", "create", "lab"]);
+            }
+            let mut addresses = vec![format!("/ip4/{address}/tcp/4001")];
+            if !plan.private {
+                addresses.push(format!("/ip4/{address}/udp/4001/quic-v1"));
+            }
+            let mut args = [NO_UPNP, plan.flags].concat();
+            for address in &addresses {
+                args.extend(["--listen", address, "--external", address]);
+            }
+            if let Some(first) = &first {
+                args.extend(["--bootstrap", first]);
+            }
+            relays.push(start(&world, &lab, &name, &args));
         }
-        let homes = [world.home("me", 7, nat), world.home("provider", 8, nat)];
-        let me = id(&world, &lab, "me");
-        // Only the first relay is named: the others are found through the DHT.
-        let bootstrap = ["--bootstrap", &started[0].address];
-        let offer = [
-            "--cpus", "1", "--memory", "2GiB", "--disk", "2GiB", "--allow", &me,
+        let homes = [
+            world.home("me", 7, plan.nat),
+            world.home("provider", 8, plan.nat),
         ];
-        let provider = start(
-            &world,
-            &lab,
-            "provider",
-            "offer",
-            &[&offer[..], &bootstrap].concat(),
-        );
-        let me = start(&world, &lab, "me", "join", &bootstrap);
+        if plan.upnp {
+            world.forward_on_request("provider", 8, lab.root.path());
+        }
+        let ticket = plan.private.then(|| {
+            let said = verb(&world, &lab, "relay0", &["network", "ticket", "--json"]);
+            let said: Value = serde_json::from_str(&said).unwrap();
+            said["ticket"].as_str().unwrap().to_owned()
+        });
+        // Only the first relay is named: the others are found through the DHT.
+        let way = match &ticket {
+            Some(ticket) => vec![ticket.as_str()],
+            None => vec!["--bootstrap", &relays[0].address],
+        };
+        let without: &[&str] = if plan.upnp { &[] } else { NO_UPNP };
+        let provider = start(&world, &lab, "provider", &[&way, without].concat());
+        let me = start(&world, &lab, "me", &[&way, NO_UPNP].concat());
+        let offer = ["offer", "--cpus", "1", "--memory", "2GiB", "--disk", "2GiB"];
+        let to_me = ["--allow", &me.id];
+        verb(&world, &lab, "provider", &[&offer[..], &to_me].concat());
         Self {
-            relays: started,
+            relays,
             me,
             provider,
             lab,
@@ -89,7 +150,8 @@ impl Town {
     pub fn restart_me(&mut self) {
         self.me.kill();
         let bootstrap = ["--bootstrap", &self.relays[0].address];
-        self.me = start(&self.world, &self.lab, "me", "join", &bootstrap);
+        let args = [&bootstrap[..], NO_UPNP].concat();
+        self.me = start(&self.world, &self.lab, "me", &args);
     }
 
     /// Runs a verb on the machine `name`.
@@ -214,15 +276,21 @@ fn command(world: &World, lab: &Lab, name: &str, args: &[&str]) -> Command {
     command
 }
 
-fn id(world: &World, lab: &Lab, name: &str) -> String {
-    let output = command(world, lab, name, &["id"]).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout).trim().to_owned()
+/// Runs a verb there that must succeed; returns what it printed.
+fn verb(world: &World, lab: &Lab, name: &str, args: &[&str]) -> String {
+    let output = command(world, lab, name, args).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
 }
 
-fn start(world: &World, lab: &Lab, name: &str, verb: &str, args: &[&str]) -> TestNode {
+/// A node that runs.
+fn start(world: &World, lab: &Lab, name: &str, args: &[&str]) -> TestNode {
     let log = lab.path(&format!("{name}.log"));
-    let fixed = [verb, "--no-mdns", "--no-upnp", "--name", name];
+    let fixed = ["join", "--no-mdns", "--name", name];
     let logged = ["--log", "warn,p2pnode_node=debug,p2pnode=info"];
     let mut child = command(world, lab, name, &[&fixed[..], &logged, args].concat())
         .stdout(Stdio::piped())

@@ -17,6 +17,8 @@ fn ways_to_peers_are_told() {
     let said = text(&town.run("me", &["status"]).stdout);
     let through = format!("reach      behind NAT, reachable through {}", relay.id);
     assert!(said.contains(&through), "{said}");
+    let way = format!("direct     {}", relay.id);
+    assert!(said.contains(&way), "{said}");
     let said = text(&town.run("relay0", &["status"]).stdout);
     assert!(said.contains("reach      public"), "{said}");
     assert!(said.contains("relays     (on) 2 nodes"), "{said}");

@@ -1,7 +1,8 @@
 //! Namespaces, the lines between them, and NAT.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::text;
@@ -20,6 +21,8 @@ pub struct World {
     tag: String,
     spaces: Vec<String>,
     lines: u8,
+    /// Programs that routers run.
+    programs: Vec<Child>,
 }
 
 /// One of a process's worlds.
@@ -33,6 +36,7 @@ impl World {
             tag: format!("p2pnode{}-{number}", std::process::id()),
             spaces: Vec::new(),
             lines: 0,
+            programs: Vec::new(),
         };
         world.add("net");
         world.sh("net", "echo 1 > /proc/sys/net/ipv4/ip_forward");
@@ -131,10 +135,48 @@ impl World {
                  table ip filter {{\n chain input {{\n type filter hook input priority 0\n policy drop\n \
                  ct state established,related accept\n iifname \"lan\" accept\n }}\n \
                  chain forward {{\n type filter hook forward priority 0\n policy drop\n \
-                 ct state established,related accept\n iifname \"lan\" accept\n }}\n}}\n"
+                 ct state established,related accept\n iifname \"lan\" accept\n ct status dnat accept\n }}\n}}\n"
             ),
         );
         address
+    }
+
+    /// Lets the machine `name` ask its router to forward ports, by UPnP. The files of the router's daemon
+    /// are kept in `dir`.
+    pub fn forward_on_request(&mut self, name: &str, lan: u8, dir: &Path) {
+        assert!(
+            Path::new("/usr/sbin/miniupnpd").exists(),
+            "a router's UPnP daemon is needed: Debian's miniupnpd-nftables"
+        );
+        let router = format!("{name}-router");
+        self.nft(
+            &router,
+            "table inet upnp {\n chain forward {\n }\n chain pre {\n }\n chain post {\n }\n \
+             chain prerouting {\n type nat hook prerouting priority -100\n jump pre\n }\n \
+             chain postrouting {\n type nat hook postrouting priority 101\n jump post\n }\n}\n",
+        );
+        let settings = dir.join("miniupnpd.conf");
+        let text = format!(
+            "ext_ifname=wan\nlistening_ip=lan\nenable_upnp=yes\nenable_natpmp=no\nsecure_mode=yes\n\
+             uuid=7d0a5f0e-2f3c-4f0e-9a53-5a4f3b0f8c21\nlease_file={}\n\
+             upnp_table_name=upnp\nupnp_nat_table_name=upnp\nupnp_forward_chain=forward\n\
+             upnp_nat_chain=pre\nupnp_nat_postrouting_chain=post\n\
+             allow 1024-65535 192.168.{lan}.0/24 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n",
+            dir.join("leases").display()
+        );
+        std::fs::write(&settings, text).unwrap();
+        let log = std::fs::File::create(dir.join("miniupnpd.log")).unwrap();
+        let daemon = Command::new("ip")
+            .args(["netns", "exec", &self.space(&router)])
+            .args(["miniupnpd", "-d", "-P"])
+            .arg(dir.join("miniupnpd.pid"))
+            .arg("-f")
+            .arg(&settings)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        self.programs.push(daemon.unwrap());
     }
 
     /// Gives the machine `name` the address `192.168.<lan>.<to>` in place of the one it has.
@@ -217,6 +259,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        for program in &mut self.programs {
+            let _gone = program.kill();
+            let _reaped = program.wait();
+        }
         // The nodes in them are gone: a town drops its nodes first. Lines go with their ends.
         for space in &self.spaces {
             let _gone = Command::new("ip").args(["netns", "del", space]).output();

@@ -1,5 +1,7 @@
 //! The owner's rules over real nodes: who waits for an answer, when the offer is open, private networks.
 
+use std::time::Duration;
+
 use crate::harness::{Lab, TestNode, eventually, modules, text};
 use crate::simple_job;
 
@@ -177,6 +179,18 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
     assert_eq!(ran.status.code(), Some(0), "{}", ran.stderr);
     let met = lab.json("stranger", &["status"])["peers_connected"].as_u64();
     assert_eq!(met, Some(0), "{}", stranger.id);
+    // For a moment only.
+    let short = lab.json("provider", &["network", "ticket", "--until", "1s"]);
+    std::thread::sleep(Duration::from_millis(1_200));
+    let late = lab.run("late", &["join", short["ticket"].as_str().unwrap()]);
+    assert_eq!(late.status.code(), Some(2), "{}", text(&late.stderr));
+    assert!(
+        text(&late.stderr).contains("expired"),
+        "{}",
+        text(&late.stderr)
+    );
+    let kept = lab.json("late", &["network", "show"]);
+    assert!(!kept.to_string().contains("lab"), "{kept}");
     let mut typo = ticket.clone();
     typo.pop();
     let wrong = lab.run("other", &["join", &typo]);

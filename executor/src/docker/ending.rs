@@ -58,10 +58,15 @@ pub(super) struct Exit<'a> {
     pub memory: Bytes,
     /// Its command's first word.
     pub command: Option<&'a str>,
+    /// Whether somebody attended to it, who was told the code.
+    pub attended: bool,
 }
 
 /// What became of a task whose container exited by itself. A full disk is said by the caller, who
 /// knows the limit, when this returns [`FailureKind::DiskFull`].
+///
+/// A task that was attended to has done its work whatever its code: what somebody typed for an hour does
+/// not hang on the last of it. Only a command that was killed has not, as when they have gone.
 pub(super) fn of_exit(exit: &Exit<'_>) -> Result<(), Failure> {
     let code = exit.code;
     if code == 0 {
@@ -86,6 +91,9 @@ pub(super) fn of_exit(exit: &Exit<'_>) -> Result<(), Failure> {
     let command = exit.command.unwrap_or("the image's own command");
     if exit.stderr_head.starts_with(INIT_COMPLAINT) {
         return Err(no_command(command));
+    }
+    if exit.attended && code != KILLED {
+        return Ok(());
     }
     let hint = match code {
         126 => format!(" (usually: `{command}` or something it calls is no program)"),
@@ -210,6 +218,7 @@ mod tests {
             stderr_head: b"",
             memory: Bytes::mib(64),
             command: Some("render"),
+            attended: false,
         }
     }
 
@@ -229,6 +238,12 @@ mod tests {
         );
         assert_eq!(kind(&exit(3)), FailureKind::Exit(3));
         assert_eq!(kind(&exit(137)), FailureKind::Exit(137));
+        let attended = |code| Exit {
+            attended: true,
+            ..exit(code)
+        };
+        assert_eq!(of_exit(&attended(130)), Ok(()));
+        assert_eq!(kind(&attended(137)), FailureKind::Exit(137));
         assert_eq!(
             kind(&Exit {
                 oom_killed: true,

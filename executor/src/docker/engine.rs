@@ -23,6 +23,9 @@ const REQUEST_TIMEOUT_S: u64 = 120;
 /// Longest wait for a first answer: an engine that is there answers in milliseconds.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long an engine may take to describe itself: a busy one counts all its containers for it.
+const INFO_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Where Docker and Podman listen by default, tried in this order after the per-user sockets.
 const SYSTEM_SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/podman/podman.sock"];
 
@@ -212,14 +215,16 @@ fn with_mend(why: &str) -> String {
 /// The engine at `address` and what it says of itself, fit or not.
 pub(super) async fn ask(address: &str) -> Result<(Docker, SystemInfo), EngineError> {
     let docker = dial(address).await?;
-    let info = docker
-        .info()
-        .await
-        .map_err(|error| EngineError::Unreachable {
-            address: address.to_owned(),
-            why: words(&error),
-        })?;
-    Ok((docker, info))
+    let unreachable = |why| EngineError::Unreachable {
+        address: address.to_owned(),
+        why,
+    };
+    // One that hangs must not hold up all who wait for it.
+    match tokio::time::timeout(INFO_TIMEOUT, docker.info()).await {
+        Ok(Ok(info)) => Ok((docker, info)),
+        Ok(Err(error)) => Err(unreachable(words(&error))),
+        Err(_) => Err(unreachable(format!("no answer within {INFO_TIMEOUT:?}"))),
+    }
 }
 
 async fn hello(address: &str) -> Result<Connected, EngineError> {

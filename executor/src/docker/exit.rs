@@ -49,7 +49,7 @@ pub(super) async fn wait(docker: &Docker, id: &str) -> Result<i64, Error> {
 /// What the exit code means. The container must still be there.
 ///
 /// # Errors
-/// The failure, for every code but 0.
+/// The failure, as [`ending::of_exit`] has it.
 pub(super) async fn judge(
     docker: &Docker,
     id: &str,
@@ -68,6 +68,7 @@ pub(super) async fn judge(
         stderr_head,
         memory: task.resources.memory,
         command: task.command.first().map(String::as_str),
+        attended: task.attended,
     });
     ended.map_err(|failure| match failure.kind {
         FailureKind::DiskFull => space::disk_full(limits),

@@ -6,15 +6,18 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::Docker;
-use bollard::errors::Error;
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
+use super::freeze;
 use super::output::Valve;
 use super::watch::Pulse;
-use super::words;
 use crate::Hold;
+
+/// When an engine that has not done what the owner's hold says is asked again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why a container is frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,29 +84,39 @@ impl<'a> Freezer<'a> {
     /// while it is held; whoever drops the other end of a hold lets the task go on.
     pub(super) async fn follow(&self, hold: &Hold, pulse: &Pulse) -> Infallible {
         let mut wanted = hold.pause.clone();
-        let mut heard = true;
-        while heard {
-            let held = *wanted.borrow_and_update();
-            self.hold(held, hold, pulse).await;
-            heard = wanted.changed().await.is_ok();
+        let (mut heard, mut warned) = (true, false);
+        loop {
+            // Nobody's hold is none.
+            let held = heard && *wanted.borrow_and_update();
+            let done = self.hold(held, hold, pulse).await;
+            if !done && !std::mem::replace(&mut warned, true) {
+                let (container, wanted) = (self.id, if held { "held" } else { "let go" });
+                tracing::warn!(
+                    container,
+                    wanted,
+                    "the engine does not do it; it is asked again"
+                );
+            }
+            tokio::select! {
+                changed = wanted.changed(), if heard => heard = changed.is_ok(),
+                () = tokio::time::sleep(AGAIN), if !done => {}
+                // Nothing is left to be done.
+                else => std::future::pending().await,
+            }
         }
-        self.hold(false, hold, pulse).await;
-        std::future::pending().await
     }
 
-    async fn hold(&self, held: bool, hold: &Hold, pulse: &Pulse) {
+    /// Whether it stands as it is wanted.
+    async fn hold(&self, held: bool, hold: &Hold, pulse: &Pulse) -> bool {
         if held == pulse.is_held() {
-            return;
+            return true;
         }
-        if !self.set(Reason::Owner, held).await {
-            tracing::warn!(
-                container = self.id,
-                "the task goes on: its engine cannot pause it"
-            );
-            return;
+        let done = self.set(Reason::Owner, held).await;
+        if done {
+            pulse.set_held(held);
+            hold.usage.send_modify(|usage| usage.paused = held);
         }
-        pulse.set_held(held);
-        hold.usage.send_modify(|usage| usage.paused = held);
+        done
     }
 
     /// Lets it go on whatever the reasons are: it has been killed, and a frozen process can't die.
@@ -116,46 +129,43 @@ impl<'a> Freezer<'a> {
         any
     }
 
-    /// False when the engine can't.
+    /// False when the engine doesn't do it; then all is as before.
     async fn set(&self, reason: Reason, stands: bool) -> bool {
         let mut reasons = self.reasons.lock().await;
-        let before = reasons.any();
-        reasons.set(reason, stands);
-        match (before, reasons.any()) {
-            (false, true) => {
-                let frozen = self.pause().await;
-                if !frozen {
-                    reasons.set(reason, false);
-                }
-                frozen
-            }
-            (true, false) => {
-                self.unpause().await;
-                true
-            }
+        let before = *reasons;
+        let mut after = before;
+        after.set(reason, stands);
+        // Whoever drops this midway leaves a container that may be frozen, and is taken for it.
+        reasons.set(reason, true);
+        let done = match (before.any(), after.any()) {
+            (false, true) => self.pause().await,
+            (true, false) => self.unpause().await,
             _ => true,
-        }
+        };
+        *reasons = if done { after } else { before };
+        done
     }
 
     async fn pause(&self) -> bool {
         let _nothing_starts = self.apart.0.write().await;
-        match self.docker.pause_container(self.id).await {
+        match freeze::turn(self.docker, self.id, true).await {
             Ok(()) => true,
-            // 409: it has ended, so nothing new comes of it either.
-            Err(Error::DockerResponseServerError {
-                status_code: 404 | 409,
-                ..
-            }) => true,
-            Err(error) => {
-                tracing::debug!(error = words(&error), "the engine cannot pause containers");
+            // Somebody else has frozen it, besides this node.
+            Err(freeze::Refusal::Already) => true,
+            Err(freeze::Refusal::Failed(why)) => {
+                tracing::debug!(error = why, "the engine cannot pause containers");
                 false
             }
         }
     }
 
-    async fn unpause(&self) {
-        // An error means that it has ended, or is about to be ended.
-        let _ = self.docker.unpause_container(self.id).await;
+    async fn unpause(&self) -> bool {
+        let done = freeze::turn(self.docker, self.id, false).await;
+        if let Err(refusal) = &done {
+            let container = self.id;
+            tracing::warn!(container, ?refusal, "the engine does not let it go on");
+        }
+        done.is_ok()
     }
 }
 
@@ -164,8 +174,8 @@ impl Valve for Freezer<'_> {
         self.set(Reason::Output, true).await
     }
 
-    async fn thaw(&self) {
-        self.set(Reason::Output, false).await;
+    async fn thaw(&self) -> bool {
+        self.set(Reason::Output, false).await
     }
 }
 

@@ -19,6 +19,7 @@ mod enter;
 mod exit;
 pub mod facts;
 mod fitness;
+mod freeze;
 mod hold;
 mod hosts;
 mod image;

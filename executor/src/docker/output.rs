@@ -4,7 +4,8 @@
 //! what is still unread two seconds after the process has ended, and those are the lines that say
 //! why. So this module keeps reading, keeps a little, and when the sink falls behind it freezes the
 //! container through a [`Valve`]: a frozen task neither writes nor ends. What is kept is bounded by
-//! [`MOST_BYTES`] and what pipes and the engine hold at the moment of freezing, about 2 MiB.
+//! [`MOST_BYTES`] and what pipes and the engine hold at the moment of freezing, about 2 MiB:
+//! [`FROZEN_BYTES`].
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -15,7 +16,7 @@ use bollard::errors::Error;
 use futures::future::{Either, Fuse, FusedFuture, FutureExt};
 use futures::{Stream, StreamExt};
 use p2pnode_protocol::task::Stream as Channel;
-use tokio::time::interval;
+use tokio::time::{Instant, interval, sleep_until};
 
 use super::watch::Pulse;
 use crate::{LogChunk, LogSink};
@@ -44,12 +45,19 @@ const SLOW_FREEZE: Duration = Duration::from_millis(250);
 const MORE_BYTES: usize = 1 << 20;
 const MOST_BYTES: usize = 5 << 20;
 
+/// What is read of a task that is frozen: [`MOST_BYTES`] and all that pipes and engine can hold, in case
+/// it is not frozen after all.
+const FROZEN_BYTES: usize = 8 << 20;
+
+/// When an engine that did not freeze or thaw is asked again: it may only have been busy.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Stops and releases the source of output.
 pub(super) trait Valve: Send + Sync {
     /// Makes that nothing new is written. False when it can't be done.
     fn freeze(&self) -> impl Future<Output = bool> + Send;
-    /// Lets it go on.
-    fn thaw(&self) -> impl Future<Output = ()> + Send;
+    /// Lets it go on. False when it stands still yet.
+    fn thaw(&self) -> impl Future<Output = bool> + Send;
 }
 
 /// Where the task's output stands between flowing and frozen.
@@ -59,8 +67,19 @@ enum Flow {
     Freezing,
     Frozen,
     Thawing,
-    /// The engine can't freeze: only not reading holds the task back.
+    /// The engine did not freeze it: only not reading holds the task back, until it is asked again.
     Unstoppable,
+}
+
+impl Flow {
+    /// What comes of freezing or thawing that has been `done`, or not.
+    const fn turned(self, done: bool) -> Self {
+        match (self, done) {
+            (Self::Freezing, true) | (Self::Thawing, false) => Self::Frozen,
+            (Self::Freezing, false) => Self::Unstoppable,
+            _ => Self::Free,
+        }
+    }
 }
 
 /// Chunks that wait for their reader.
@@ -105,6 +124,7 @@ pub(super) async fn pump(
     let mut ended = None;
     let mut full = FULL_BYTES;
     let mut slow = interval(SLOW_FREEZE);
+    let mut again = Instant::now();
     loop {
         match flow {
             Flow::Free if queue.bytes >= HIGH_BYTES && ended.is_none() => {
@@ -113,14 +133,23 @@ pub(super) async fn pump(
                 slow.reset();
                 turning.set(Either::Left(valve.freeze()).fuse());
             }
-            Flow::Frozen if queue.bytes <= LOW_BYTES && ended.is_none() => {
+            Flow::Frozen
+                if queue.bytes <= LOW_BYTES && ended.is_none() && Instant::now() >= again =>
+            {
                 flow = Flow::Thawing;
-                turning.set(Either::Right(valve.thaw().map(|()| true)).fuse());
+                turning.set(Either::Right(valve.thaw()).fuse());
             }
+            Flow::Unstoppable if Instant::now() >= again => flow = Flow::Free,
             _ => {}
         }
+        let waits = matches!(flow, Flow::Frozen | Flow::Unstoppable) && Instant::now() < again;
         pulse.set_waiting(!queue.chunks.is_empty());
-        let may_read = ended.is_none() && (flow == Flow::Frozen || queue.bytes < full);
+        let room = if flow == Flow::Frozen {
+            FROZEN_BYTES
+        } else {
+            full
+        };
+        let may_read = ended.is_none() && queue.bytes < room;
         tokio::select! {
             frame = frames.next(), if may_read => match frame {
                 Some(Ok(frame)) => {
@@ -135,15 +164,15 @@ pub(super) async fn pump(
                 _ => queue = Queue::default(),
             },
             done = &mut turning, if !turning.is_terminated() => {
-                flow = match (flow, done) {
-                    (Flow::Freezing, true) => Flow::Frozen,
-                    (Flow::Freezing, false) => Flow::Unstoppable,
-                    _ => Flow::Free,
-                };
+                if !done {
+                    again = Instant::now() + AGAIN;
+                }
+                flow = flow.turned(done);
             }
             _ = slow.tick(), if flow == Flow::Freezing => {
                 full = MOST_BYTES.min(full + MORE_BYTES);
             }
+            () = sleep_until(again), if waits => {}
             else => {}
         }
         if queue.chunks.is_empty()

@@ -72,6 +72,14 @@ pub(super) struct Shared {
     pub sees_containers: bool,
 }
 
+impl Shared {
+    /// The name of the next container.
+    pub(super) fn next_name(&self) -> String {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{serial}", self.name_prefix)
+    }
+}
+
 /// The ways in which a run is ended from outside.
 #[derive(Debug, Clone)]
 pub(super) struct Stops {
@@ -91,6 +99,12 @@ impl Stops {
             () = self.cancel.cancelled() => Failure::new(FailureKind::Cancelled, "cancelled"),
             () = self.abandoned.cancelled() => Failure::new(FailureKind::Cancelled, "abandoned"),
         }
+    }
+
+    /// Fails when nobody will be there to look at outputs. Whoever cancels does not lose what is done.
+    pub(super) fn leaves(&self) -> Result<(), Failure> {
+        let leaves = self.stopping.is_cancelled() || self.abandoned.is_cancelled();
+        if leaves { self.check() } else { Ok(()) }
     }
 
     pub(super) fn check(&self) -> Result<(), Failure> {
@@ -113,9 +127,8 @@ pub(super) async fn run(
         stopping: shared.stopping.clone(),
         abandoned,
     };
-    let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
     let run = Run {
-        name: format!("{}-{serial}", shared.name_prefix),
+        name: shared.next_name(),
         shared: Arc::clone(&shared),
         image,
         task,
@@ -212,10 +225,14 @@ impl Run {
         self.shared.lost.remove(docker, &self.name).await;
         // Outputs are read next: nobody may write them any more.
         door.close().await;
-        if let Some(disk) = stage.disk.take() {
-            let wanted = result.is_ok() && self.stops.check().is_ok();
-            put_away(&self.shared, &self.task, disk, wanted).await;
-        }
+        let result = match stage.disk.take() {
+            Some(disk) => {
+                let result = result.and_then(|()| self.stops.leaves());
+                let kept = put_away(&self.shared, &self.task, disk, result.is_ok()).await;
+                result.and(kept)
+            }
+            None => result,
+        };
         if matches!(&result, Err(failure) if failure.kind == FailureKind::Host) {
             // It may have been restarted with another version or other limits.
             self.shared.engine.forget().await;
@@ -291,6 +308,8 @@ impl Run {
         // The process is gone, its last output may still be on its way to a slow reader.
         let pumped = match pumped {
             Some(result) => result,
+            // That program writes nothing.
+            None if attendance.is_some() => Ok(Vec::new()),
             None => tokio::select! {
                 result = &mut pump => result,
                 failure = self.stops.stopped() => return Err(failure),
@@ -324,7 +343,15 @@ async fn end(docker: &Docker, id: &str, attendance: Option<&Attendance>) -> Resu
 
 /// Keeps the disk of a task whose outputs are `wanted`, and takes away another's: what a task that has
 /// failed wrote is looked at by nobody.
-pub(super) async fn put_away(shared: &Arc<Shared>, task: &TaskRun, disk: Disk, wanted: bool) {
+///
+/// # Errors
+/// When it is lost.
+pub(super) async fn put_away(
+    shared: &Arc<Shared>,
+    task: &TaskRun,
+    disk: Disk,
+    wanted: bool,
+) -> Result<(), Failure> {
     let (shared, work_dir) = (Arc::clone(shared), task.work_dir.clone());
     let done = tokio::task::spawn_blocking(move || match wanted {
         true => shared.disks.keep(&work_dir, disk),
@@ -332,5 +359,7 @@ pub(super) async fn put_away(shared: &Arc<Shared>, task: &TaskRun, disk: Disk, w
     });
     if done.await.is_err() {
         tracing::warn!(attempt = %task.attempt, "putting away a task's disk was interrupted");
+        return Err(Failure::new(FailureKind::Host, "the task's disk was lost"));
     }
+    Ok(())
 }

@@ -129,6 +129,33 @@ async fn an_end_in_the_midst_of_freezing_is_an_end() {
     clean(&subject).await;
 }
 
+/// Engines hear late of what they have just done, all the later the busier they are, and then take a
+/// container for frozen that is not, or the other way round.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker"]
+async fn holds_that_follow_one_another_quickly_are_only_holds() {
+    let subject = DockerSubject::new().await;
+    let turns = async || {
+        let mut trial = trial(&subject, "exec cat /dev/zero");
+        let mut owner = Owner::of(&mut trial);
+        let mut running = trial.start().await;
+        for _ in 0..40 {
+            owner.pause.send(true).unwrap();
+            owner.until_paused(true).await;
+            owner.pause.send(false).unwrap();
+            owner.until_paused(false).await;
+            // More than can have been under way.
+            for _ in 0..100 {
+                assert!(within(running.log.recv()).await.is_some(), "it ended");
+            }
+        }
+        trial.cancel.cancel();
+        assert_eq!(running.finish().await.failure(), FailureKind::Cancelled);
+    };
+    futures::future::join_all((0..6).map(|_| turns())).await;
+    clean(&subject).await;
+}
+
 /// A task can be held before it has begun; and when nobody is left to let it go, it goes on.
 #[tokio::test]
 #[ignore = "needs docker"]

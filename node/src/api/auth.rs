@@ -121,7 +121,7 @@ mod tests {
         let key = libp2p::identity::Keypair::generate_ed25519();
         let net = crate::net::start(NetConfig::in_memory(key, "test")).await;
         let (net, _events) = crate::networks::Networks::one(net.unwrap());
-        let tunnels = Tunnels::new(net, Doors::default(), [0; 32]);
+        let tunnels = Tunnels::new(net, Doors::default(), [0; 32], false);
         let serving = serve(
             listener,
             node.clone(),

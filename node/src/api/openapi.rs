@@ -31,6 +31,7 @@ use utoipa::OpenApi;
         api::JobInfo,
         api::LogEntries,
         api::NetworkStatus,
+        api::PeerWay,
         api::NodeStatus,
         api::OfferRequest,
         api::PeerAccess,

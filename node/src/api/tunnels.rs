@@ -8,19 +8,23 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
 use p2pnode_protocol::api::{CreateForward, ErrorCode, ForwardInfo};
+use p2pnode_protocol::tunnel::Purpose;
 use p2pnode_protocol::{JobId, TaskKey};
 use serde::Deserialize;
 use tokio::io::copy_bidirectional_with_sizes;
 
 use super::error::Refused;
 use super::{ApiState, select};
-use crate::tunnels::{Wanted, parse_listen};
+use crate::tunnels::{Wanted, parse_listen, place};
 
 /// What a client that wants a tunnel upgrades to.
 const PROTOCOL: &str = "p2pnode-tunnel";
 
 /// The header of the answer that says which task was meant, `JOB/INDEX`.
 const TASK: &str = "p2pnode-task";
+
+/// The header of the answer that says where the provider may be reached over TCP, `ADDRESS:PORT`.
+const SHORTCUT: &str = "p2pnode-shortcut";
 
 /// Buffers between a client and its tunnel, each way (64 KiB).
 const COPY_BYTES: usize = 64 << 10;
@@ -48,7 +52,7 @@ pub(super) struct Which {
 }
 
 /// Joins the client's connection to a stream to the task's provider. What the client then says is
-/// `tunnel/1`, the hello first: this node only hands it on.
+/// `tunnel/2`, the hello first: this node only hands it on.
 pub(super) async fn open(
     State(state): State<ApiState>,
     Path(selector): Path<String>,
@@ -66,7 +70,9 @@ pub(super) async fn open(
         ));
     }
     let job = select::job(&state.node, &selector).await?;
-    let mut far = state.tunnels.open(&state.node, job, index).await?;
+    let peer = place(&state.node, job, index).await?;
+    let mut far = state.tunnels.to(peer).await?;
+    let shortcut = state.tunnels.shortcut(peer).await;
     let (upgraded, ending) = (hyper::upgrade::on(&mut request), state.ending.clone());
     tokio::spawn(ending.run_until_cancelled_owned(async move {
         let near = match upgraded.await {
@@ -90,6 +96,9 @@ pub(super) async fn open(
     if let Ok(name) = HeaderValue::from_str(&name.to_string()) {
         headers.insert(TASK, name);
     }
+    if let Some(Ok(address)) = shortcut.map(|address| HeaderValue::from_str(&address.to_string())) {
+        headers.insert(SHORTCUT, address);
+    }
     Ok(answer)
 }
 
@@ -111,13 +120,18 @@ pub(super) async fn create(
         port: request.port,
         udp: request.udp,
     };
-    // A task that can't be entered is said now, and not to the first connection.
+    // What can't be reached is said now, and not to the first connection.
     let key = TaskKey {
         job,
         step: 0,
         index,
     };
-    state.tunnels.knock(&state.node, key).await?;
+    let purpose = match (request.later, request.udp) {
+        (true, _) => None,
+        (false, true) => Some(Purpose::Udp { port: wanted.port }),
+        (false, false) => Some(Purpose::Tcp { port: wanted.port }),
+    };
+    state.tunnels.knock(&state.node, key, purpose).await?;
     let info = state.forwards.create(&state.node, wanted).await?;
     Ok((StatusCode::CREATED, Json(info)).into_response())
 }

@@ -90,6 +90,8 @@ pub(super) static KEYS: &[Key] = &[
         value::boolean => |c| c.mdns, json!(c.mdns)),
     key!("upnp", "ask the router to forward ports",
         value::boolean => |c| c.upnp, json!(c.upnp)),
+    key!("shortcuts", "let SSH into tasks take TCP connections of its own",
+        value::boolean => |c| c.shortcuts, json!(c.shortcuts)),
     key!("relay", "relay for others while the whole Internet can reach this node: on, off or limit",
         value::relay => |c| c.relay, json!(c.relay.name())),
     key!("log", "what is logged: error, warn, info, debug, trace, or a filter such as info,p2pnode_node::net=debug",

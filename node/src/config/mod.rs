@@ -58,6 +58,8 @@ pub struct Config {
     pub mdns: bool,
     /// `upnp`: whether the router is asked to forward ports.
     pub upnp: bool,
+    /// `shortcuts`: whether SSH into tasks may take TCP connections of its own, both as owner and as provider.
+    pub shortcuts: bool,
     /// `relay`: how much it relays for others while the whole Internet can reach it.
     pub relay: RelayPolicy,
     /// `log`: what is logged, in `tracing`'s filter syntax.
@@ -157,6 +159,7 @@ impl Default for Config {
             bootstrap: Vec::new(),
             mdns: true,
             upnp: true,
+            shortcuts: true,
             relay: RelayPolicy::default(),
             log: "info".into(),
             labels: BTreeMap::new(),

@@ -22,6 +22,8 @@ pub struct Overrides {
     pub no_mdns: bool,
     /// `--no-upnp`.
     pub no_upnp: bool,
+    /// `--no-shortcuts`.
+    pub no_shortcuts: bool,
     /// `--relay`.
     pub relay: Option<String>,
     /// `--log`.
@@ -57,6 +59,7 @@ impl Overrides {
             ("bootstrap", "--bootstrap", list(&self.bootstrap)),
             ("mdns", "--no-mdns", yes(self.no_mdns, false)),
             ("upnp", "--no-upnp", yes(self.no_upnp, false)),
+            ("shortcuts", "--no-shortcuts", yes(self.no_shortcuts, false)),
             ("relay", "--relay", text(&self.relay)),
             ("log", "--log", text(&self.log)),
             ("labels", "--label", labels),

@@ -36,6 +36,7 @@ external = ["/dns/desk.example.org/tcp/4101"]
 bootstrap = ["/ip4/192.0.2.7/tcp/4101"]
 mdns = false
 upnp = false
+shortcuts = false
 relay = "on"
 log = "debug"
 metrics = "[::1]:9464"

@@ -35,6 +35,10 @@ use tokio_util::sync::CancellationToken;
 /// Commands of the owner that may wait.
 const COMMAND_QUEUE: usize = 64;
 
+/// Connections that ask for a shortcut and wait to be looked at; that takes no time, and those that find no
+/// room go another way.
+const SHORTCUT_QUEUE: usize = 64;
+
 /// How long a node that is told to stop takes at most, whoever told it: the core gives itself 8 s, and
 /// the program must end within 10.
 const STOP_LIMIT: Duration = Duration::from_secs(9);
@@ -127,8 +131,12 @@ impl Node {
         let keypair = home.identity()?;
         let me = keypair.public().to_peer_id();
         let state = State::open(home.paths(), &config)?;
-        let membership = Membership::of(&keypair, &config, home.dir(), &state.store)?;
+        let mut membership = Membership::of(&keypair, &config, home.dir(), &state.store)?;
         let metrics = Metrics::new(&membership.metrics);
+        let (shortcuts, asked_for) = mpsc::channel(SHORTCUT_QUEUE);
+        for network in &mut membership.networks {
+            network.shortcuts = config.shortcuts.then(|| shortcuts.clone());
+        }
         let (net, net_events) = networks::start_all(membership.networks).await?;
         let exec = Exec::new(runtimes(me, &home, &config, helpers));
         exec.remove_leftovers().await;
@@ -141,7 +149,9 @@ impl Node {
         let text = metrics.text(handle.clone(), state.blobs.clone(), meter.clone());
         serve_scrapes(config.metrics, text.clone(), &stop_api).await?;
         let doors = Doors::default();
-        let tunnels = Tunnels::new(net.clone(), doors.clone(), host_key_secret(&keypair));
+        let secret = host_key_secret(&keypair);
+        let tunnels = Tunnels::new(net.clone(), doors.clone(), secret, config.shortcuts);
+        tokio::spawn(tunnels.clone().take_shortcuts(asked_for));
         let api = Api {
             handle: handle.clone(),
             tunnels: tunnels.clone(),

@@ -6,8 +6,8 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{
-    ErrorCode, NetworkStatus, PeerEcho, PeerInfo, PeerLink, PeerPath, PeerWhereabouts, ReachState,
-    ReachStatus,
+    ErrorCode, NetworkStatus, PeerEcho, PeerInfo, PeerLink, PeerPath, PeerWay, PeerWhereabouts,
+    ReachState, ReachStatus,
 };
 
 use super::owner::give;
@@ -151,7 +151,14 @@ pub(super) async fn network_status(member: &Member, relay: RelayPolicy) -> Netwo
     let net = member.net();
     let own_end = Protocol::P2p(net.local_peer_id());
     let (listen, external) = (net.listen_addresses(), net.external_addresses());
-    let peers = net.peers().await;
+    let connected = net.peers().await.into_iter().filter(|peer| peer.connected);
+    let mut ways: Vec<PeerWay> = connected
+        .map(|peer| PeerWay {
+            peer: peer.peer.to_string(),
+            relayed: peer.relayed,
+        })
+        .collect();
+    ways.sort_by(|a, b| (a.relayed, &a.peer).cmp(&(b.relayed, &b.peer)));
     NetworkStatus {
         name: member.name().to_owned(),
         private: member.is_private(),
@@ -161,7 +168,7 @@ pub(super) async fn network_status(member: &Member, relay: RelayPolicy) -> Netwo
             .collect(),
         external: external.iter().map(ToString::to_string).collect(),
         reach: reach_status(net.reachability().await, relay),
-        peers_connected: peers.iter().filter(|peer| peer.connected).count() as u32,
+        peers: ways,
     }
 }
 

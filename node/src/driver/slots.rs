@@ -2,7 +2,7 @@
 //! others. Used by [`super::fetching`].
 //!
 //! Several slow peers together could still hold all places for hours. So as long as somebody waits who has
-//! had no place yet, a transfer that hardly moves makes way: what arrived stays, and it stands in line
+//! had no place yet, a transfer that hardly moves makes way: the chunks that arrived stay, and it stands in line
 //! again, behind those who waited, without driving anybody out itself.
 
 use std::collections::HashMap;

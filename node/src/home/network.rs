@@ -10,6 +10,7 @@ use std::{fs, io};
 use bincode::{Decode, Encode};
 use data_encoding::BASE32_NOPAD;
 use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
 use libp2p::pnet::PreSharedKey;
 use p2pnode_protocol::codec;
 
@@ -87,12 +88,20 @@ impl PrivateNetwork {
             .collect()
     }
 
-    /// The same network with other addresses to begin with.
+    /// The same network with other addresses to begin with. Those of a loopback are left out where there are
+    /// others: another machine has one of its own.
     #[must_use]
     pub fn with_addresses(&self, addresses: &[Multiaddr]) -> Self {
+        let beyond = |address: &Multiaddr| match address.iter().next() {
+            Some(Protocol::Ip4(ip)) => !ip.is_loopback(),
+            Some(Protocol::Ip6(ip)) => !ip.is_loopback(),
+            _ => true,
+        };
+        let all = !addresses.iter().any(beyond);
         Self {
             addresses: addresses
                 .iter()
+                .filter(|address| all || beyond(address))
                 .take(MAX_ADDRESSES)
                 .map(ToString::to_string)
                 .collect(),

@@ -5,7 +5,7 @@
 //! is used by [`super::peers`] and [`super::discovery`], never touches a socket, and never trusts what
 //! a peer says about itself further than the connection it said it on.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
@@ -171,6 +171,17 @@ pub fn ip(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// The socket's address that the multiaddress consists of, when it is one of TCP with nothing on top but
+/// perhaps a peer's name.
+#[must_use]
+pub fn tcp(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter().skip(1);
+    match (parts.next()?, parts.next()) {
+        (Protocol::Tcp(port), None | Some(Protocol::P2p(_))) => Some((ip(address)?, port).into()),
         _ => None,
     }
 }

@@ -3,6 +3,8 @@
 use libp2p::identity::Keypair;
 use libp2p::pnet::PreSharedKey;
 use libp2p::{Multiaddr, PeerId};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::metrics::NetMetrics;
 use super::reach::RelayPolicy;
@@ -129,6 +131,9 @@ pub struct NetConfig {
     pub reach: ReachConfig,
     /// Bounds.
     pub limits: NetLimits,
+    /// Where TCP connections go that begin with the greeting of a shortcut and are none of libp2p's. Not
+    /// in a private network, where nobody is heard who has not shown that it knows the key.
+    pub shortcuts: Option<mpsc::Sender<TcpStream>>,
     /// Name and version of the program, as peers see it.
     pub agent: String,
     /// Counters.
@@ -152,6 +157,7 @@ impl NetConfig {
             transport: TransportKind::default(),
             reach: ReachConfig::default(),
             limits: NetLimits::default(),
+            shortcuts: None,
             agent: concat!("p2pnode/", env!("CARGO_PKG_VERSION")).to_owned(),
             metrics: NetMetrics::default(),
         }

@@ -8,7 +8,7 @@ use super::behaviour::BehaviourEvent;
 use super::conduct::Misdeed;
 use super::context::{Context, Handlers};
 use super::handle::Request;
-use super::peer::LinkSnapshot;
+use super::peer::{Entry, LinkSnapshot};
 use super::reach;
 
 /// The node wants something.
@@ -42,6 +42,9 @@ pub(super) fn request(handlers: &mut Handlers, cx: &mut Context<'_>, request: Re
         Request::Find { peer, reply } => handlers.discovery.find(cx, peer, reply),
         Request::Links { peer, reply } => {
             let _ = reply.send(links(cx, &peer));
+        }
+        Request::TcpAddress { peer, reply } => {
+            let _ = reply.send(cx.peers.get(&peer).and_then(Entry::tcp_address));
         }
         Request::Reach(reply) => {
             let _ = reply.send(handlers.reach.snapshot());
@@ -93,7 +96,7 @@ pub(super) fn event(handlers: &mut Handlers, cx: &mut Context<'_>, event: Behavi
                 cx.behaviour.streams.expect_no_direct(peer);
             }
         }
-        BehaviourEvent::Upnp(event) => handlers.reach.on_upnp(&event),
+        BehaviourEvent::Upnp(event) => handlers.reach.on_upnp(cx, &event),
         BehaviourEvent::Dials(never)
         | BehaviourEvent::Blocked(never)
         | BehaviourEvent::ConnectionLimits(never)

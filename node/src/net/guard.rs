@@ -6,13 +6,13 @@
 //! names; the actor tells it whom it has met where, and [`super::transport`] asks it. It never dials.
 //!
 //! - Addresses of metadata services, and those that are none, are never dialled.
-//! - Near addresses (this machine, private networks, link-local) are dialled for peers that the settings name,
-//!   that mDNS found, that are remembered, or that were met near; and for others only in those
-//!   networks where this node has met a peer: a neighbour may speak of a neighbour.
+//! - Near addresses (this machine, private networks, link-local) are dialled where the settings or the last run
+//!   name a peer; for peers that mDNS found or that were met near, but for loopback; and for others only in
+//!   those networks where this node has met a peer: a neighbour may speak of a neighbour.
 //! - Without a peer's id only the bootstrap nodes of the settings are dialled, wherever they are.
 //! - Of the addresses of one dial, no more than [`MAX_DIALLED`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,11 +37,14 @@ const MAX_MET: usize = 4_096;
 const MAX_LANS: usize = 64;
 
 /// Services of clouds that give secrets to whoever asks from inside: of AWS, Google, Azure and others, of
-/// AWS's containers, of AWS over IPv6, of Alibaba, of Oracle.
-const METADATA: [IpAddr; 5] = [
+/// AWS's containers (twice, and over IPv6), of AWS over IPv6, of Azure's virtual machines, of Alibaba, of Oracle.
+const METADATA: [IpAddr; 8] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
 ];
@@ -68,8 +71,20 @@ enum Place {
     Forbidden,
 }
 
+/// The address that is meant: IPv4 may be written within IPv6, as such or for a NAT64 to translate (RFC 6052,
+/// section 2.1).
+fn meant(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) if ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = ip.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        ip => ip,
+    }
+}
+
 fn place(ip: IpAddr) -> Place {
-    let ip = ip.to_canonical();
+    let ip = meant(ip);
     if ip.is_unspecified() || ip.is_multicast() || METADATA.contains(&ip) {
         return Place::Forbidden;
     }
@@ -107,8 +122,9 @@ fn place(ip: IpAddr) -> Place {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Peers that the settings name, and those remembered.
-    named: HashSet<PeerId>,
+    /// Peers that the settings name, and those remembered, with the addresses that they are named at; `None`
+    /// among them: anywhere.
+    named: HashMap<PeerId, HashSet<Option<IpAddr>>>,
     /// Peers that were met near or found by mDNS, in this order.
     met: HashSet<PeerId>,
     order: VecDeque<PeerId>,
@@ -119,6 +135,21 @@ struct Known {
 }
 
 impl Known {
+    /// Where an address is. One of this machine's own is no further than its loopback, although the whole
+    /// Internet may use it: on the way from here no firewall stands before it.
+    fn place(&self, ip: IpAddr) -> Place {
+        match place(ip) {
+            Place::Far if self.own.contains(&meant(ip)) => Place::Near(Lan::Loopback),
+            place => place,
+        }
+    }
+
+    /// Whether the owner, or the last run, names `peer` at this address.
+    fn names(&self, peer: &PeerId, ip: IpAddr) -> bool {
+        let at = self.named.get(peer);
+        at.is_some_and(|at| at.contains(&None) || at.contains(&Some(meant(ip))))
+    }
+
     fn has_lan(&mut self, lan: Lan) {
         if !self.lans.contains(&lan) {
             if self.lans.len() >= MAX_LANS {
@@ -138,12 +169,14 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// For a node whose settings, or whose earlier life, name these peers.
-    pub(super) fn new(named: impl IntoIterator<Item = PeerId>) -> Self {
-        let known = Known {
-            named: named.into_iter().collect(),
-            ..Known::default()
-        };
+    /// For a node whose settings, or whose earlier life, name these peers at these addresses; at one that is a
+    /// name, wherever it leads.
+    pub(super) fn new<'a>(named: impl IntoIterator<Item = (PeerId, &'a Multiaddr)>) -> Self {
+        let mut known = Known::default();
+        for (peer, address) in named {
+            let at = addresses::ip(address).map(meant);
+            known.named.entry(peer).or_default().insert(at);
+        }
         Self {
             known: Arc::new(Mutex::new(known)),
             ..Self::default()
@@ -157,8 +190,13 @@ impl Guard {
 
     /// There is a direct connection to `peer`, at `address`.
     pub(super) fn met(&self, peer: PeerId, address: &Multiaddr) {
-        if let Some(Place::Near(lan)) = addresses::ip(address).map(place) {
-            self.lock().has_lan(lan);
+        let Some(ip) = addresses::ip(address) else {
+            return;
+        };
+        let mut known = self.lock();
+        if let Place::Near(lan) = known.place(ip) {
+            known.has_lan(lan);
+            drop(known);
             self.vouch(peer);
         }
     }
@@ -217,20 +255,18 @@ impl Guard {
         let Some(ip) = addresses::ip(address) else {
             return Ok(());
         };
-        let lan = match place(ip) {
+        let known = self.lock();
+        let lan = match known.place(ip) {
             Place::Far => return Ok(()),
             Place::Forbidden => return Err(refused("no peer can be there")),
             Place::Near(lan) => lan,
         };
-        let mut known = self.lock();
-        let by_owner = addresses::peer_of(address).is_none_or(|peer| known.named.contains(&peer));
-        if by_owner {
-            known.has_lan(lan);
-            return Ok(());
-        }
-        let met = addresses::peer_of(address).is_some_and(|peer| known.met.contains(&peer));
-        let ours = known.own.contains(&ip) && known.lans.contains(&Lan::Loopback);
-        if met || ours || known.lans.contains(&lan) {
+        // Only the settings name addresses of nobody.
+        let peer = addresses::peer_of(address);
+        let by_owner = peer.is_none_or(|peer| known.names(&peer, ip));
+        let met = lan != Lan::Loopback && peer.is_some_and(|peer| known.met.contains(&peer));
+        let ours = known.own.contains(&meant(ip)) && known.lans.contains(&Lan::Loopback);
+        if by_owner || met || ours || known.lans.contains(&lan) {
             return Ok(());
         }
         Err(refused("a near address of a peer that was not met near"))

@@ -1,5 +1,6 @@
 //! What the node may ask of the network.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use libp2p::{Multiaddr, PeerId};
@@ -61,6 +62,10 @@ pub(super) enum Request {
     Links {
         peer: PeerId,
         reply: oneshot::Sender<Vec<LinkSnapshot>>,
+    },
+    TcpAddress {
+        peer: PeerId,
+        reply: oneshot::Sender<Option<SocketAddr>>,
     },
     Reach(oneshot::Sender<Reachability>),
     Peers(oneshot::Sender<Vec<PeerSnapshot>>),
@@ -255,6 +260,14 @@ impl NetHandle {
         let (reply, links) = oneshot::channel();
         self.ask(Request::Links { peer, reply }).await;
         links.await.unwrap_or_default()
+    }
+
+    /// Where a TCP connection of one's own to `peer` is likely to come about; `None` unless a direct
+    /// connection stands.
+    pub async fn tcp_address(&self, peer: PeerId) -> Option<SocketAddr> {
+        let (reply, address) = oneshot::channel();
+        self.ask(Request::TcpAddress { peer, reply }).await;
+        address.await.ok()?
     }
 
     /// Whether and how others can reach this node.

@@ -35,6 +35,12 @@ pub struct NetMetrics {
     pub peers_connected: Gauge,
     /// Connections that are open; a peer can have several.
     pub connections: Gauge,
+    /// Nodes that have a place here, as at a relay.
+    pub relay_clients: Gauge,
+    /// Connections between others that go through here.
+    pub relay_circuits: Gauge,
+    /// Places and circuits that this node refused as a relay.
+    pub relay_refused: Counter,
     /// Task requests sent.
     pub requests_sent: Counter,
     /// Task requests that had no answer.
@@ -111,15 +117,18 @@ impl NetMetrics {
         }
     }
 
-    fn gauges(&self) -> [(&'static str, &'static str, &Gauge); 2] {
+    #[rustfmt::skip]
+    fn gauges(&self) -> [(&'static str, &'static str, &Gauge); 4] {
         [
             ("peers_connected", "Connected peers", &self.peers_connected),
             ("connections", "Open connections", &self.connections),
+            ("relay_clients", "Nodes with a place at this relay", &self.relay_clients),
+            ("relay_circuits", "Connections of others through this relay", &self.relay_circuits),
         ]
     }
 
     #[rustfmt::skip]
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 14] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 15] {
         [
             ("requests_sent", "Task requests sent", &self.requests_sent),
             ("requests_failed", "Task requests without an answer", &self.requests_failed),
@@ -134,6 +143,7 @@ impl NetMetrics {
             ("adverts_expired", "Capacity adverts whose time was over by this node's clock", &self.adverts_expired),
             ("adverts_future", "Capacity adverts from the future of this node's clock", &self.adverts_future),
             ("adverts_rejected", "Capacity adverts that were forged", &self.adverts_rejected),
+            ("relay_refused", "Places and circuits that this relay refused", &self.relay_refused),
             ("peers_shut_out", "Peers shut out for misbehaviour", &self.peers_shut_out),
         ]
     }

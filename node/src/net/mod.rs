@@ -10,6 +10,7 @@
 //! | who can give what | `capacity`, with `exchange` (directly) and `gossip` (to everybody) |
 //! | task messages | `tasks`, with `wire` |
 //! | byte streams | `streams` |
+//! | TCP connections that are not libp2p's | `shortcut` |
 //! | ways through NAT | `reach` |
 //! | connections that died without a word | `liveness`, with `echo` |
 //! | bad peers, too many peers | `conduct`, `limits` |
@@ -52,6 +53,7 @@ mod quiet;
 mod reach;
 mod schedule;
 mod seeking;
+mod shortcut;
 mod streams;
 mod tasks;
 mod transport;
@@ -107,12 +109,13 @@ async fn prepare(config: NetConfig) -> Result<(NetActor, NetHandle, NetEvents), 
     let protocols = Protocols::new(&config.network)?;
     let local = config.keypair.public().to_peer_id();
     let (sink, events) = events::channel(&config.limits);
-    // Also the relays of circuits.
-    let bootstrap = config.bootstrap.iter().flat_map(addresses::peers_in);
+    // Of a circuit, the relay.
+    let bootstrap = config.bootstrap.iter();
+    let bootstrap = bootstrap.filter_map(|at| Some((addresses::peers_in(at).next()?, at)));
     // Whom the last run knew near; all others are strangers again.
     let remembered = config.known_peers.iter();
-    let remembered = remembered.filter(|(_, known)| known.iter().any(addresses::is_near));
-    let remembered = remembered.map(|(peer, _)| *peer);
+    let remembered = remembered.flat_map(|(peer, known)| known.iter().map(|at| (*peer, at)));
+    let remembered = remembered.filter(|(_, at)| addresses::is_near(at));
     let guard = guard::Guard::new(bootstrap.chain(remembered));
     let (transport, relay_client) = transport::build(&config, &guard)?;
     let behaviour =

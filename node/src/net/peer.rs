@@ -3,6 +3,7 @@
 //! Kept in the table of [`super::peers`]. The addresses of a peer are bounded, and each says whether
 //! it ever worked.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use libp2p::swarm::ConnectionId;
@@ -179,6 +180,20 @@ impl Entry {
             .min()
     }
 
+    /// Where a TCP connection to the peer is likely to come about: where one that was dialled stands, or at
+    /// an address that it names, on a machine with which a direct connection stands.
+    pub(super) fn tcp_address(&self) -> Option<SocketAddr> {
+        let direct = || self.links.iter().filter(|link| !link.relayed);
+        let mut dialled = direct().filter(|link| link.dialled);
+        let stands = dialled.find_map(|link| addresses::tcp(&link.remote));
+        let met: Vec<IpAddr> = direct()
+            .filter_map(|link| addresses::ip(&link.remote))
+            .collect();
+        let known = self.known.iter().filter(|known| known.failures == 0);
+        let mut named = known.filter_map(|known| addresses::tcp(&known.address));
+        stands.or_else(|| named.find(|address| met.contains(&address.ip())))
+    }
+
     pub(super) fn is_relayed(&self) -> bool {
         !self.links.is_empty() && self.links.iter().all(Link::is_relayed)
     }
@@ -225,6 +240,11 @@ impl Entry {
         self.known.retain(|known| {
             !addresses::is_relayed(&known.address) || claimed.contains(&known.address)
         });
+    }
+
+    /// How much is known of its best address.
+    pub(super) fn trust(&self) -> Option<Trust> {
+        self.known.iter().map(|known| known.trust).max()
     }
 
     /// Whether there is anything to dial.

@@ -2,7 +2,8 @@
 //!
 //! Owned by the actor, filled by the protocol handlers, read by the API and by the driver (which
 //! stores the addresses for the next start). Bounded: peers that are not connected are forgotten,
-//! those seen longest ago first. It never dials.
+//! those first that nobody vouches for but themselves and the DHT, and of these the ones seen longest ago. It
+//! never dials.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -57,7 +58,7 @@ impl PeerTable {
             .entries
             .iter()
             .filter(|(_, entry)| entry.links.is_empty())
-            .min_by_key(|(_, entry)| entry.last_seen_ms)
+            .min_by_key(|(_, entry)| (entry.trust(), entry.last_seen_ms))
             .map(|(peer, _)| *peer);
         if let Some(peer) = oldest {
             self.entries.remove(&peer);
@@ -248,139 +249,4 @@ pub(super) fn unix_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::super::peer::{MAX_FAILURES, PATIENCE};
-    use super::*;
-
-    fn address(text: &str) -> Multiaddr {
-        text.parse().unwrap()
-    }
-
-    fn link(id: usize, remote: &str, dialled: bool) -> Link {
-        Link {
-            id: ConnectionId::new_unchecked(id),
-            remote: address(remote),
-            dialled,
-            relayed: false,
-            circuit: None,
-            since: Instant::now(),
-            rtt: None,
-        }
-    }
-
-    #[test]
-    fn first_and_last_connection() {
-        let mut peers = PeerTable::default();
-        let peer = PeerId::random();
-        assert!(peers.connected_now(peer, link(1, "/ip4/127.0.0.1/tcp/1", true)));
-        assert!(!peers.connected_now(peer, link(2, "/ip4/127.0.0.1/tcp/2", false)));
-        assert_eq!(peers.connected_count(), 1);
-        assert!(!peers.disconnected_now(&peer, ConnectionId::new_unchecked(1)));
-        assert!(peers.disconnected_now(&peer, ConnectionId::new_unchecked(2)));
-        assert!(!peers.disconnected_now(&peer, ConnectionId::new_unchecked(2)));
-        assert_eq!(peers.connected_count(), 0);
-        // Only the dialled end is an address that it listens on.
-        assert_eq!(peers.addresses(&peer), [address("/ip4/127.0.0.1/tcp/1")]);
-    }
-
-    #[test]
-    fn claims_are_believed_as_far_as_the_connection_reaches() {
-        let mut peers = PeerTable::default();
-        let peer = PeerId::random();
-        let claims = [
-            address("/ip4/127.0.0.1/tcp/1"),
-            address("/ip4/10.0.0.1/tcp/1"),
-            address("/ip4/8.8.8.8/tcp/1"),
-        ];
-        assert!(peers.claimed(peer, &claims).is_empty(), "not connected");
-        peers.connected_now(peer, link(1, "/ip4/9.9.9.9/tcp/5", false));
-        assert_eq!(peers.claimed(peer, &claims), claims[2..]);
-        peers.connected_now(peer, link(2, "/ip4/10.0.0.1/tcp/1", true));
-        assert_eq!(peers.claimed(peer, &claims), claims[1..]);
-        assert_eq!(
-            peers.addresses(&peer)[0],
-            claims[1],
-            "the proven address comes first"
-        );
-    }
-
-    #[test]
-    fn dead_addresses_are_forgotten_and_claims_bounded() {
-        let mut peers = PeerTable::default();
-        let peer = PeerId::random();
-        peers.connected_now(peer, link(1, "/ip4/127.0.0.1/tcp/1", true));
-        let many: Vec<_> = (1..1_000)
-            .map(|port| address(&format!("/ip4/127.0.0.1/tcp/{port}")))
-            .collect();
-        peers.claimed(peer, &many);
-        peers.hinted(peer, many.iter().rev().cloned());
-        let known = peers.addresses(&peer);
-        assert_eq!(known.len(), MAX_ADDRESSES);
-        assert_eq!(known[0], many[0]);
-        let now = Instant::now();
-        for _ in 0..MAX_FAILURES {
-            peers.failed(&peer, &known[1], now);
-            peers.failed(&peer, &many[0], now);
-        }
-        assert!(!peers.addresses(&peer).contains(&known[1]));
-        assert!(peers.addresses(&peer).contains(&many[0]), "it worked");
-        peers.failed(&peer, &many[0], now + PATIENCE);
-        assert!(!peers.addresses(&peer).contains(&many[0]));
-    }
-
-    #[test]
-    fn who_is_alone_forgets_nobody() {
-        let mut peers = PeerTable::default();
-        let (met, remembered, named) = (PeerId::random(), PeerId::random(), PeerId::random());
-        let at = address("/ip4/127.0.0.1/tcp/1");
-        peers.connected_now(met, link(1, "/ip4/127.0.0.1/tcp/1", true));
-        peers.disconnected_now(&met, ConnectionId::new_unchecked(1));
-        peers.remembered(remembered, [at.clone()]);
-        peers.hinted(named, [at.clone()]);
-        let mut now = Instant::now();
-        for _ in 0..100 {
-            for peer in [met, remembered, named] {
-                peers.failed(&peer, &at, now);
-                assert_eq!(peers.addresses(&peer), std::slice::from_ref(&at));
-            }
-            now += PATIENCE;
-        }
-    }
-
-    #[test]
-    fn every_remembered_peer_has_its_turn() {
-        let mut peers = PeerTable::default();
-        for _ in 0..40 {
-            peers.remembered(PeerId::random(), [address("/ip4/127.0.0.1/tcp/1")]);
-        }
-        let mut dialled = std::collections::HashSet::new();
-        for _ in 0..3 {
-            dialled.extend(peers.next_remembered(16));
-        }
-        assert_eq!(dialled.len(), 40);
-    }
-
-    #[test]
-    fn who_says_all_the_time_who_it_is_is_not_heard() {
-        let mut peers = PeerTable::default();
-        let (peer, now) = (PeerId::random(), Instant::now());
-        peers.connected_now(peer, link(1, "/ip4/127.0.0.1/tcp/1", true));
-        let heard = (0..1_000).filter(|_| peers.introduces(&peer, now)).count();
-        assert_eq!(heard, 30);
-        assert!(peers.introduces(&peer, now + Duration::from_secs(60)));
-    }
-
-    #[test]
-    fn the_table_is_bounded() {
-        let mut peers = PeerTable::default();
-        let kept = PeerId::random();
-        peers.connected_now(kept, link(1, "/ip4/127.0.0.1/tcp/1", true));
-        for _ in 0..MAX_PEERS + 10 {
-            peers.hinted(PeerId::random(), [address("/ip4/127.0.0.1/tcp/9")]);
-        }
-        assert_eq!(peers.entries.len(), MAX_PEERS);
-        assert!(peers.is_connected(&kept));
-    }
-}
+mod tests;

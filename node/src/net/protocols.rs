@@ -20,7 +20,7 @@ pub enum StreamKind {
     Blob,
     /// What tasks write to stdout and stderr: `log/1`.
     Log,
-    /// What a job's owner does inside its tasks: `tunnel/1`.
+    /// What a job's owner does inside its tasks: `tunnel/2`.
     Tunnel,
 }
 
@@ -37,7 +37,7 @@ impl StreamKind {
         match self {
             Self::Blob => "blob/1",
             Self::Log => "log/1",
-            Self::Tunnel => "tunnel/1",
+            Self::Tunnel => "tunnel/2",
         }
     }
 }

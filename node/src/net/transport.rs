@@ -14,10 +14,13 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, relay, tcp, yamux};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::config::{NetConfig, TransportKind};
 use super::error::NetError;
 use super::guard::{Door, Guard};
+use super::shortcut;
 
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -60,8 +63,13 @@ fn tcp_only(keypair: &Keypair, psk: PreSharedKey) -> Result<Muxed, NetError> {
     secured(locked, keypair)
 }
 
-fn tcp_and_quic(keypair: &Keypair) -> Result<Muxed, NetError> {
-    let tcp = secured(tcp::tokio::Transport::new(tcp::Config::default()), keypair)?;
+fn tcp_and_quic(
+    keypair: &Keypair,
+    shortcuts: Option<mpsc::Sender<TcpStream>>,
+) -> Result<Muxed, NetError> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default())
+        .and_then(move |socket, end| shortcut::set_aside(socket, end, shortcuts));
+    let tcp = secured(tcp, keypair)?;
     let mut config = quic::Config::new(keypair);
     config.handshake_timeout = CONNECT_TIMEOUT;
     config.max_concurrent_stream_limit = MAX_STREAMS as u32;
@@ -121,7 +129,8 @@ pub(super) fn build(
             with_dns(where_permitted(tcp_only(keypair, psk)?, guard))?
         }
         (TransportKind::Internet, None) => {
-            with_dns(where_permitted(tcp_and_quic(keypair)?, guard))?
+            let direct = tcp_and_quic(keypair, config.shortcuts.clone())?;
+            with_dns(where_permitted(direct, guard))?
         }
     };
     let (circuits, behaviour) = relay::client::new(keypair.public().to_peer_id());

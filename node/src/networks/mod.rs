@@ -18,6 +18,7 @@ mod presence;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -270,6 +271,22 @@ impl Networks {
             }));
         }
         links
+    }
+
+    /// As [`NetHandle::tcp_address`]. `None` for a peer that is in a private network, too: what belongs there
+    /// is locked with its key on the way, and nobody has to ask which network it went by.
+    pub async fn tcp_address(&self, peer: PeerId) -> Option<SocketAddr> {
+        let members = &self.shared.members;
+        let places = self.shared.presence.places(&peer);
+        if places.iter().any(|place| members[*place].private) {
+            return None;
+        }
+        for place in places {
+            if let Some(address) = members[place].net.tcp_address(peer).await {
+                return Some(address);
+            }
+        }
+        None
     }
 
     /// As [`NetHandle::peers`], each with its network's name. A peer that is in several stands there once

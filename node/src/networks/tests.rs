@@ -6,6 +6,7 @@ use libp2p::pnet::PreSharedKey;
 use p2pnode_protocol::JobId;
 
 use super::*;
+use crate::net::ReachConfig;
 
 /// Nothing here takes a second on an idle machine; this is for a busy one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +22,25 @@ struct Node {
 impl Node {
     /// A node in the networks named, beside others of them. `lab` is a private one.
     async fn new(names: &[&str], beside: &[&Self]) -> Self {
+        Self::of(names, beside, |key, name| NetConfig::in_memory(key, name)).await
+    }
+
+    /// The same with real ports.
+    async fn on_loopback(names: &[&str], beside: &[&Self]) -> Self {
+        Self::of(names, beside, |key, name| NetConfig {
+            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+            mdns: false,
+            reach: ReachConfig::none(),
+            ..NetConfig::new(key, name)
+        })
+        .await
+    }
+
+    async fn of(
+        names: &[&str],
+        beside: &[&Self],
+        config: impl Fn(Keypair, &str) -> NetConfig,
+    ) -> Self {
         let key = Keypair::generate_ed25519();
         let configs = names.iter().map(|name| {
             let all = beside.iter().flat_map(|node| node.networks.members());
@@ -28,7 +48,7 @@ impl Node {
             NetConfig {
                 bootstrap: same.flat_map(|m| m.net().listen_addresses()).collect(),
                 psk: (*name == LAB).then(|| PreSharedKey::new([7; 32])),
-                ..NetConfig::in_memory(key.clone(), *name)
+                ..config(key.clone(), name)
             }
         });
         let (networks, events) = start_all(configs.collect()).await.unwrap();
@@ -179,4 +199,41 @@ async fn a_peer_that_is_known_nowhere_is_looked_for_in_every_network() {
     assert!(matches!(asking.await.unwrap(), Ok(TaskResponse::Done)));
     listening.abort();
     idling.abort();
+}
+
+#[tokio::test]
+async fn who_is_in_a_private_network_is_not_reached_beside_it() {
+    let open = Node::on_loopback(&[MAIN], &[]).await;
+    let hidden = Node::on_loopback(&[LAB], &[]).await;
+    let both = Node::on_loopback(&[MAIN, LAB], &[&open, &hidden]).await;
+    let mut mine = Node::on_loopback(&[MAIN, LAB], &[&open, &hidden, &both]).await;
+    let (networks, them) = (mine.networks.clone(), [open.id(), hidden.id(), both.id()]);
+    let told = async {
+        loop {
+            let _event = mine.events.recv().await;
+        }
+    };
+    let looking = async {
+        let links = async |peer| networks.links(peer).await.len();
+        while links(them[0]).await < 1 || links(them[1]).await < 1 || links(them[2]).await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // It listens for TCP, and nothing else stands in the way.
+        while networks.tcp_address(them[0]).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The node is told of a connection a moment after it stands.
+        while networks.shared.presence.places(&them[2]).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        looked = tokio::time::timeout(PATIENCE, looking) => looked.unwrap(),
+    }
+    let nets = mine.networks.members();
+    let by_itself = nets[0].net().tcp_address(them[2]).await;
+    assert!(by_itself.is_some(), "the case is none");
+    assert_eq!(mine.networks.tcp_address(them[1]).await, None);
+    assert_eq!(mine.networks.tcp_address(them[2]).await, None);
 }

@@ -94,7 +94,7 @@ impl p2pnode_tunnel::Doors for Doors {
         let gone = || {
             refuse(
                 TunnelFault::NotHere,
-                "no such task of yours runs here: it has ended, or moved to another provider",
+                "no such task of yours runs here: it does not run yet, has ended, or moved to another provider",
             )
         };
         let Some(mut held) = self.find(peer, task) else {
@@ -146,6 +146,10 @@ mod tests {
 
         async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, InsideError> {
             Err(InsideError::NobodyListens(port))
+        }
+
+        async fn connect_path(&self, _path: &[u8]) -> Result<Box<dyn Duplex>, InsideError> {
+            Err(InsideError::Ended)
         }
 
         async fn datagrams(&self, _port: u16) -> Result<UdpSocket, InsideError> {

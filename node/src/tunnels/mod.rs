@@ -7,6 +7,7 @@
 mod doors;
 mod forwards;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use p2pnode_protocol::api::{ErrorCode, TaskInfo, TaskState};
@@ -14,6 +15,8 @@ use p2pnode_protocol::tunnel::{PUBLIC_KEY_LEN, Purpose, TunnelHello};
 use p2pnode_protocol::{JobId, PeerId, TaskKey};
 use p2pnode_tunnel::client::{self, OpenError};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 pub use self::doors::Doors;
 pub use self::forwards::{Forwards, Wanted, parse_listen};
@@ -35,14 +38,17 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> TunnelStream for T {}
 pub struct Tunnels {
     net: Networks,
     provider: Arc<p2pnode_tunnel::Tunnels>,
+    shortcuts: bool,
 }
 
 impl Tunnels {
-    /// `secret` is known to this node alone and stays the same: host keys follow from it.
-    pub(crate) fn new(net: Networks, doors: Doors, secret: [u8; 32]) -> Self {
+    /// `secret` is known to this node alone and stays the same: host keys follow from it. `shortcuts` says
+    /// whether any are taken.
+    pub(crate) fn new(net: Networks, doors: Doors, secret: [u8; 32], shortcuts: bool) -> Self {
         Self {
             net,
             provider: p2pnode_tunnel::Tunnels::new(Arc::new(doors), secret),
+            shortcuts,
         }
     }
 
@@ -56,7 +62,7 @@ impl Tunnels {
     ///
     /// # Errors
     /// When the peer can't be reached.
-    async fn to(&self, peer: PeerId) -> Result<Box<dyn TunnelStream>, CommandError> {
+    pub async fn to(&self, peer: PeerId) -> Result<Box<dyn TunnelStream>, CommandError> {
         if peer == self.net.local_peer_id() {
             return Ok(Box::new(self.to_itself()));
         }
@@ -87,20 +93,43 @@ impl Tunnels {
         self.to(peer).await
     }
 
-    /// Asks at a task's door whether this node may come in, and goes away. An SSH connection that never
-    /// begins passes the door and touches nothing behind it.
+    /// Where `peer` is likely to take a [shortcut](p2pnode_tunnel::client::shortcut). No tunnel to this
+    /// node itself has one: there is no way that could be shorter.
+    pub async fn shortcut(&self, peer: PeerId) -> Option<SocketAddr> {
+        if !self.shortcuts {
+            return None;
+        }
+        self.net.tcp_address(peer).await
+    }
+
+    /// Serves the connections that ask for shortcuts until there can be no more.
+    pub(crate) async fn take_shortcuts(self, mut connections: mpsc::Receiver<TcpStream>) {
+        while let Some(connection) = connections.recv().await {
+            let provider = self.provider.clone();
+            tokio::spawn(async move { provider.take_shortcut(connection).await });
+        }
+    }
+
+    /// Asks at a task's door whether this node may come in for `purpose`, and goes away. Without one, for an
+    /// SSH connection that never begins: that passes the door and touches nothing behind it.
     ///
     /// # Errors
     /// As [`Tunnels::open`], and what the provider says.
-    pub async fn knock(&self, node: &NodeHandle, task: TaskKey) -> Result<(), CommandError> {
+    pub async fn knock(
+        &self,
+        node: &NodeHandle,
+        task: TaskKey,
+        purpose: Option<Purpose>,
+    ) -> Result<(), CommandError> {
         let stream = self.open(node, task.job, task.index).await?;
         let hello = TunnelHello {
             job: task.job,
             step: task.step,
             index: task.index,
-            purpose: Purpose::Ssh {
+            purpose: purpose.unwrap_or(Purpose::Ssh {
                 client_key: [0; PUBLIC_KEY_LEN],
-            },
+                shortcut: false,
+            }),
         };
         match client::open(stream, &hello).await {
             Ok(_) => Ok(()),
@@ -112,8 +141,11 @@ impl Tunnels {
     }
 }
 
-/// Who runs the task.
-async fn place(node: &NodeHandle, job: JobId, index: u32) -> Result<PeerId, CommandError> {
+/// Who runs a task of this node's.
+///
+/// # Errors
+/// When nobody does at the moment.
+pub async fn place(node: &NodeHandle, job: JobId, index: u32) -> Result<PeerId, CommandError> {
     let until = index.saturating_add(1);
     let found = node.view(move |core| core.tasks(job, index..until)).await?;
     let Some(task) = found.into_iter().next() else {
@@ -131,6 +163,7 @@ async fn place(node: &NodeHandle, job: JobId, index: u32) -> Result<PeerId, Comm
 fn unfit(task: &TaskInfo) -> Option<CommandError> {
     let name = &task.task;
     match task.state {
+        // After a restart here, or a lost link, a task that runs counts as queued: its provider knows better.
         TaskState::Running | TaskState::Queued => None,
         TaskState::Pending => Some(not_yet(name)),
         TaskState::Collecting | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {

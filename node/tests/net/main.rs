@@ -8,5 +8,6 @@ mod discovery;
 mod listening;
 mod misconduct;
 mod requests;
+mod shortcuts;
 mod streams;
 mod support;

@@ -13,6 +13,7 @@ mod files;
 pub mod frames;
 mod ports;
 mod serve;
+mod shortcut;
 mod ssh;
 pub mod ssh_keys;
 

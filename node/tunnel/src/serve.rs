@@ -1,6 +1,6 @@
 //! The provider's end of a tunnel: hello, check, welcome, and then what the tunnel is for.
 //!
-//! [`Tunnels::serve`] is called with every stream `tunnel/1` that a peer opens. It owns the order of
+//! [`Tunnels::serve`] is called with every stream `tunnel/2` that a peer opens. It owns the order of
 //! things: nothing of a sandbox is touched before [`Doors`] has said yes, and nothing outlives the
 //! task. It must never trust a number from the stream.
 
@@ -13,18 +13,24 @@ use p2pnode_protocol::tunnel::{
     ExecSpec, MAX_COMMAND_BYTES, Opened, Purpose, TunnelFault, TunnelHello, TunnelRefusal,
     TunnelWelcome,
 };
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::doors::{Door, Doors, Place, Places, TUNNELS, TaskKey, refusal, refused_by};
 use crate::exec::Sessions;
 use crate::frames::{self, FrameError};
+use crate::shortcut::{Offer, Shortcuts, Way};
 use crate::{files, ports, ssh};
 
 /// How long the opener has for its hello: several times the slowest relayed round trip.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a welcome may take to be written, and a sandbox to open what was asked for.
-pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a sandbox may take to open what was asked for: longer than an engine may take to start a command
+/// (a minute), which would be killed when it has just begun.
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long an answer may take to be written.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The value, or the stream back with the refusal.
 macro_rules! or_refuse {
@@ -44,6 +50,7 @@ pub struct Tunnels {
     sessions: Arc<Sessions>,
     rooms: files::Rooms,
     common: ssh::Common,
+    shortcuts: Arc<Shortcuts>,
 }
 
 impl std::fmt::Debug for Tunnels {
@@ -62,6 +69,7 @@ impl Tunnels {
             places: Places::new(TUNNELS),
             sessions: Arc::default(),
             common: ssh::Common::new(rooms.clone()),
+            shortcuts: Arc::default(),
             rooms,
         })
     }
@@ -86,6 +94,12 @@ impl Tunnels {
                 refuse(&mut stream, refused.1).await;
             }
         }
+    }
+
+    /// Takes a TCP connection that began with the greeting of a shortcut, which is still to be read. It has
+    /// shown nothing yet, so it is dropped unless it shows a key that its provider has just given out.
+    pub async fn take_shortcut(&self, connection: TcpStream) {
+        self.shortcuts.take(connection).await;
     }
 
     /// Goes through the checks, and serves. Whoever is refused gets the stream back, to be told.
@@ -162,14 +176,33 @@ impl Tunnels {
                 let seat = or_refuse!(self.sessions.find(session, task), stream);
                 seat.attach(Box::new(stream), Some(received)).await;
             }
-            Purpose::Ssh { client_key } => {
+            Purpose::Ssh {
+                client_key,
+                shortcut,
+            } => {
                 let key = ssh::host_key(&self.secret, &task);
+                let offer = shortcut.then(|| self.shortcuts.offer());
                 let opened = Opened {
                     host_key: Some(ssh::public_bytes(&key)),
+                    shortcut: offer.as_ref().map(Offer::key),
                     ..Opened::default()
                 };
-                if let Some(stream) = welcome(stream, opened).await {
-                    ssh::serve(stream, door, key, client_key, self.common.of(task)).await;
+                let Some(stream) = welcome(stream, opened).await else {
+                    return Ok(());
+                };
+                let way = match offer {
+                    Some(offer) => offer.chosen(stream).await,
+                    None => Some(Way::Tunnel(stream)),
+                };
+                let share = self.common.of(task);
+                match way {
+                    Some(Way::Tunnel(stream)) => {
+                        ssh::serve(stream, door, key, client_key, share).await;
+                    }
+                    Some(Way::Shortcut(stream)) => {
+                        ssh::serve(stream, door, key, client_key, share).await;
+                    }
+                    None => {}
                 }
             }
             Purpose::Files => {
@@ -227,7 +260,7 @@ async fn open_in_time<T>(
 /// Sends the welcome; nothing when the opener is gone.
 pub(crate) async fn welcome<S: Duplex>(mut stream: S, opened: Opened) -> Option<S> {
     let answer = TunnelWelcome::Open(opened);
-    match timeout(OPEN_TIMEOUT, frames::write(&mut stream, &answer)).await {
+    match timeout(ANSWER_TIMEOUT, frames::write(&mut stream, &answer)).await {
         Ok(Ok(())) => Some(stream),
         _ => None,
     }
@@ -240,7 +273,7 @@ pub(crate) async fn refuse<S: Duplex + ?Sized>(stream: &mut S, refused: TunnelRe
         frames::write(stream, &TunnelWelcome::Refused(refused)).await?;
         stream.shutdown().await.map_err(FrameError::Broken)
     };
-    if let Ok(Err(error)) = timeout(OPEN_TIMEOUT, answer).await {
+    if let Ok(Err(error)) = timeout(ANSWER_TIMEOUT, answer).await {
         tracing::debug!(%error, "a refusal could not be told");
     }
 }

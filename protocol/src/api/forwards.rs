@@ -15,6 +15,9 @@ pub struct CreateForward {
     /// UDP in place of TCP.
     #[serde(default)]
     pub udp: bool,
+    /// Somebody will listen on the port later: it is opened although nobody does now.
+    #[serde(default)]
+    pub later: bool,
 }
 
 /// An open port. `GET /api/v1/forwards`; closed with `DELETE /api/v1/forwards/{id}`.

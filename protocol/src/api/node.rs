@@ -78,8 +78,19 @@ pub struct NetworkStatus {
     pub external: Vec<String>,
     /// Whether and how others can reach it.
     pub reach: ReachStatus,
-    /// Peers of this network with an open connection.
-    pub peers_connected: u32,
+    /// Peers of this network with an open connection, and the way to each: direct ones first.
+    #[serde(default)]
+    pub peers: Vec<PeerWay>,
+}
+
+/// A connected peer, and how it is reached. Part of `GET /api/v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PeerWay {
+    /// Its peer id.
+    pub peer: String,
+    /// Whether all connections to it go through relays.
+    pub relayed: bool,
 }
 
 /// Adverts of others by how their time fitted this node's clock. Many that do not fit are the sign of

@@ -55,9 +55,8 @@ pub async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, Failure>
         env: written::variables(&args.env)?,
         terminal: args.tty.then(terminal::like_this),
     };
-    attend(&client, task, spec, manner)
-        .await
-        .map(ExitCode::from)
+    let command = begin(&client, task, spec).await?;
+    attend(command, manner).await.map(ExitCode::from)
 }
 
 /// Streams to a task's provider, through the node here.
@@ -70,19 +69,14 @@ struct Way {
 impl Dial for Way {
     async fn dial(&self) -> io::Result<Box<dyn Duplex>> {
         match self.client.tunnel(&self.selector).await {
-            Ok((_, stream)) => Ok(Box::new(stream)),
+            Ok(way) => Ok(Box::new(way.stream)),
             Err(failure) => Err(io::Error::other(failure.message)),
         }
     }
 }
 
-/// Runs a command in a task to its end; returns its exit code.
-pub async fn attend(
-    client: &Client,
-    task: TaskKey,
-    spec: ExecSpec,
-    manner: Manner,
-) -> Result<u8, Failure> {
+/// Begins a command in a task.
+pub async fn begin(client: &Client, task: TaskKey, spec: ExecSpec) -> Result<ExecClient, Failure> {
     let way = Way {
         client: client.clone(),
         selector: JobSelector::of(&task),
@@ -93,7 +87,12 @@ pub async fn attend(
         index: task.index,
     };
     let started = ExecClient::start(Arc::new(way), target, spec).await;
-    let (input, events) = started.map_err(never_ran)?.split();
+    started.map_err(never_ran)
+}
+
+/// Sees a command to its end; returns its exit code. Signals of this process are the command's meanwhile.
+pub async fn attend(command: ExecClient, manner: Manner) -> Result<u8, Failure> {
+    let (input, events) = command.split();
     // From here on the terminal is the command's, and so is Ctrl-C.
     let raw = if manner.tty {
         Some(Raw::begin()?)

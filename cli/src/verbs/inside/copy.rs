@@ -48,8 +48,8 @@ pub async fn copy(global: &Global, from: &str, to: &str) -> Result<ExitCode, Fai
     };
     let client = here::must_run_for_jobs(global)?;
     let task = client.task(&selector).await?;
-    let (_, stream) = client.tunnel(&selector).await?;
-    let (_, stream) = open(stream, &task, Purpose::Files).await?;
+    let found = client.tunnel(&selector).await?;
+    let (_, stream) = open(found.stream, &task, Purpose::Files).await?;
     let remote = Remote::open(stream).await.map_err(failed)?;
     let bar = bar(global);
     let tell = |progress: Progress| bar.set_position(progress.bytes);

@@ -46,12 +46,14 @@ impl Ports {
         client: &Client,
         task: &str,
         udp: bool,
+        later: bool,
     ) -> Result<ForwardInfo, Failure> {
         let request = CreateForward {
             task: task.to_owned(),
             listen: self.listen,
             port: self.remote,
             udp,
+            later,
         };
         client.ask(Method::POST, "/forwards", &request).await
     }
@@ -62,10 +64,11 @@ pub async fn forward(
     task: &str,
     ports: &str,
     udp: bool,
+    later: bool,
 ) -> Result<ExitCode, Failure> {
     let ports = Ports::parse(ports)?;
     let client = here::must_run_for_jobs(global)?;
-    let info = ports.open(&client, task, udp).await?;
+    let info = ports.open(&client, task, udp, later).await?;
     if global.json {
         output::line_json(&info);
     } else {

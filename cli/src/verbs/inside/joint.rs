@@ -28,10 +28,15 @@ const COPY_BYTES: usize = 128 << 10;
 pub fn join(stream: TcpStream, may_hand_over: bool) -> io::Result<()> {
     let stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
-    if may_hand_over && takes_descriptors(io::stdin(), io::stdout()) {
+    if may_hand_over && waits_for_a_connection() {
         return hand_over(&stream, io::stdout());
     }
     pump(stream)
+}
+
+/// Whether this process was started by OpenSSH to bring it a connection.
+pub fn waits_for_a_connection() -> bool {
+    takes_descriptors(io::stdin(), io::stdout())
 }
 
 /// Whether these two are one and the same Unix socket, as `ProxyUseFdpass` of OpenSSH has it. A program

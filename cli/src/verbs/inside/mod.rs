@@ -29,9 +29,12 @@ pub async fn inside(global: &Global, verb: InsideVerb) -> Result<ExitCode, Failu
         InsideVerb::Ssh(args) => ssh::ssh(global, &args).await,
         InsideVerb::SshConfig => ssh::ssh_config(global),
         InsideVerb::Tunnel(args) => ssh::tunnel(global, &args).await,
-        InsideVerb::Forward { task, ports, udp } => {
-            forward::forward(global, &task, &ports, udp).await
-        }
+        InsideVerb::Forward {
+            task,
+            ports,
+            udp,
+            later,
+        } => forward::forward(global, &task, &ports, udp, later).await,
         InsideVerb::Forwards { close } => forward::forwards(global, close).await,
     }
 }

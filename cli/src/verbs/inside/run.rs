@@ -6,6 +6,7 @@ use hyper::Method;
 use p2pnode_protocol::api::{CreateJob, Event, JobState, TaskState};
 use p2pnode_protocol::task::FailureKind;
 use p2pnode_protocol::tunnel::ExecSpec;
+use p2pnode_tunnel::client::exec::ExecClient;
 
 use super::attend::{self, Manner};
 use super::forward::{self, Ports};
@@ -35,10 +36,11 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
         out_parent: None,
         wait_for_peers_ms: args.wait_for_peers.map(|wait| wait.as_millis() as u64),
     };
+    let outputs = written.has_outputs();
     let code = match here::running(global)? {
         Some(client) => {
             here::note_ignored(&args.node, &[]);
-            Running::new(client, args)
+            Running::new(client, args, outputs)
                 .see_through(&request, &mut interrupts)
                 .await?
         }
@@ -48,13 +50,17 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
                 _ = interrupts.next() => return Ok(ExitCode::from(exit::INTERRUPTED)),
             };
             interrupts.watch(&node);
-            let running = Running::new(Client::new(node.endpoint().clone()), args);
+            let running = Running::new(Client::new(node.endpoint().clone()), args, outputs);
             let ended = running.see_through(&request, &mut interrupts).await;
             node.stop().await.map_err(here::node_failure)?;
             ended?
         }
     };
-    written.settle()?;
+    match written.settle() {
+        // The command's code says more.
+        Err(failure) if code != 0 => output::failure(&failure, false),
+        settled => settled?,
+    }
     Ok(ExitCode::from(code))
 }
 
@@ -65,18 +71,30 @@ struct Running<'a> {
     /// Whether its ports are forwarded already.
     forwarded: bool,
     logs: Logs,
-    /// What the command that was attended to ended with.
+    /// Whether the command has begun.
+    began: bool,
+    /// What it ended with.
     code: Option<u8>,
+    /// What stands for that where something else ended it, or went wrong after it.
+    instead: Option<u8>,
+    /// Whether it was said why.
+    told: bool,
+    /// Whether anything is to come back.
+    outputs: bool,
 }
 
 impl<'a> Running<'a> {
-    fn new(client: Client, args: &'a RunArgs) -> Self {
+    fn new(client: Client, args: &'a RunArgs, outputs: bool) -> Self {
         Self {
             client,
             args,
             forwarded: false,
+            began: false,
             logs: Logs::new(false),
             code: None,
+            instead: None,
+            told: false,
+            outputs,
         }
     }
 
@@ -105,10 +123,27 @@ impl<'a> Running<'a> {
                 None => return Err(Failure::nobody("the node ended before the command did")),
                 Some(Event::JobCreated { job: id, .. }) => job = Some(id),
                 Some(Event::TaskStarted { job, task, .. }) => {
-                    if let Err(failure) = self.started(&task).await {
-                        // Nobody would see to it any more.
-                        cancel(&self.client, &job).await?;
-                        return Err(failure);
+                    self.began = true;
+                    let opened = tokio::select! {
+                        opened = self.open(&task) => opened,
+                        cause = interrupts.next() => {
+                            interrupted = cause == Cause::Signal;
+                            cancel(&self.client, &job).await?;
+                            continue;
+                        }
+                    };
+                    match opened {
+                        Ok(None) => {}
+                        Ok(Some(command)) => {
+                            self.attend(command, &job).await?;
+                            // Those that came meanwhile were the command's.
+                            interrupts.forget();
+                        }
+                        Err(failure) => {
+                            // Nobody would see to it any more.
+                            cancel(&self.client, &job).await?;
+                            return Err(failure);
+                        }
                     }
                 }
                 Some(Event::JobFinished {
@@ -127,37 +162,41 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// The command runs, or waits to be attended to.
-    async fn started(&mut self, task: &str) -> Result<(), Failure> {
+    /// The task runs: forwards its ports, and begins the command if it waits to be attended to.
+    async fn open(&mut self, task: &str) -> Result<Option<ExecClient>, Failure> {
         // A forward follows a task that moves.
         if !std::mem::replace(&mut self.forwarded, true) {
             for text in &self.args.ports {
-                let info = Ports::parse(text)?.open(&self.client, task, false).await?;
+                let ports = Ports::parse(text)?;
+                let info = ports.open(&self.client, task, false, true).await?;
                 output::note(forward::sentence(&info));
             }
         }
         if !self.args.interactive || self.code.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let spec = ExecSpec {
             terminal: self.args.tty.then(terminal::like_this),
             ..ExecSpec::default()
         };
+        let key = self.client.task(&JobSelector::parse(task)?).await?;
+        attend::begin(&self.client, key, spec).await.map(Some)
+    }
+
+    /// Sees the command to its end. Events wait meanwhile.
+    async fn attend(&mut self, command: ExecClient, job: &str) -> Result<(), Failure> {
         let manner = Manner {
             interactive: true,
             tty: self.args.tty,
         };
-        let key = self.client.task(&JobSelector::parse(task)?).await?;
-        // Events wait meanwhile.
-        match attend::attend(&self.client, key, spec, manner).await {
-            Ok(code) => self.code = Some(code),
+        self.code = Some(match attend::attend(command, manner).await {
+            Ok(code) => code,
             Err(failure) => {
                 output::note(format!("p2pnode: {}", failure.message));
-                self.code = Some(NEVER_RAN);
-                let job = task.split('/').next().unwrap_or(task);
                 cancel(&self.client, job).await?;
+                NEVER_RAN
             }
-        }
+        });
         Ok(())
     }
 
@@ -176,9 +215,18 @@ impl<'a> Running<'a> {
                 failure: Some(failure),
                 ..
             } => {
-                if let FailureKind::Exit(code) = failure.kind {
-                    self.code = self.code.or(u8::try_from(code).ok());
-                } else if state != TaskState::Cancelled {
+                match failure.kind {
+                    FailureKind::Exit(code) => self.code = self.code.or(u8::try_from(code).ok()),
+                    FailureKind::Timeout => self.instead = Some(exit::TIMED_OUT),
+                    FailureKind::OutOfMemory => self.instead = Some(exit::OUT_OF_MEMORY),
+                    _ if self.began && state != TaskState::Cancelled => {
+                        self.instead = Some(exit::JOB_FAILED);
+                    }
+                    _ => {}
+                }
+                let exited = matches!(failure.kind, FailureKind::Exit(_));
+                if !exited && state != TaskState::Cancelled {
+                    self.told = true;
                     output::note(format!("p2pnode: {}", failure.message));
                 }
             }
@@ -187,16 +235,32 @@ impl<'a> Running<'a> {
     }
 
     fn ended(&self, state: JobState, no_peer: bool, notes: &[String]) -> u8 {
-        match (state, self.code) {
-            (_, Some(code)) => code,
-            (JobState::Succeeded, None) => 0,
-            _ => {
-                for note in notes {
-                    output::note(format!("p2pnode: {note}"));
-                }
-                if no_peer { exit::NOBODY } else { NEVER_RAN }
-            }
+        if state == JobState::Succeeded {
+            return self.code.unwrap_or_default();
         }
+        // What ended it says more than that it was killed, or that the way to it was lost.
+        let own = self
+            .code
+            .filter(|code| !matches!(*code, 0 | exit::OUT_OF_MEMORY | NEVER_RAN));
+        let code = match own.or(self.instead).or(self.code.filter(|code| *code != 0)) {
+            Some(code) => code,
+            None if no_peer => exit::NOBODY,
+            None if self.began => exit::JOB_FAILED,
+            None => NEVER_RAN,
+        };
+        if self.told {
+            return code;
+        }
+        if own.is_none() {
+            for note in notes {
+                output::note(format!("p2pnode: {note}"));
+            }
+        } else if self.outputs {
+            output::note(format!(
+                "p2pnode: what it wrote in its volumes does not come back: it ended with {code}"
+            ));
+        }
+        code
     }
 }
 

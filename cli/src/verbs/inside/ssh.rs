@@ -4,8 +4,10 @@
 //! shown to the task's server, made for the occasion, and the host key that its provider promised.
 //! `tunnel` writes both before it hands on the first byte, so that they stand when OpenSSH looks.
 
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,9 @@ use std::process::{Command, ExitCode};
 use p2pnode_node::home::DataDir;
 use p2pnode_protocol::TaskKey;
 use p2pnode_protocol::tunnel::{Opened, Purpose};
+use p2pnode_tunnel::client::shortcut;
 use p2pnode_tunnel::ssh_keys::{self, ClientKey};
+use tokio::net::TcpStream;
 
 use super::{joint, names, open};
 use crate::args::{Global, SshArgs, TunnelArgs};
@@ -87,7 +91,7 @@ fn settings(dir: &Path, host: &str) -> Result<Vec<(&'static str, String)>, Failu
     // Named in full: OpenSSH may be started where neither the variable nor the directory is the same.
     let data_dir = dir.parent().unwrap_or(dir);
     let mut proxy = format!("{} --data-dir {}", quoted(&program), quoted(data_dir));
-    proxy.push_str(&format!(" tunnel --stdio --fdpass {host}"));
+    proxy.push_str(&format!(" tunnel --stdio --fdpass '{host}'"));
     Ok(vec![
         ("ProxyCommand", proxy),
         // OpenSSH then speaks to the node itself: no process stands between the two.
@@ -104,6 +108,9 @@ fn settings(dir: &Path, host: &str) -> Result<Vec<(&'static str, String)>, Failu
         ("StrictHostKeyChecking", "yes".to_owned()),
         ("HostKeyAlgorithms", "ssh-ed25519".to_owned()),
         ("UpdateHostKeys", "no".to_owned()),
+        // The connection may be OpenSSH's own, with nobody else to notice that the provider is gone.
+        ("ServerAliveInterval", "15".to_owned()),
+        ("ServerAliveCountMax", "4".to_owned()),
         ("ForwardAgent", "no".to_owned()),
         ("ForwardX11", "no".to_owned()),
     ])
@@ -132,12 +139,10 @@ pub async fn ssh(global: &Global, args: &SshArgs) -> Result<ExitCode, Failure> {
     let selector = names::parse(&args.task)?;
     let client = here::must_run_for_jobs(global)?;
     // What is wrong is said here, in one line, and not by OpenSSH in three.
-    let (name, stream) = client.tunnel(&selector).await?;
-    let task: TaskKey = parse_name(&name)?;
+    let way = client.tunnel(&selector).await?;
+    let task = parse_name(&way.name)?;
     let files = Files::of(global, names::host(&task))?;
-    let client_key = files.client_key()?;
-    let (opened, _) = open(stream, &task, Purpose::Ssh { client_key }).await?;
-    accept(&files, &opened)?;
+    open_ssh(&files, way.stream, &task, false).await?;
 
     let mut command = Command::new("ssh");
     // The user's own settings are for the user's own servers: this one is whatever the provider runs.
@@ -145,9 +150,10 @@ pub async fn ssh(global: &Global, args: &SshArgs) -> Result<ExitCode, Failure> {
     for (keyword, value) in settings(&files.dir, &files.host)? {
         command.arg("-o").arg(format!("{keyword}={value}"));
     }
-    command.args(&args.flags).arg(&files.host);
-    if !args.command.is_empty() {
-        command.arg("--").args(&args.command);
+    let (flags, words) = split(&args.words);
+    command.args(flags).arg(&files.host);
+    if words.len() + args.command.len() > 0 {
+        command.arg("--").args(words).args(&args.command);
     }
     let error = command.exec();
     Err(match error.kind() {
@@ -158,25 +164,56 @@ pub async fn ssh(global: &Global, args: &SshArgs) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Those flags of ssh that a value follows, by ssh(1) of OpenSSH 10.
+const WITH_VALUE: &[u8] = b"BDEFIJLOPQRSWbceilmopw";
+
+/// The flags at the beginning, and the command after them.
+fn split(words: &[OsString]) -> (&[OsString], &[OsString]) {
+    let mut at = 0;
+    while let Some(flag) = words
+        .get(at)
+        .and_then(|word| word.as_bytes().strip_prefix(b"-"))
+    {
+        // Of several in one word, the first that takes a value takes the rest of the word, if there is any.
+        let taking = flag.iter().position(|letter| WITH_VALUE.contains(letter));
+        let value_follows = taking.is_some_and(|place| place + 1 == flag.len());
+        at += 1 + usize::from(value_follows);
+    }
+    words.split_at(at.min(words.len()))
+}
+
 fn parse_name(name: &str) -> Result<TaskKey, Failure> {
     name.parse()
         .map_err(|_| Failure::internal(format!("the node named a task that is none: {name}")))
 }
 
-fn accept(files: &Files, opened: &Opened) -> Result<(), Failure> {
+/// Opens an SSH tunnel, and writes down what its server will show.
+async fn open_ssh(
+    files: &Files,
+    stream: TcpStream,
+    task: &TaskKey,
+    shortcut: bool,
+) -> Result<(Opened, TcpStream), Failure> {
+    let purpose = Purpose::Ssh {
+        client_key: files.client_key()?,
+        shortcut,
+    };
+    let (opened, stream) = open(stream, task, purpose).await?;
     let host_key = opened
         .host_key
         .ok_or_else(|| Failure::internal("the provider did not say which host key it has"))?;
-    files.trust(&host_key)
+    files.trust(&host_key)?;
+    Ok((opened, stream))
 }
 
 pub async fn tunnel(global: &Global, args: &TunnelArgs) -> Result<ExitCode, Failure> {
     let selector = names::parse(&args.task)?;
     let client = here::must_run_for_jobs(global)?;
-    let (name, stream) = client.tunnel(&selector).await?;
-    let task: TaskKey = parse_name(&name)?;
+    let way = client.tunnel(&selector).await?;
+    let task = parse_name(&way.name)?;
+    let broke = |error: io::Error| Failure::internal(format!("the tunnel broke: {error}"));
     let stream = match args.port {
-        Some(port) => open(stream, &task, Purpose::Tcp { port }).await?.1,
+        Some(port) => open(way.stream, &task, Purpose::Tcp { port }).await?.1,
         None => {
             // OpenSSH looks for the files under the name that it was given.
             let host = match args.task.ends_with(names::SUFFIX) {
@@ -184,13 +221,42 @@ pub async fn tunnel(global: &Global, args: &TunnelArgs) -> Result<ExitCode, Fail
                 false => names::host(&task),
             };
             let files = Files::of(global, host)?;
-            let client_key = files.client_key()?;
-            let (opened, stream) = open(stream, &task, Purpose::Ssh { client_key }).await?;
-            accept(&files, &opened)?;
-            stream
+            // Only OpenSSH is known to look at the host key, as it was told to: of whoever else speaks SSH
+            // through this, the tunnel alone proves who answers.
+            let may = args.fdpass && joint::waits_for_a_connection();
+            let near = way.shortcut.filter(|_| may);
+            let (opened, stream) = open_ssh(&files, way.stream, &task, near.is_some()).await?;
+            let shortest = shortcut::or_tunnel(stream, &opened, near);
+            shortest.await.map_err(broke)?
         }
     };
-    let joined = joint::join(stream, args.fdpass);
-    joined.map_err(|error| Failure::internal(format!("the tunnel broke: {error}")))?;
+    joint::join(stream, args.fdpass).map_err(broke)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_flags_and_a_command_as_ssh_reads_them() {
+        for (line, flags) in [
+            ("", 0),
+            ("uname -a", 0),
+            ("-v uname", 1),
+            ("-p 22 uname", 2),
+            ("-tt -oLogLevel=DEBUG -L 80:localhost:80 top -d 1", 4),
+            ("-vvL 80:localhost:80 top", 2),
+            ("-L80:localhost:80 top", 1),
+            ("-L", 1),
+        ] {
+            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            let (left, right) = split(&words);
+            assert_eq!(
+                (left.len(), right.len()),
+                (flags, words.len() - flags),
+                "{line}"
+            );
+        }
+    }
 }

@@ -83,11 +83,28 @@ impl Written {
         })
     }
 
-    /// Puts what came back in its place.
+    /// Whether anything is to come back.
+    pub fn has_outputs(&self) -> bool {
+        self.volumes.iter().any(|volume| !volume.read_only)
+    }
+
+    /// Puts what came back in its place. What finds none stays in the folder where it came in, which is named.
     pub fn settle(self) -> Result<(), Failure> {
-        self.volumes
+        let came = self.staging.path();
+        let left: Vec<String> = self
+            .volumes
             .iter()
-            .try_for_each(|volume| volume.settle(self.staging.path()))
+            .flat_map(|volume| volume.settle(came))
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let kept = self.staging.keep();
+        let why = format!(
+            "what came back and could not be put in its place is in {}",
+            kept.display()
+        );
+        Err(Failure::internal(why).with_details(left))
     }
 }
 
@@ -149,6 +166,7 @@ fn files(volumes: &[Volume]) -> Vec<String> {
         here,
         there,
         read_only,
+        ..
     } in volumes
     {
         let source = here.to_string_lossy();

@@ -2,11 +2,11 @@
 //! stdin, a server that stays behind, and ports.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Place, connected, fed, free_port, succeeds};
+use super::{Place, WORK, connected, fed, free_port, succeeds};
 use crate::bench::noise;
 use crate::harness::{eventually, text};
 
@@ -226,4 +226,48 @@ fn a_shell_without_a_terminal_answers_line_by_line_beside_a_proxy() {
     assert_eq!(ask("kill $!; echo still here\n"), "still here\n");
     keys.write_all(b"exit 6\n").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(6));
+}
+
+/// What an editor's server does that listens on a socket in place of a port; here it is git's memory for
+/// credentials.
+#[test]
+#[ignore = "needs docker"]
+fn a_socket_of_a_program_in_the_task_is_forwarded() {
+    let place = Place::with_tools();
+    let near = free_port();
+    let far = Path::new(WORK).join("c/socket");
+    let far = far.display();
+    let mut command = place.openssh("ssh");
+    command
+        .args(["-o", "ExitOnForwardFailure=yes", "-L"])
+        .arg(format!("127.0.0.1:{near}:{far}"))
+        .arg(place.host())
+        .arg(format!(
+            "mkdir -m 700 c && exec git credential-cache--daemon {far}"
+        ))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "ok\n");
+    // A request ends with its stream, and so does the answer.
+    let ask = |request: &str| {
+        let mut stream: TcpStream = connected(&format!("127.0.0.1:{near}"));
+        let whole = format!("{request}\nprotocol=https\nhost=example.org\n");
+        stream.write_all(whole.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert_eq!(
+        ask("action=store\ntimeout=60\nusername=me\npassword=secret"),
+        ""
+    );
+    let told = ask("action=get\ntimeout=60");
+    assert!(told.contains("password=secret"), "{told}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

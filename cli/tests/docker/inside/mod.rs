@@ -8,6 +8,7 @@ mod nobody;
 mod ports;
 mod programs;
 mod run;
+mod shortcut;
 mod ssh;
 mod terminal;
 
@@ -20,11 +21,15 @@ use crate::harness::{Lab, TestNode, eventually, program, text};
 /// The image of `docker/test-image.sh` with git and rsync.
 pub const TOOLS: &str = "p2pnode-test-tools:1";
 
+/// Where a container has its work directory.
+const WORK: &str = "/work";
+
 /// A task that waits, at a provider that has nothing but room.
 pub struct Place {
     pub lab: Lab,
     pub job: String,
-    _nodes: (TestNode, TestNode),
+    /// The provider and mine.
+    nodes: (TestNode, TestNode),
     submit: Child,
 }
 
@@ -69,7 +74,7 @@ impl Place {
         Self {
             lab,
             job,
-            _nodes: nodes,
+            nodes,
             submit,
         }
     }

@@ -93,7 +93,13 @@ fn datagrams_find_their_way_back_and_a_forward_ends_with_its_job() {
     });
     assert_eq!(echoed, b"ping");
 
-    let said = place.said(&["forward", &place.job, "0:9999"]);
+    let refused = place.me(&["forward", &place.job, "0:9999"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("listens on port 9999"));
+    let left = place.lab.json("me", &["forwards"]);
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    // Somebody will.
+    let said = place.said(&["forward", &place.job, "0:9999", "--later"]);
     let address = said.split(' ').next().unwrap().to_owned();
     let mut stream = connected(&address);
     let mut nothing = Vec::new();

@@ -7,12 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use super::{Place, connected, fed, free_port, succeeds};
+use super::{Place, WORK, connected, fed, free_port, succeeds};
 use crate::bench::noise;
 use crate::harness::text;
-
-/// Where a container has its work directory.
-const WORK: &str = "/work";
 
 /// A port in the task that nobody else uses.
 const PORT: u16 = 7_009;
@@ -40,7 +37,8 @@ fn rsync_copies_what_has_changed_both_ways() {
     std::os::unix::fs::symlink("sub/big", tree.join("link")).unwrap();
     let rsync = |from: &str, to: &str| {
         let mut command = Command::new("rsync");
-        command.args(["-a", "--delete", "--itemize-changes", "--stats", "-e"]);
+        // By content: what changed may have the same size, and the same second.
+        command.args(["-ac", "--delete", "--itemize-changes", "--stats", "-e"]);
         command.arg(place.ssh_words()).args([from, to]);
         succeeds(command, b"")
     };

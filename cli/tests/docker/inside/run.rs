@@ -1,5 +1,9 @@
 //! `run`: like `docker run`, on a peer.
 
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
 use super::{Place, fed};
 use crate::bench::{IMAGE, noise};
 use crate::harness::{program, text};
@@ -84,6 +88,57 @@ fn stdin_reaches_the_command_and_its_exit_code_comes_back() {
     );
     let output = run(&place, &["-v", "./nowhere-at-all:data"], &["true"], b"");
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn what_was_made_by_hand_comes_back_whatever_its_last_command_was() {
+    let place = Place::new();
+    let data = place.lab.path("data");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("kept"), "old").unwrap();
+    let before = std::fs::metadata(data.join("kept")).unwrap();
+    let volume = format!("{}:data", data.display());
+    let flags = ["-i", "-v", &volume];
+    let typed = b"echo made >data/new\nnonesuch\n";
+    let output = run(&place, &flags, &["sh"], typed);
+    assert_eq!(output.status.code(), Some(127), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(data.join("new")).unwrap(), "made\n");
+    let after = std::fs::metadata(data.join("kept")).unwrap();
+    assert_eq!(after.ino(), before.ino(), "what is the same stays");
+    // It ended well, and what it made cannot be brought.
+    let output = run(&place, &flags, &["ln", "-s", "/etc/hosts", "data/out"], b"");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("data/out"));
+    // Its memory is what ended it.
+    let output = run(&place, &[], &["tail", "/dev/zero"], b"");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(137), "{said}");
+    assert_eq!(said.matches("went over its").count(), 1, "{said}");
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn a_signal_is_the_commands_while_it_runs() {
+    let place = Place::new();
+    let script = "trap 'echo heard; exit 7' INT; echo ready; while :; do sleep 0.1; done";
+    let words = ["run", "-i", "--image", IMAGE];
+    let words = [&words[..], &SMALL, &["--", "sh", "-c", script]].concat();
+    let mut child = place.piped(&words);
+    let mut stdout = child.stdout.take().unwrap();
+    let mut said = String::new();
+    while !said.contains("ready") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        said.push(byte[0].into());
+    }
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.unwrap().success());
+    stdout.read_to_string(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert!(said.ends_with("heard\n"), "{said}");
 }
 
 #[test]

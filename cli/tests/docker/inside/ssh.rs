@@ -1,12 +1,14 @@
 //! This system's OpenSSH against a task.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use super::{Place, connected, fed};
 use crate::bench::noise;
-use crate::harness::{eventually, text};
+use crate::harness::{eventually, program, text};
 
 /// Bytes that are piped through: more than all buffers on the way together.
 const MUCH: usize = 24 << 20;
@@ -24,6 +26,16 @@ fn commands_run_as_the_tasks_user_with_their_input_output_and_exit_code() {
         (text(&output.stdout), text(&output.stderr)),
         ("out\n".to_owned(), "err\n".to_owned())
     );
+    let words = [
+        "ssh",
+        &place.job,
+        "-q",
+        "-o",
+        "LogLevel=ERROR",
+        "echo",
+        "hi",
+    ];
+    assert_eq!(place.said(&words), "hi\n");
     let input = noise(3, MUCH);
     let output = place.ssh(&["cat"], &input);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -190,16 +202,25 @@ fn ports_are_forwarded_both_ways_and_the_agent_is_not() {
 fn nobody_else_gets_in() {
     let place = Place::new();
     let data = place.lab.path("me");
-    // Another user of this machine reads neither the token nor the key.
+    // Another user of this machine reads neither the token nor the key; the program is in their reach.
+    let open = tempfile::tempdir_in("/var/tmp").unwrap();
+    std::fs::set_permissions(open.path(), Permissions::from_mode(0o755)).unwrap();
+    let copy = open.path().join("p2pnode");
+    std::fs::copy(program().get_program(), &copy).unwrap();
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .arg(env!("CARGO_BIN_EXE_p2pnode"))
+        .arg(copy)
         .args(["tunnel", "--stdio", &place.job, "--data-dir"])
         .arg(&data)
         .stdin(Stdio::null())
         .output()
         .unwrap();
     assert!(!output.status.success());
+    assert!(
+        text(&output.stderr).contains("ermission denied"),
+        "{}",
+        text(&output.stderr)
+    );
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     // The provider owns the machine and not the job: its node knows no such job of its own.
     let output = place
@@ -216,19 +237,22 @@ fn nobody_else_gets_in() {
         .arg(&key)
         .status();
     assert!(made.unwrap().success());
-    let mut command = place.openssh("ssh");
-    command
-        .arg("-o")
-        .arg(format!("IdentityFile={}", key.display()));
-    let kept = data.join(format!("ssh/{}.key", place.host()));
-    std::fs::rename(&kept, place.lab.path("aside")).unwrap();
-    std::fs::copy(&key, &kept).unwrap();
-    command.arg(place.host()).arg("id");
-    let output = fed(command, b"");
-    // The node showed the provider the key that stands there: so it is that one that counts.
-    assert!(
-        output.status.success() || text(&output.stderr).contains("ermission denied"),
-        "{}",
-        text(&output.stderr)
+    let tunnel = format!(
+        "ProxyCommand={} tunnel --stdio {}",
+        program().get_program().display(),
+        place.job
     );
+    let mut command = Command::new("ssh");
+    command
+        .args(["-F", "none", "-o", &tunnel, "-o", "IdentitiesOnly=yes"])
+        .args(["-o", "StrictHostKeyChecking=no"])
+        .args(["-o", "UserKnownHostsFile=/dev/null", "-i"])
+        .arg(key)
+        .args(["task@anywhere", "id"])
+        .env("P2PNODE_DATA_DIR", &data);
+    let output = fed(command, b"");
+    assert_eq!(output.status.code(), Some(255));
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    let said = text(&output.stderr);
+    assert!(said.contains("Permission denied (publickey)"), "{said}");
 }

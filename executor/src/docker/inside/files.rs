@@ -75,12 +75,12 @@ impl TaskFiles {
         }
     }
 
-    fn admit(&self) -> io::Result<Pass> {
+    pub(super) fn admit(&self) -> io::Result<Pass> {
         admit(&self.door, self.settled)
     }
 
     /// A handle of what stands at a path, which opens nothing.
-    fn find(&self, path: &[u8], follow: bool) -> io::Result<OwnedFd> {
+    pub(super) fn find(&self, path: &[u8], follow: bool) -> io::Result<OwnedFd> {
         let mut flags = OFlags::PATH | OFlags::CLOEXEC;
         if !follow {
             flags |= OFlags::NOFOLLOW;
@@ -356,7 +356,7 @@ pub(super) fn absolute(path: &[u8]) -> Vec<u8> {
 }
 
 /// The path in this process's own `/proc` that stands for a handle.
-fn handle_path(handle: &OwnedFd) -> String {
+pub(super) fn handle_path(handle: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
 

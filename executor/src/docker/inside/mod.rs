@@ -4,7 +4,7 @@
 //! and end that with a [`Place`], its [`Presence`] and its [`Door`]. Commands are started by the engine
 //! (`start`; `wanted` says what exactly), so that they have the walls and limits of the container by
 //! construction; `session` follows one to its end, `pump` carries its output, `process` signals it,
-//! `pty` is its terminal. `ports` and `files` (`file`: an open one) are reached from this host, where it
+//! `pty` is its terminal. `ports`, `files` (`file`: an open one) and `sockets` among them are reached from this host, where it
 //! sees its containers (`view`); where it does not, `relay` is what is left of ports and `shell` of files.
 //! `attend` lets the first command be the task.
 //!
@@ -22,6 +22,7 @@ mod pump;
 mod relay;
 mod session;
 mod shell;
+mod sockets;
 mod start;
 mod view;
 mod wanted;
@@ -52,6 +53,10 @@ use crate::{Hold, LiveUsage};
 /// beside.
 const MOST_SESSIONS: usize = 128;
 
+/// Threads that connect to sockets of one task at once. Each is there for microseconds, unless a file system
+/// hangs.
+const MOST_KNOCKING: usize = 16;
+
 /// What this host sees of a container.
 #[derive(Debug)]
 enum Sight {
@@ -79,6 +84,8 @@ struct Core {
     place: Place,
     usage: Arc<watch::Sender<LiveUsage>>,
     sessions: Arc<Semaphore>,
+    /// For threads that connect to sockets.
+    knocking: Arc<Semaphore>,
     /// For all that copies files into the task.
     memory: Arc<file::Memory>,
 }
@@ -97,6 +104,7 @@ impl Entry {
             place,
             usage: Arc::clone(&hold.usage),
             sessions: Arc::new(Semaphore::new(MOST_SESSIONS)),
+            knocking: Arc::new(Semaphore::new(MOST_KNOCKING)),
             memory: Arc::default(),
         }))
     }
@@ -150,6 +158,11 @@ impl Core {
         looked.unwrap_or_else(|error| Err(error.to_string()))
     }
 
+    fn files(&self, view: Arc<View>) -> files::TaskFiles {
+        let (user, door) = (self.place.user, self.place.door.clone());
+        files::TaskFiles::new(view, user, door, self.memory.clone())
+    }
+
     /// The same for what can't be done otherwise.
     async fn must_see(&self, what: &str) -> Result<Arc<View>, InsideError> {
         let view = self.view().await;
@@ -180,6 +193,17 @@ impl Inside for Entry {
         }
     }
 
+    async fn connect_path(&self, path: &[u8]) -> Result<Box<dyn Duplex>, InsideError> {
+        let _pass = self.0.pass_in()?;
+        let view = self
+            .0
+            .must_see("sockets in this task's file system cannot be reached");
+        let files = self.0.files(view.await?);
+        Ok(Box::new(
+            sockets::connect(files, path.to_vec(), &self.0.knocking).await?,
+        ))
+    }
+
     async fn datagrams(&self, port: u16) -> Result<UdpSocket, InsideError> {
         let _pass = self.0.pass_in()?;
         let view = self.0.must_see("UDP ports of this task cannot be reached");
@@ -199,11 +223,7 @@ impl Inside for Entry {
     async fn files(&self) -> Result<Box<dyn Files>, InsideError> {
         let _pass = self.0.pass_in()?;
         match self.0.view().await {
-            Ok(view) => {
-                let (user, door) = (self.0.place.user, self.0.place.door.clone());
-                let memory = self.0.memory.clone();
-                Ok(Box::new(files::TaskFiles::new(view, user, door, memory)))
-            }
+            Ok(view) => Ok(Box::new(self.0.files(view))),
             Err(why) => {
                 tracing::debug!(why, "a shell in the task reaches its files");
                 Ok(Box::new(shell::files(&self.0).await?))

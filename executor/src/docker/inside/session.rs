@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::errors::Error;
 use bollard::exec::ResizeExecOptions;
 use futures::FutureExt;
 use p2pnode_protocol::task::{Failure, FailureKind};
@@ -11,7 +12,7 @@ use p2pnode_protocol::tunnel::{ExecEnd, TaskSignal, WindowSize};
 use rustix::process::Signal;
 use tokio::io::AsyncWrite;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::super::words;
@@ -30,6 +31,9 @@ const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// The exit code of what was killed.
 const KILLED: i32 = 137;
+
+/// For how long an engine may say nothing of a command that runs: it may be busy, or be restarted.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// What a session is told when the task ends first.
 const TASK_ENDED: &str = "the task has ended";
@@ -198,10 +202,28 @@ impl Command {
             ended.cancel();
             pause = FIRST_LOOK;
         }
+        let mut answered = Instant::now();
         loop {
-            let seen = self.core.docker.inspect_exec(&self.exec).await;
-            // An engine forgets the commands of a container that it removes.
-            let seen = seen.map_err(|_| TASK_ENDED.to_owned())?;
+            let seen = match self.core.docker.inspect_exec(&self.exec).await {
+                Ok(seen) => seen,
+                // An engine forgets the commands of a container that it removes; one that is busy, or being
+                // restarted, says something else for a while.
+                Err(error) => {
+                    if matches!(
+                        &error,
+                        Error::DockerResponseServerError {
+                            status_code: 404,
+                            ..
+                        }
+                    ) || answered.elapsed() >= SILENCE
+                    {
+                        return Err(TASK_ENDED.to_owned());
+                    }
+                    sleep(LAST_LOOK).await;
+                    continue;
+                }
+            };
+            answered = Instant::now();
             if seen.running != Some(true)
                 && let Some(code) = seen.exit_code
             {

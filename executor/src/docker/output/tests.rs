@@ -1,6 +1,7 @@
 //! Nothing is lost, nothing is kept without end.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use futures::stream;
 use tokio::sync::{mpsc, watch};
@@ -12,6 +13,8 @@ struct Tap {
     works: bool,
     flowing: watch::Sender<bool>,
     turns: Mutex<Vec<&'static str>>,
+    /// How often it is asked to thaw in vain.
+    stubborn: AtomicI32,
 }
 
 impl Tap {
@@ -20,6 +23,7 @@ impl Tap {
             works,
             flowing: watch::Sender::new(true),
             turns: Mutex::default(),
+            stubborn: AtomicI32::new(0),
         }
     }
 }
@@ -31,9 +35,13 @@ impl Valve for Tap {
         self.works
     }
 
-    async fn thaw(&self) {
+    async fn thaw(&self) -> bool {
         self.turns.lock().unwrap().push("thaw");
-        self.flowing.send_replace(true);
+        let thaws = self.stubborn.fetch_sub(1, Ordering::Relaxed) <= 0;
+        if thaws {
+            self.flowing.send_replace(true);
+        }
+        thaws
     }
 }
 
@@ -78,37 +86,64 @@ fn source(tap: &Tap, count: usize) -> impl Stream<Item = Result<LogOutput, Error
     ))
 }
 
-#[tokio::test]
-async fn a_source_is_frozen_for_a_slow_reader_and_all_arrives() {
-    let tap = Tap::new(true);
-    let (sink, mut log) = mpsc::channel(1);
+/// Carries 100 frames of a source to `read`; returns what that makes of them.
+async fn carried<T>(tap: &Tap, read: impl AsyncFnOnce(mpsc::Receiver<LogChunk>) -> T) -> T {
+    let (sink, log) = mpsc::channel(1);
     let pulse = Pulse::default();
-    let frames = source(&tap, 100);
+    let frames = source(tap, 100);
     let pump = async {
-        let result = pump(frames, &sink, &pulse, &tap).await;
+        let result = pump(frames, &sink, &pulse, tap).await;
         drop(sink);
         result
     };
-    let read = async {
+    let (result, read) = tokio::join!(pump, read(log));
+    result.unwrap();
+    read
+}
+
+#[tokio::test]
+async fn a_source_is_frozen_for_a_slow_reader_and_all_arrives() {
+    let tap = Tap::new(true);
+    let mut flowing = tap.flowing.subscribe();
+    let count = carried(&tap, async |mut log| {
         // Nothing is read until the source has been frozen.
-        tap.flowing
-            .subscribe()
-            .wait_for(|flowing| !flowing)
-            .await
-            .unwrap();
+        flowing.wait_for(|flowing| !flowing).await.unwrap();
         let mut next = 0_usize;
         while let Some(chunk) = log.recv().await {
             assert_eq!(chunk.bytes, [next as u8; 32 << 10]);
             next += 1;
         }
         next
-    };
-    let (result, count) = tokio::join!(pump, read);
-    result.unwrap();
-    assert_eq!(count, 100);
+    });
+    assert_eq!(count.await, 100);
     let turns = tap.turns.lock().unwrap();
     assert_eq!(turns[..2], ["freeze", "thaw"]);
     assert!(turns.chunks(2).all(|pair| pair[0] == "freeze"), "{turns:?}");
+}
+
+/// An engine may fail once.
+#[tokio::test]
+async fn what_did_not_freeze_or_thaw_is_tried_again() {
+    for (works, stubborn) in [(true, 1), (false, 0)] {
+        let tap = Tap {
+            stubborn: AtomicI32::new(stubborn),
+            ..Tap::new(works)
+        };
+        let count = carried(&tap, async |mut log| {
+            let mut count = 0;
+            while log.recv().await.is_some() {
+                count += 1;
+                // Slower than the source.
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            count
+        });
+        assert_eq!(count.await, 100);
+        let turns = tap.turns.lock().unwrap();
+        let failed = if works { "thaw" } else { "freeze" };
+        let again = turns.windows(2).any(|pair| pair == [failed, failed]);
+        assert!(again, "{turns:?}");
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,6 @@ mod turn;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use p2pnode_protocol::task::{Failure, FailureKind, Isolation, NetworkMode, Usage};
 use tokio::sync::OnceCell;
@@ -239,15 +238,16 @@ impl Visit {
                        engine's own";
             return Err(Refusal::Unfit(why.into()));
         }
-        let serial = self.shared.serial.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{serial}", self.shared.name_prefix);
+        let name = self.shared.next_name();
         let mut stage = Stage::set(&self.task, &name, &self.shared, engine.rootless).await?;
         let stayed = self.take_turns(&engine, &stage, log, bytes).await;
-        if let Some(disk) = stage.disk.take() {
-            let wanted = matches!(stayed, Ok(Ok(()))) && self.stops.check().is_ok();
-            run::put_away(&self.shared, &self.task, disk, wanted).await;
-        }
-        stayed
+        let Some(disk) = stage.disk.take() else {
+            return stayed;
+        };
+        let stayed = stayed.map(|result| result.and_then(|()| self.stops.leaves()));
+        let wanted = matches!(stayed, Ok(Ok(())));
+        let kept = run::put_away(&self.shared, &self.task, disk, wanted).await;
+        stayed.map(|result| result.and(kept))
     }
 
     async fn take_turns(

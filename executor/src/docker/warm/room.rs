@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, MountBindOptions, MountBindOptionsPropagationEnum};
@@ -143,8 +142,7 @@ impl Room {
             permit = shared.starts.acquire() => permit,
             failure = stops.stopped() => return Err(failure.into()),
         };
-        let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{serial}", shared.name_prefix);
+        let name = shared.next_name();
         let (slot, program) = on_disk(shared, &name).await?;
         let sandbox = Sandbox {
             image: &image.id,

@@ -322,6 +322,7 @@ impl Turn<'_> {
             stderr_head: &[],
             memory: self.task.resources.memory,
             command: self.command.first().map(String::as_str),
+            attended: self.task.attended,
         });
         let result = judged.map_err(|failure| match failure.kind {
             FailureKind::DiskFull => space::disk_full(self.limits),

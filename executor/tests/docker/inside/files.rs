@@ -1,19 +1,15 @@
 //! Files of a task: what can be done with them, and until when.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
 
 use p2pnode_executor::Runtime;
 use p2pnode_executor::inside::{FileChange, Files, OpenMode};
 
-use super::{KINDS, open, open_with, root};
+use super::{KINDS, WORK, open, open_with, root};
 use crate::contract::clean;
 use crate::sandbox::task_uid;
 use crate::subject::DockerSubject;
-
-/// Where a container has its work directory.
-const WORK: &str = "/work";
 
 const READ: OpenMode = OpenMode {
     read: true,
@@ -326,28 +322,4 @@ async fn files_end_with_the_task(subject: &DockerSubject) {
             b""
         );
     }
-}
-
-/// What runs in a task whose files this host does not see.
-const SCRIPT: &str = include_str!("../../../src/docker/inside/shell/files.sh");
-
-#[test]
-fn a_task_without_the_programs_that_reach_its_files_says_which() {
-    let nothing = tempfile::tempdir().unwrap();
-    let mut shell = Command::new("/bin/sh")
-        .args(["-c", SCRIPT])
-        .env("PATH", nothing.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut requests = shell.stdin.take().unwrap();
-    requests.write_all(b"mark ready /\nnext odd /\n").unwrap();
-    drop(requests);
-    let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
-    let (missing, next) = said.split_once("\nmark 1\n").expect(&said);
-    for program in ["stat", "dd", "mv"] {
-        assert!(missing.split(' ').any(|name| name == program), "{said}");
-    }
-    assert_eq!(next, "Invalid argument\nnext 1\n");
 }

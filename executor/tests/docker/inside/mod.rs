@@ -1,5 +1,5 @@
 //! What the owner of a job may do inside a running task: commands (`commands`), terminals
-//! (`terminals`), ports (`ports`), files (`files`, `rights`), tasks that somebody attends to (`attended`), and how
+//! (`terminals`), ports (`ports`), files (`files`, `rights`, `script`), tasks that somebody attends to (`attended`), and how
 //! fast all that is (`pace`).
 
 mod attended;
@@ -8,6 +8,7 @@ mod files;
 mod pace;
 mod ports;
 mod rights;
+mod script;
 mod terminals;
 
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::contract::{Act, Ended, Running, Trial, within};
 use crate::subject::DockerSubject;
+
+/// Where a container has its work directory.
+const WORK: &str = "/work";
 
 /// Both kinds of containers that tasks run in.
 const KINDS: [Isolation; 2] = [Isolation::Task, Isolation::Job];

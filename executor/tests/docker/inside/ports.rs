@@ -1,16 +1,18 @@
 //! Ports of a task that has no network.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use p2pnode_executor::inside::{Inside, InsideError};
 use p2pnode_executor::{Hold, TaskRun};
 use p2pnode_protocol::task::Isolation;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixListener};
 
-use super::{KINDS, blind, open_with, refused, root};
+use super::{KINDS, WORK, blind, open_with, refused, root};
 use crate::contract::{Act, PATIENCE, Running, Trial, clean, within};
 use crate::subject::{DockerSubject, containers};
 
@@ -142,6 +144,67 @@ async fn a_task_reaches_a_port_that_is_listened_on_from_outside() {
     clean(&subject).await;
 }
 
+/// Sockets are found as the task would find them: links and rights are the task's, and so is the root.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker"]
+async fn a_socket_in_the_file_system_is_reached_by_who_may() {
+    if !root() {
+        return;
+    }
+    let subject = DockerSubject::new().await;
+    for kind in KINDS {
+        let task = open_with(&subject, kind, super::WAIT, |_| {}).await;
+        let dir = task.trial.work_dir();
+        let bind = |name: &str, mode| {
+            let listener = UnixListener::bind(dir.join(name)).unwrap();
+            std::fs::set_permissions(dir.join(name), Permissions::from_mode(mode)).unwrap();
+            listener
+        };
+        let (open, _shut) = (bind("open", 0o777), bind("shut", 0o700));
+        // A socket of the host outside the task, to which links in it lead.
+        let outside = tempfile::tempdir().unwrap();
+        let host = outside.path().join("host");
+        let _host = UnixListener::bind(&host).unwrap();
+        std::fs::set_permissions(&host, Permissions::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(outside.path(), Permissions::from_mode(0o777)).unwrap();
+        symlink(&host, dir.join("out")).unwrap();
+        symlink(format!("{WORK}/open"), dir.join("link")).unwrap();
+        std::fs::write(dir.join("file"), b"").unwrap();
+
+        let whole = format!("{WORK}/open");
+        let round = format!("{WORK}/..{WORK}/open");
+        for path in ["open", &whole, &round, "link"] {
+            let asking = within(task.inside.connect_path(path.as_bytes()));
+            let (stream, accepted) = tokio::join!(asking, open.accept());
+            let (mut stream, (mut server, _)) = (stream.unwrap(), accepted.unwrap());
+            stream.write_all(b"there").await.unwrap();
+            let mut said = [0; 5];
+            server.read_exact(&mut said).await.unwrap();
+            server.write_all(b"back").await.unwrap();
+            let mut said = [0; 4];
+            within(stream.read_exact(&mut said)).await.unwrap();
+            assert_eq!(&said, b"back", "{path}");
+        }
+        let told = |path: &'static str| {
+            let inside = &task.inside;
+            async move { refused(within(inside.connect_path(path.as_bytes())).await).to_string() }
+        };
+        for (path, why) in [
+            ("shut", "Permission denied"),
+            ("out", "No such file"),
+            ("none", "No such file"),
+            ("file", "not a socket"),
+            ("/dev/null", "not a socket"),
+            ("../../../../../..", "not a socket"),
+        ] {
+            let said = told(path).await.to_lowercase();
+            assert!(said.contains(&why.to_lowercase()), "{path}: {said}");
+        }
+        task.close().await;
+    }
+    clean(&subject).await;
+}
+
 /// What can't be done says why, and what to do.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker"]
@@ -151,6 +214,7 @@ async fn what_is_out_of_reach_says_so() {
     for error in [
         refused(task.inside.datagrams(1).await),
         refused(task.inside.listen(0).await),
+        refused(task.inside.connect_path(b"socket").await),
     ] {
         assert!(matches!(&error, InsideError::Unsupported(_)), "{error:?}");
         assert!(error.to_string().contains("does not see"), "{error}");

@@ -7,14 +7,15 @@ use futures::FutureExt;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, Swarm, identify, relay};
+use libp2p::{Multiaddr, Swarm, identify, relay, upnp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::behaviour::{Behaviour, BehaviourEvent};
 use super::super::config::ReachConfig;
 use super::super::reach::RelayPolicy;
 use super::super::{
-    NetConfig, NetEvent, NetEvents, NetHandle, OpenError, ReachState, StreamKind, prepare,
+    LinkSnapshot, NetConfig, NetEvent, NetEvents, NetHandle, OpenError, ReachState, StreamKind,
+    prepare,
 };
 use super::*;
 
@@ -106,6 +107,13 @@ fn reached(actor: &mut NetActor, server: PeerId, at: &Multiaddr) {
     actor.perform();
 }
 
+/// The router says something.
+fn upnp(actor: &mut NetActor, event: &upnp::Event) {
+    let mut cx = actor.common.context(&mut actor.swarm);
+    actor.handlers.reach.on_upnp(&mut cx, event);
+    actor.perform();
+}
+
 #[tokio::test]
 async fn two_peers_make_a_node_public_and_a_lost_address_ends_it() {
     let (mut actor, handle, _events) = begun(config()).await;
@@ -138,6 +146,72 @@ async fn two_peers_make_a_node_public_and_a_lost_address_ends_it() {
 }
 
 #[tokio::test]
+async fn what_a_router_forwards_no_more_stays_if_others_stand_for_it() {
+    let named: Multiaddr = "/ip4/9.9.9.9/tcp/4001".parse().unwrap();
+    let seen: Multiaddr = "/ip4/9.9.9.9/tcp/4002".parse().unwrap();
+    let routers: Multiaddr = "/ip4/9.9.9.9/tcp/4003".parse().unwrap();
+    let external = vec![named.clone()];
+    let (mut actor, handle, _events) = begun(NetConfig {
+        external,
+        ..config()
+    })
+    .await;
+    for remote in ["/ip4/5.0.1.2/tcp/1", "/ip4/6.0.1.2/tcp/1"] {
+        let peer = meet(&mut actor, remote);
+        reached(&mut actor, peer, &seen);
+    }
+    let local_addr: Multiaddr = "/ip4/192.168.1.5/tcp/4001".parse().unwrap();
+    for external_addr in [&named, &seen, &routers] {
+        let (local_addr, external_addr) = (local_addr.clone(), external_addr.clone());
+        actor.swarm.add_external_address(external_addr.clone());
+        upnp(
+            &mut actor,
+            &upnp::Event::NewExternalAddr {
+                local_addr,
+                external_addr,
+            },
+        );
+    }
+    for external_addr in [&named, &seen, &routers] {
+        let (local_addr, external_addr) = (local_addr.clone(), external_addr.clone());
+        // libp2p's part of it.
+        actor.swarm.remove_external_address(&external_addr);
+        upnp(
+            &mut actor,
+            &upnp::Event::ExpiredExternalAddr {
+                local_addr,
+                external_addr,
+            },
+        );
+    }
+    actor.on_addresses();
+    let mut left = handle.external_addresses();
+    left.sort();
+    assert_eq!(left, [named, seen]);
+}
+
+#[tokio::test]
+async fn a_peer_that_left_has_no_voice_until_it_says_anew_that_it_has_one() {
+    let (mut actor, handle, _events) = begun(config()).await;
+    let at: Multiaddr = "/ip4/9.9.9.9/tcp/4001".parse().unwrap();
+    let first = meet(&mut actor, "/ip4/5.0.1.2/tcp/1");
+    let second = meet(&mut actor, "/ip4/6.0.1.2/tcp/1");
+    // With these two there, one voice is not enough.
+    meet(&mut actor, "/ip4/7.0.1.2/tcp/1");
+    let link = actor.common.peers.get(&first).unwrap().links[0].clone();
+    actor.common.peers.disconnected_now(&first, link.id);
+    reached(&mut actor, first, &at);
+    reached(&mut actor, second, &at);
+    assert!(handle.external_addresses().is_empty());
+    actor.common.peers.connected_now(first, link);
+    reached(&mut actor, first, &at);
+    assert!(handle.external_addresses().is_empty());
+    actor.handlers.reach.has_server(first);
+    reached(&mut actor, first, &at);
+    assert_eq!(handle.external_addresses(), [at]);
+}
+
+#[tokio::test]
 async fn a_lost_address_says_nothing_about_nat() {
     let (mut actor, _handle, _events) = begun(config()).await;
     actor.handlers.reach.hide(PATIENCE);
@@ -149,7 +223,7 @@ async fn a_lost_address_says_nothing_about_nat() {
 
 #[tokio::test]
 async fn a_relayed_connection_stays_while_a_stream_runs_on_it() {
-    let (relay, _relay) = running_relay().await;
+    let (relay, (serving, _serving_events)) = running_relay().await;
     let (direct, hidden, mut hidden_events) = hidden_behind(&relay).await;
     let whom = hidden.local_peer_id();
 
@@ -165,6 +239,17 @@ async fn a_relayed_connection_stays_while_a_stream_runs_on_it() {
             break stream;
         }
     };
+    let counted = serving.metrics();
+    let counted = || (counted.relay_clients.get(), counted.relay_circuits.get());
+    // The relay says it a moment after the circuit stands.
+    let noted = async {
+        while counted() != (1, 1) {
+            tokio::time::sleep(PATIENCE / 10).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, work(&mut actor, noted))
+        .await
+        .unwrap();
     actor.dial(DialOpts::unknown_peer_id().address(direct).build());
     work(&mut actor, stream.better_way().cancelled()).await;
     // Much longer than a needless connection stays.
@@ -180,7 +265,8 @@ async fn a_relayed_connection_stays_while_a_stream_runs_on_it() {
     // And no longer than that.
     drop((stream, other));
     let alone = async {
-        while handle.links(whom).await.iter().any(|link| link.relayed) {
+        let relayed = |links: Vec<LinkSnapshot>| links.iter().any(|link| link.relayed);
+        while relayed(handle.links(whom).await) || counted() != (1, 0) {
             tokio::time::sleep(PATIENCE / 10).await;
         }
     };

@@ -34,7 +34,8 @@ const NEAR: [&str; 7] = [
 #[test]
 fn a_stranger_leads_nobody_to_near_addresses() {
     let (named, stranger) = (PeerId::random(), PeerId::random());
-    let guard = Guard::new([named]);
+    let name = "/dns/nas.example/tcp/4001".parse().unwrap();
+    let guard = Guard::new([(named, &name)]);
     for address in NEAR {
         assert!(!may(&guard, address, stranger), "{address}");
     }
@@ -43,17 +44,46 @@ fn a_stranger_leads_nobody_to_near_addresses() {
     for address in NEAR {
         assert!(may(&guard, address, named), "{address}");
     }
+    // Nobody was met there yet, so nothing follows from it for others.
+    for address in NEAR {
+        assert!(!may(&guard, address, stranger), "{address}");
+    }
+}
+
+#[test]
+fn who_knows_a_named_peers_id_leads_nobody_elsewhere() {
+    let named = PeerId::random();
+    let at = "/ip4/192.168.1.7/tcp/4001".parse().unwrap();
+    let guard = Guard::new([(named, &at)]);
+    assert!(may(&guard, "/ip4/192.168.1.7/udp/4001/quic-v1", named));
+    for address in NEAR {
+        assert!(!may(&guard, address, named), "{address}");
+    }
+}
+
+#[test]
+fn what_a_nat64_translates_is_what_it_translates_to() {
+    let guard = Guard::new([]);
+    for address in [
+        "/ip6/64:ff9b::a00:1/tcp/1",
+        "/ip6/64:ff9b::a9fe:a9fe/tcp/80",
+    ] {
+        assert!(!may(&guard, address, PeerId::random()), "{address}");
+    }
+    assert!(may(&guard, "/ip6/64:ff9b::909:909/tcp/1", PeerId::random()));
 }
 
 #[test]
 fn nobody_leads_anybody_to_metadata() {
     let named = PeerId::random();
-    let guard = Guard::new([named]);
+    let name = "/dns/cloud.example/tcp/4001".parse().unwrap();
+    let guard = Guard::new([(named, &name)]);
     guard.met(named, &"/ip4/169.254.7.7/tcp/1".parse().unwrap());
     for address in [
         "/ip4/169.254.169.254/tcp/80",
         "/ip6/::ffff:169.254.169.254/tcp/80",
         "/ip6/fd00:ec2::254/tcp/80",
+        "/ip4/168.63.129.16/tcp/80",
         "/ip4/100.100.100.200/tcp/80",
         "/ip4/0.0.0.0/tcp/80",
         "/ip4/255.255.255.255/udp/1/quic-v1",
@@ -69,6 +99,7 @@ fn neighbours_are_dialled_and_speak_of_neighbours() {
     let (neighbour, other) = (PeerId::random(), PeerId::random());
     guard.met(neighbour, &"/ip4/192.168.1.7/tcp/1".parse().unwrap());
     assert!(may(&guard, "/ip4/10.3.0.7/tcp/1", neighbour), "it is one");
+    assert!(!may(&guard, "/ip4/127.0.0.1/tcp/1", neighbour));
     assert!(may(&guard, "/ip4/192.168.1.8/tcp/1", other));
     assert!(!may(&guard, "/ip4/10.3.0.8/tcp/1", other));
     assert!(!may(&guard, "/ip4/127.0.0.1/tcp/1", other));
@@ -77,11 +108,23 @@ fn neighbours_are_dialled_and_speak_of_neighbours() {
     // This machine is elsewhere.
     guard.moved(std::iter::empty());
     assert!(!may(&guard, "/ip4/192.168.1.8/tcp/1", PeerId::random()));
-    // What the settings name without an id leads to a network, too.
-    guard
-        .permits(&"/ip4/10.9.0.1/tcp/1".parse().unwrap())
-        .unwrap();
+    // What the settings name without an id is dialled, and leads to a network once somebody is met there.
+    let first = "/ip4/10.9.0.1/tcp/1".parse().unwrap();
+    guard.permits(&first).unwrap();
+    assert!(!may(&guard, "/ip4/10.9.0.2/tcp/1", PeerId::random()));
+    guard.met(PeerId::random(), &first);
     assert!(may(&guard, "/ip4/10.9.0.2/tcp/1", PeerId::random()));
+}
+
+#[test]
+fn a_servers_own_address_is_not_the_internet() {
+    let guard = Guard::new([]);
+    guard.owns(vec![Ipv4Addr::new(9, 9, 9, 9).into()]);
+    assert!(!may(&guard, "/ip4/9.9.9.9/tcp/6379", PeerId::random()));
+    assert!(may(&guard, "/ip4/9.9.9.8/tcp/6379", PeerId::random()));
+    // Until another node of this machine was met.
+    guard.met(PeerId::random(), &"/ip4/9.9.9.9/tcp/1".parse().unwrap());
+    assert!(may(&guard, "/ip4/9.9.9.9/tcp/4001", PeerId::random()));
 }
 
 #[test]

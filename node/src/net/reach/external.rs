@@ -56,7 +56,7 @@ impl External {
     }
 
     /// The router says something.
-    pub(super) fn on_upnp(&mut self, event: &upnp::Event) {
+    pub(super) fn on_upnp(&mut self, cx: &mut Context<'_>, event: &upnp::Event) {
         match event {
             upnp::Event::NewExternalAddr { external_addr, .. } => {
                 tracing::info!(address = %external_addr, "the router forwards a port to this node");
@@ -70,6 +70,10 @@ impl External {
             upnp::Event::ExpiredExternalAddr { external_addr, .. } => {
                 tracing::debug!(address = %external_addr, "the router forwards this no more");
                 self.forwarded.retain(|address| address != external_addr);
+                // The swarm has taken it back already, whoever else stands for it.
+                if self.fixed.contains(external_addr) || self.confirmed.contains(external_addr) {
+                    cx.actions.push(Action::Confirm(external_addr.clone()));
+                }
             }
             event => tracing::debug!(?event, "upnp"),
         }

@@ -203,8 +203,8 @@ impl Reach {
     }
 
     /// The router says something.
-    pub(super) fn on_upnp(&mut self, event: &upnp::Event) {
-        self.external.on_upnp(event);
+    pub(super) fn on_upnp(&mut self, cx: &mut Context<'_>, event: &upnp::Event) {
+        self.external.on_upnp(cx, event);
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

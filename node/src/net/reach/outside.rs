@@ -3,7 +3,7 @@
 //! The part of [`Reach`] that listens to identify and AutoNAT. What follows is drawn by [`Reach::settle`].
 
 use libp2p::autonat::{
-    DEFAULT_PROTOCOL_NAME, Event, NatStatus, OutboundProbeError, OutboundProbeEvent, ResponseError,
+    DEFAULT_PROTOCOL_NAME, Event, OutboundProbeError, OutboundProbeEvent, ResponseError,
 };
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, identify, relay};
@@ -33,16 +33,7 @@ impl Reach {
                 error: OutboundProbeError::Response(ResponseError::DialError),
                 ..
             }) => self.vote(cx, peer, None),
-            Event::StatusChanged {
-                new: NatStatus::Private,
-                ..
-            } => {
-                tracing::debug!("AutoNAT: nobody reaches this node");
-                self.unreachable = true;
-                self.votes.clear();
-                self.external.set(cx, Vec::new());
-                self.settle(cx);
-            }
+            // Its own verdict may be the first peer's word.
             event => tracing::trace!(?event, "autonat"),
         }
     }
@@ -54,9 +45,13 @@ impl Reach {
             return;
         };
         self.votes.cast(cx.now, voice, reached);
-        let confirmed = self.votes.confirmed(there, self.external.confirmed());
+        let denied = self.votes.denied(&there);
+        let confirmed = self.votes.confirmed(&there, self.external.confirmed());
         if !confirmed.is_empty() {
             self.unreachable = false;
+        } else if denied && !self.unreachable {
+            tracing::debug!("AutoNAT: nobody reaches this node");
+            self.unreachable = true;
         }
         self.external.set(cx, confirmed);
         self.settle(cx);
@@ -95,6 +90,9 @@ impl Reach {
             self.on_observed(cx, peer, part, &info.observed_addr);
         }
         if info.protocols.contains(&DEFAULT_PROTOCOL_NAME) {
+            if self.servers.len() >= MAX_SERVERS {
+                self.servers.retain(|peer| cx.peers.is_connected(peer));
+            }
             if self.servers.len() < MAX_SERVERS {
                 self.servers.insert(peer);
             }

@@ -29,7 +29,7 @@ const PROBED_ADDRESSES: usize = 4;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time between two questions until the answer is certain (20 s, against libp2p's 90): it takes two peers
-/// to confirm an address, and four in a row to say that there is none.
+/// to confirm an address, and two to say that there is none.
 const PROBE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Makes the behaviour that asks and answers whether a node can be reached.

@@ -19,6 +19,7 @@ use libp2p::{Multiaddr, PeerId};
 use super::super::addresses::{self, Scope};
 use super::super::context::{Action, Context};
 use super::super::peer::Link;
+use super::voices::Part;
 
 /// At how many relays a node behind NAT has a place: one may fail.
 const RELAYS: usize = 2;
@@ -194,16 +195,7 @@ impl Relays {
         self.needed = true;
         self.tidy = None;
         let missing = RELAYS.saturating_sub(self.counted());
-        let free: Vec<(PeerId, Multiaddr)> = self
-            .candidates
-            .iter()
-            .filter(|(peer, _)| {
-                let used = self.uses(peer) || self.asking.contains(peer);
-                !used && !self.rests(peer, now)
-            })
-            .take(missing)
-            .map(|(peer, address)| (*peer, address.clone()))
-            .collect();
+        let free = self.free(now, missing);
         if free.len() < missing {
             self.search.get_or_insert(now + FIRST_SEARCH);
         } else if missing == 0 {
@@ -217,6 +209,30 @@ impl Relays {
             self.asking.insert(peer);
             cx.actions.push(Action::Reserve(peer, circuit));
         }
+    }
+
+    /// As many relays to ask as are `missing`, if there are so many. Preferably in other parts of the Internet
+    /// than those in use: what takes one down takes its neighbours down, too.
+    fn free(&self, now: Instant, missing: usize) -> Vec<(PeerId, Multiaddr)> {
+        let used = |peer: &PeerId| self.uses(peer) || self.asking.contains(peer);
+        let (used, free): (Vec<_>, Vec<_>) =
+            self.candidates.iter().partition(|(peer, _)| used(peer));
+        let mut free = free;
+        free.retain(|(peer, _)| !self.rests(peer, now));
+        let mut parts: Vec<Part> = used
+            .iter()
+            .filter_map(|(_, address)| Part::of(address))
+            .collect();
+        let mut chosen = Vec::new();
+        while chosen.len() < missing && !free.is_empty() {
+            let is_elsewhere =
+                |address| Part::of(address).is_some_and(|part| !parts.contains(&part));
+            let elsewhere = free.iter().position(|(_, address)| is_elsewhere(address));
+            let (peer, address) = free.swap_remove(elsewhere.unwrap_or(0));
+            parts.extend(Part::of(address));
+            chosen.push((*peer, address.clone()));
+        }
+        chosen
     }
 
     /// The swarm listens at a relay now, or could not even begin to.

@@ -36,6 +36,20 @@ impl Serving {
 
     pub(super) fn on_event(&mut self, cx: &Context<'_>, event: &relay::Event) {
         tracing::debug!(?event, "relay");
+        let (clients, circuits) = (self.clients(), self.circuits());
+        self.note(cx, event);
+        // The gauges are shared with the node's other networks.
+        let change = |now: u32, before: u32| i64::from(now) - i64::from(before);
+        let metrics = cx.metrics;
+        metrics
+            .relay_clients
+            .inc_by(change(self.clients(), clients));
+        metrics
+            .relay_circuits
+            .inc_by(change(self.circuits(), circuits));
+    }
+
+    fn note(&mut self, cx: &Context<'_>, event: &relay::Event) {
         match event {
             relay::Event::ReservationReqAccepted { src_peer_id, .. } => {
                 self.clients.insert(*src_peer_id);
@@ -66,6 +80,9 @@ impl Serving {
                 } else {
                     self.circuits.insert(ends, left);
                 }
+            }
+            relay::Event::ReservationReqDenied { .. } | relay::Event::CircuitReqDenied { .. } => {
+                cx.metrics.relay_refused.inc();
             }
             _ => {}
         }

@@ -56,13 +56,26 @@ impl Votes {
         self.votes.clear();
     }
 
+    /// Whether enough of the servers that are `there` could not reach this node.
+    pub(super) fn denied(&self, there: &[Voice]) -> bool {
+        let all = self.with_voters(there);
+        let against = self.votes.iter().filter(|vote| vote.reached.is_none());
+        let against: Vec<Voice> = against.map(|vote| vote.server.clone()).collect();
+        suffice(&against, &all)
+    }
+
+    /// Those that are `there`, and those that voted and are gone.
+    fn with_voters(&self, there: &[Voice]) -> Vec<Voice> {
+        let voters = self.votes.iter().map(|vote| &vote.server);
+        there.iter().chain(voters).cloned().collect()
+    }
+
     /// The addresses that count: those with enough votes of the servers that are `there`, and those that
     /// counted before (`held`) as long as more votes are for them than against any.
-    pub(super) fn confirmed(&self, there: Vec<Voice>, held: &[Multiaddr]) -> Vec<Multiaddr> {
+    pub(super) fn confirmed(&self, there: &[Voice], held: &[Multiaddr]) -> Vec<Multiaddr> {
         let against = self.votes.iter().filter(|vote| vote.reached.is_none());
         let against = against.count();
-        let mut all = there;
-        all.extend(self.votes.iter().map(|vote| vote.server.clone()));
+        let all = self.with_voters(there);
         let mut confirmed: Vec<Multiaddr> = Vec::new();
         for address in self.votes.iter().filter_map(|vote| vote.reached.as_ref()) {
             let same_host = |vote: &&Vote| {
@@ -120,11 +133,28 @@ mod tests {
         let at = address("/ip4/9.9.9.9/tcp/4001");
         votes.cast(now, liar.clone(), Some(at.clone()));
         votes.cast(now, liar.clone(), Some(at.clone()));
-        assert!(votes.confirmed(there.clone(), &[]).is_empty());
+        assert!(votes.confirmed(&there, &[]).is_empty());
         votes.cast(now, honest.clone(), None);
-        assert!(votes.confirmed(there.clone(), &[]).is_empty());
+        assert!(votes.confirmed(&there, &[]).is_empty());
         votes.cast(now, honest, Some(at.clone()));
-        assert_eq!(votes.confirmed(there, &[]), [at]);
+        assert_eq!(votes.confirmed(&there, &[]), [at]);
+    }
+
+    #[test]
+    fn one_server_alone_denies_nothing_where_there_are_two() {
+        let (mut votes, now) = (Votes::default(), Instant::now());
+        let (liar, honest) = (server(1), server(2));
+        let there = [liar.clone(), honest.clone()];
+        for _ in 0..4 {
+            votes.cast(now, liar.clone(), None);
+        }
+        assert!(!votes.denied(&there));
+        assert!(votes.denied(&there[..1]), "nobody else can be asked");
+        votes.cast(now, honest.clone(), None);
+        assert!(votes.denied(&there));
+        // Whoever reaches it later takes that back.
+        votes.cast(now, honest, Some(address("/ip4/9.9.9.9/tcp/4001")));
+        assert!(!votes.denied(&there));
     }
 
     #[test]
@@ -133,17 +163,17 @@ mod tests {
         let (first, second, third) = (server(1), server(2), server(3));
         let at = address("/ip4/9.9.9.9/tcp/4001");
         votes.cast(now, first.clone(), Some(at.clone()));
-        let held = votes.confirmed(vec![first.clone()], &[]);
+        let held = votes.confirmed(std::slice::from_ref(&first), &[]);
         assert_eq!(held, std::slice::from_ref(&at), "nobody else can be asked");
         // Somebody came who can be asked: that alone is no reason to doubt.
         let there = vec![first, second.clone(), third];
-        assert_eq!(votes.confirmed(there.clone(), &held), held);
+        assert_eq!(votes.confirmed(&there, &held), held);
         votes.cast(now, second, None);
-        assert!(votes.confirmed(there.clone(), &held).is_empty());
+        assert!(votes.confirmed(&there, &held).is_empty());
         votes.cast(now + VOTE_LIFE, server(4), Some(at.clone()));
         assert_eq!(votes.votes.len(), 1, "old votes are void");
         votes.clear();
-        assert!(votes.confirmed(there, &held).is_empty());
+        assert!(votes.confirmed(&there, &held).is_empty());
     }
 
     #[test]

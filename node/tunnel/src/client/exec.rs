@@ -28,6 +28,10 @@ use crate::exec::{ACKNOWLEDGE_EVERY, MAX_KEPT_BYTES, RESUME_WITHIN};
 /// Requests, and events, that may wait.
 const QUEUE: usize = 16;
 
+/// How long one try to go on may take: a provider has the command at hand, so this is time for a slow way, and
+/// several fit into [`RESUME_WITHIN`].
+const RESUME_TRY: Duration = Duration::from_secs(20);
+
 /// The first pause between two tries to go on; it doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -323,7 +327,7 @@ impl Owner {
         let until = Instant::now() + RESUME_WITHIN;
         let mut pause = FIRST_PAUSE;
         loop {
-            let trying = timeout(RESUME_WITHIN, self.try_resume(session));
+            let trying = timeout(RESUME_TRY, self.try_resume(session));
             let tried = tokio::select! {
                 tried = trying => tried.unwrap_or(Err(OpenError::Silent)),
                 () = events.closed() => return None,

@@ -7,6 +7,7 @@
 
 pub mod exec;
 pub mod files;
+pub mod shortcut;
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 use crate::frames::{self, FrameError};
 
 /// How long a provider may take to answer a hello: what it allows its sandbox, and a relay's delays.
-pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(45);
+pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]

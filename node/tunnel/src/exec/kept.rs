@@ -67,6 +67,12 @@ impl<K: Copy + PartialEq> Kept<K> {
         self.len() < MAX_KEPT_BYTES && self.runs.len() < MAX_RUNS
     }
 
+    /// Whether there is room for the last that comes: for as much as was kept before, and all that can be on its
+    /// way.
+    pub(crate) fn has_last_room(&self) -> bool {
+        self.len() < 4 * MAX_KEPT_BYTES && self.runs.len() < 4 * MAX_RUNS
+    }
+
     /// The next run to send; it counts as sent.
     pub(crate) fn next(&mut self) -> Option<(K, Vec<u8>)> {
         let (kind, length) = *self.runs.get(self.sent)?;

@@ -2,8 +2,8 @@
 //!
 //! The task here owns everything of the session, so that each byte is counted in one place: output
 //! is kept until it is acknowledged, input counts once the command's stdin has taken it. When nobody
-//! has been attached for [`RESUME_WITHIN`], or the task is gone, the command is dropped, which kills
-//! it.
+//! has been attached for [`RESUME_WITHIN`], or the task is gone and the command's end does not follow
+//! at once, the command is dropped, which kills it.
 
 use std::time::Duration;
 
@@ -27,6 +27,10 @@ use crate::serve::{refuse, welcome};
 
 /// How long the owner has to take the news that the task is gone.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long the end of a command is waited for whose task is gone: it may have been the task, and what it
+/// wrote last is on its way yet.
+const LAST_END: Duration = Duration::from_secs(2);
 
 /// How long the owner has to read what a command wrote once it and its task have ended (10 min): whoever
 /// looks at it page by page may take a while, and for ever nobody.
@@ -73,13 +77,16 @@ pub(super) async fn run(
     let mut line: Option<Line<ToTask>> = None;
     let mut give_up = Instant::now() + RESUME_WITHIN;
     let mut writing = true;
-    // When the task is gone, and the command has ended before it.
+    // When the task is gone: until when the command's end is waited for, then until when it is read.
+    let mut end_by = None::<Instant>;
     let mut read_by = None::<Instant>;
     loop {
         if let Some(line) = &mut line {
             command.fill(line);
         }
-        let wants_output = writing && command.output.has_room();
+        // Nobody writes for long any more, and an end that waits for a slow reader would come too late.
+        let is_last = end_by.is_some() && command.output.has_last_room();
+        let wants_output = writing && (is_last || command.output.has_room());
         tokio::select! {
             attach = attaching.recv() => {
                 let Some(attach) = attach else { return };
@@ -111,15 +118,20 @@ pub(super) async fn run(
                 command.end = Some(ended);
                 command.stdin = None;
                 command.waiting.clear();
+                if end_by.is_some() {
+                    read_by = Some(Instant::now() + LAST_READ);
+                }
             }
             () = command.feed() => {}
             () = sleep_until(give_up), if line.is_none() => return,
-            () = gone.cancelled(), if read_by.is_none() => {
-                if command.end.is_none() {
-                    command.lose(line).await;
-                    return;
-                }
-                read_by = Some(Instant::now() + LAST_READ);
+            () = gone.cancelled(), if end_by.is_none() => {
+                let now = Instant::now();
+                end_by = Some(now + LAST_END);
+                read_by = command.end.as_ref().map(|_| now + LAST_READ);
+            }
+            () = sleep_until(end_by.unwrap_or(give_up)), if end_by.is_some() && command.end.is_none() => {
+                command.lose(line).await;
+                return;
             }
             () = sleep_until(read_by.unwrap_or(give_up)), if read_by.is_some() => return,
         }

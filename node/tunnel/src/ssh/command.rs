@@ -1,5 +1,8 @@
 //! A session channel: a command, a shell, or the server of files.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use p2pnode_executor::LogChunk;
 use p2pnode_executor::inside::{InsideError, Session, SessionControl};
 use p2pnode_protocol::task::Stream;
@@ -25,6 +28,9 @@ const NO_COMMAND: u32 = 127;
 
 /// What stands for an end that nobody has seen: OpenSSH's own.
 const LOST: u32 = 255;
+
+/// How long what a channel serves may go on when its task is gone.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What a channel is for.
 pub(super) enum Start {
@@ -55,9 +61,15 @@ impl Runner {
                 Start::Files => self.files(&mut from, &to).await,
             }
         };
+        let mut serving = pin!(serving);
         tokio::select! {
-            () = serving => {}
-            () = self.door.gone.cancelled() => self.end(&to, LOST, "the task has ended").await,
+            () = &mut serving => {}
+            () = self.door.gone.cancelled() => {
+                // The command may have been the task, and its last output and end are on their way.
+                if timeout(LAST_WORDS, &mut serving).await.is_err() {
+                    self.end(&to, LOST, "the task has ended").await;
+                }
+            }
             () = self.ended.cancelled() => return,
         }
         let _ = to.close().await;

@@ -53,6 +53,14 @@ pub(super) async fn open(door: Door, host: String, port: u32) -> Result<Box<dyn 
     }
 }
 
+/// Connects to a socket in the task's file system. An error is a sentence for people.
+pub(super) async fn open_path(door: Door, path: String) -> Result<Box<dyn Duplex>, String> {
+    match timeout(CONNECT, door.inside.connect_path(path.as_bytes())).await {
+        Ok(connected) => connected.map_err(|error| format!("{path}: {error}")),
+        Err(_) => Err(format!("no connection within {} s", CONNECT.as_secs())),
+    }
+}
+
 fn is_loopback(host: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
 }

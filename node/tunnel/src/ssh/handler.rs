@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use p2pnode_executor::inside::Duplex;
 use p2pnode_protocol::tunnel::{ExecSpec, MAX_COMMAND_BYTES, PUBLIC_KEY_LEN, Terminal, WindowSize};
 use russh::keys::ssh_key::public::KeyData;
 use russh::server::VerifiedPublicKey;
@@ -78,11 +79,36 @@ impl Channels {
     }
 
     pub(super) fn traffic(&self) -> Traffic {
-        Traffic::new(self.open.clone(), self.share.common.overflow.clone())
+        let Share { common, task } = &self.share;
+        Traffic::new(self.open.clone(), common.overflow.of(task.peer))
     }
 }
 
 impl Connection {
+    /// Carries a connection into the task on a channel, once it is there.
+    async fn connect(
+        &self,
+        opening: impl Future<Output = Result<Box<dyn Duplex>, String>> + Send + 'static,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+    ) {
+        let Some(counted) = self.channels.count() else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return;
+        };
+        let traffic = self.channels.traffic();
+        let (ended, gone) = (self.ended.clone(), self.door.gone.clone());
+        tokio::spawn(async move {
+            let connecting = forward::direct(opening, channel, reply, traffic);
+            tokio::select! {
+                () = connecting => {}
+                () = ended.cancelled() => {}
+                () = gone.cancelled() => {}
+            }
+            drop(counted);
+        });
+    }
+
     pub(super) fn new(
         door: Door,
         client_key: [u8; PUBLIC_KEY_LEN],
@@ -209,22 +235,20 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(counted) = self.channels.count() else {
-            reply.reject(ChannelOpenFailure::ResourceShortage).await;
-            return Ok(());
-        };
-        let traffic = self.channels.traffic();
         let opening = forward::open(self.door.clone(), host.to_owned(), port);
-        let (ended, gone) = (self.ended.clone(), self.door.gone.clone());
-        tokio::spawn(async move {
-            let connecting = forward::direct(opening, channel, reply, traffic);
-            tokio::select! {
-                () = connecting => {}
-                () = ended.cancelled() => {}
-                () = gone.cancelled() => {}
-            }
-            drop(counted);
-        });
+        self.connect(opening, channel, reply).await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let opening = forward::open_path(self.door.clone(), socket_path.to_owned());
+        self.connect(opening, channel, reply).await;
         Ok(())
     }
 

@@ -8,15 +8,16 @@
 //! it takes more, out of a store that all connections share, until the adjustment has come; and when
 //! even that is used up, it ends the channel that is at fault.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use p2pnode_protocol::PeerId;
 use russh::{ChannelMsg, ChannelReadHalf};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -26,9 +27,12 @@ use tokio_util::sync::CancellationToken;
 /// Bytes that wait here for a command, beyond those that wait in the library: OpenSSH's window.
 const WAITING_BYTES: usize = 2 << 20;
 
-/// What all connections together may keep beyond that, in KiB (256 MiB): for a hundred commands at a
-/// time the 2 MiB that stand, as a rule, before a window adjustment in the buffers of the way.
-const OVERFLOW_KIB: usize = 256 << 10;
+/// What all connections together may keep beyond that, in KiB (512 MiB).
+const OVERFLOW_KIB: usize = 512 << 10;
+
+/// What those of one peer may, in KiB (256 MiB): for a hundred commands at a time the 2 MiB that stand, as a
+/// rule, before a window adjustment in the buffers of the way.
+const OVERFLOW_OF_PEER_KIB: usize = 256 << 10;
 
 /// Output that is not taken for so long is stuck: longer than a busy machine needs, shorter than
 /// anybody notices.
@@ -49,19 +53,56 @@ const LOOKS_WITH_OTHERS: u32 = 6;
 const LOOKS: u32 = 60;
 
 /// The store that connections share.
-#[derive(Debug, Clone)]
-pub(crate) struct Overflow(Arc<Semaphore>);
+#[derive(Debug)]
+pub(crate) struct Overflow {
+    all: Arc<Semaphore>,
+    /// Shares of peers that have connections.
+    peers: Mutex<HashMap<PeerId, Weak<Semaphore>>>,
+}
 
 impl Default for Overflow {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(OVERFLOW_KIB)))
+        Self {
+            all: Arc::new(Semaphore::new(OVERFLOW_KIB)),
+            peers: Mutex::default(),
+        }
     }
 }
 
 impl Overflow {
-    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    /// The share of one peer, over all of its connections.
+    pub(super) fn of(&self, peer: PeerId) -> OverflowShare {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = peers.get(&peer).and_then(Weak::upgrade);
+        let mine = known.unwrap_or_else(|| {
+            // As many stay as peers have connections, which are bounded.
+            peers.retain(|_, share| share.strong_count() > 0);
+            let fresh = Arc::new(Semaphore::new(OVERFLOW_OF_PEER_KIB));
+            peers.insert(peer, Arc::downgrade(&fresh));
+            fresh
+        });
+        OverflowShare {
+            all: Arc::clone(&self.all),
+            mine,
+        }
+    }
+}
+
+/// One peer's share of the store: no other is left without room by it.
+#[derive(Debug, Clone)]
+pub(super) struct OverflowShare {
+    all: Arc<Semaphore>,
+    mine: Arc<Semaphore>,
+}
+
+/// Room in the store; dropped, it is free.
+type Room = [OwnedSemaphorePermit; 2];
+
+impl OverflowShare {
+    fn take(&self, bytes: usize) -> Option<Room> {
         let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
-        Arc::clone(&self.0).try_acquire_many_owned(kib).ok()
+        let take = |from: &Arc<Semaphore>| Arc::clone(from).try_acquire_many_owned(kib).ok();
+        Some([take(&self.mine)?, take(&self.all)?])
     }
 }
 
@@ -74,11 +115,11 @@ pub(super) struct Traffic {
     channels: Arc<AtomicUsize>,
     /// The client's end was passed on, after all that it sent.
     input_ended: CancellationToken,
-    overflow: Overflow,
+    overflow: OverflowShare,
 }
 
 impl Traffic {
-    pub(super) fn new(channels: Arc<AtomicUsize>, overflow: Overflow) -> Self {
+    pub(super) fn new(channels: Arc<AtomicUsize>, overflow: OverflowShare) -> Self {
         Self {
             stuck: watch::Sender::new(false),
             channels,
@@ -123,7 +164,7 @@ struct Queue(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    packets: VecDeque<(Bytes, Option<OwnedSemaphorePermit>)>,
+    packets: VecDeque<(Bytes, Option<Room>)>,
     bytes: usize,
     /// Somebody waits for room.
     crowded: bool,
@@ -299,4 +340,28 @@ async fn write_all<W: AsyncWrite + Unpin>(queue: &Queue, mut sink: W) {
         }
     }
     let _ = sink.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_leaves_room_for_others() {
+        let (store, greedy, other) = (Overflow::default(), PeerId::random(), PeerId::random());
+        let share = store.of(greedy);
+        let mut taken = Vec::new();
+        while let Some(room) = share.take(1 << 20) {
+            taken.push(room);
+        }
+        assert_eq!(taken.len(), OVERFLOW_OF_PEER_KIB >> 10);
+        // Another connection of the same peer has the same share, and another peer one of its own.
+        assert!(store.of(greedy).take(1).is_none());
+        assert!(store.of(other).take(1 << 20).is_some());
+        drop((taken, share));
+        assert!(store.of(greedy).take(1 << 20).is_some());
+        // Nothing is kept of those that are gone.
+        store.of(PeerId::random());
+        assert_eq!(store.peers.lock().unwrap().len(), 1);
+    }
 }

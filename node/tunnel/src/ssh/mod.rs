@@ -70,7 +70,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What all connections of a node share.
 #[derive(Clone)]
 pub(crate) struct Common {
-    overflow: Overflow,
+    overflow: Arc<Overflow>,
     channels: Arc<Places>,
     rooms: Rooms,
 }
@@ -85,7 +85,7 @@ pub(crate) struct Share {
 impl Common {
     pub(crate) fn new(rooms: Rooms) -> Self {
         Self {
-            overflow: Overflow::default(),
+            overflow: Arc::default(),
             channels: Places::new(CHANNELS),
             rooms,
         }

@@ -272,6 +272,38 @@ async fn a_command_ends_with_its_task_and_says_so() {
     );
 }
 
+/// The command that is the task takes the task with it, while its owner reads page by page.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_wrote_last_and_its_end_outlive_its_task() {
+    let rig = Rig::new();
+    let dial = Arc::new(RigDial(Arc::clone(&rig)));
+    // More than is kept unread, and little enough for the command to end before it is read.
+    let script = "dd if=/dev/zero bs=65536 count=34 2>/dev/null; touch done; exit 3";
+    let mut client = ExecClient::start(dial, TARGET, shell(script))
+        .await
+        .unwrap();
+    timeout(LONG, async {
+        while !rig.inside("done").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    rig.gone.cancel();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut count = 0;
+    loop {
+        match timeout(LONG, client.next()).await.unwrap().unwrap() {
+            ExecEvent::Output { bytes, .. } => count += bytes.len(),
+            other => {
+                assert_eq!(other, ExecEvent::Ended(ExecEnd::Exited(3)), "after {count}");
+                break;
+            }
+        }
+    }
+    assert_eq!(count, 34 * 65_536);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_goes_on_with_a_command() {
     let rig = Rig::new();

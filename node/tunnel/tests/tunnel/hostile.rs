@@ -32,6 +32,7 @@ async fn strangers_and_other_tasks_are_told_the_same() {
         Purpose::Udp { port: 1 },
         Purpose::Ssh {
             client_key: [1; 32],
+            shortcut: true,
         },
         Purpose::Exec(ExecSpec::default()),
         Purpose::Resume {
@@ -170,7 +171,10 @@ fn hellos() -> impl Strategy<Value = TunnelHello> {
             command: vec!["cat".to_owned()],
             ..ExecSpec::default()
         })),
-        any::<[u8; 32]>().prop_map(|client_key| Purpose::Ssh { client_key }),
+        any::<([u8; 32], bool)>().prop_map(|(client_key, shortcut)| Purpose::Ssh {
+            client_key,
+            shortcut,
+        }),
         (any::<[u8; 16]>(), any::<u64>()).prop_map(|(session, received)| Purpose::Resume {
             session: SessionId(session),
             received,

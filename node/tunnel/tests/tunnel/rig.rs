@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use p2pnode_executor::inside::{Duplex, Inside};
 use p2pnode_protocol::id::{JobId, PeerId, StepIndex, TaskIndex};
-use p2pnode_protocol::tunnel::{Purpose, TunnelFault, TunnelRefusal};
+use p2pnode_protocol::tunnel::{Purpose, TunnelFault, TunnelHello, TunnelRefusal};
 use p2pnode_tunnel::client::exec::{Dial, Target};
-use p2pnode_tunnel::client::{OpenError, open};
+use p2pnode_tunnel::client::{OpenError, open, shortcut};
 use p2pnode_tunnel::ssh_keys::{ClientKey, known_hosts_line};
 use p2pnode_tunnel::{Door, Doors, Tunnels};
 use tempfile::TempDir;
 use tokio::io::{DuplexStream, duplex};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::local::Local;
@@ -115,9 +115,35 @@ impl Rig {
         near
     }
 
+    /// A tunnel that has moved to a connection of its own.
+    async fn by_shortcut(&self, hello: &TunnelHello) -> TcpStream {
+        let (near, far) = connection().await;
+        let (tunnels, owner) = (Arc::clone(&self.tunnels), self.owner);
+        tokio::spawn(async move { tunnels.serve(far, owner).await });
+        let provider = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = provider.local_addr().unwrap();
+        let tunnels = Arc::clone(&self.tunnels);
+        tokio::spawn(async move {
+            let (connection, _) = provider.accept().await.unwrap();
+            tunnels.take_shortcut(connection).await;
+        });
+        let (opened, near) = open(near, hello).await.unwrap();
+        let moved = shortcut::or_tunnel(near, &opened, Some(address)).await;
+        let moved = moved.unwrap();
+        assert_eq!(moved.peer_addr().unwrap(), address);
+        moved
+    }
+
     pub async fn open(&self, purpose: Purpose) -> Result<DuplexStream, OpenError> {
         Ok(open(self.stream(), &TARGET.hello(purpose)).await?.1)
     }
+}
+
+/// Both ends of a connection.
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await;
+    (near.unwrap(), listener.accept().await.unwrap().0)
 }
 
 /// Dials the provider of a rig.
@@ -147,10 +173,27 @@ impl SshWay {
         Self::with(rig, &key_file, key.public()).await
     }
 
+    /// The same, where every tunnel goes on over a shortcut.
+    pub async fn shortest(rig: &Arc<Rig>) -> Self {
+        let key = ClientKey::generate();
+        let key_file = rig.outside("key");
+        key.write(&key_file).unwrap();
+        Self::by(rig, &key_file, key.public(), true).await
+    }
+
     pub async fn with(rig: &Arc<Rig>, key_file: &Path, client_key: [u8; 32]) -> Self {
-        let purpose = Purpose::Ssh { client_key };
-        let hello = TARGET.hello(purpose);
-        let (opened, _stream) = open(rig.stream(), &hello).await.unwrap();
+        Self::by(rig, key_file, client_key, false).await
+    }
+
+    async fn by(rig: &Arc<Rig>, key_file: &Path, client_key: [u8; 32], shortcut: bool) -> Self {
+        let hello = |shortcut| {
+            TARGET.hello(Purpose::Ssh {
+                client_key,
+                shortcut,
+            })
+        };
+        let (first, hello) = (hello(false), hello(shortcut));
+        let (opened, _stream) = open(rig.stream(), &first).await.unwrap();
         let line = known_hosts_line("task", &opened.host_key.unwrap()).unwrap();
         let known = rig.outside("known_hosts");
         std::fs::write(&known, line + "\n").unwrap();
@@ -163,8 +206,12 @@ impl SshWay {
                 socket.set_nodelay(true).unwrap();
                 let (rig, hello) = (Arc::clone(&serving), hello.clone());
                 tokio::spawn(async move {
-                    let Ok((_, mut tunnel)) = open(rig.stream(), &hello).await else {
-                        return;
+                    let mut tunnel: Box<dyn Duplex> = match shortcut {
+                        true => Box::new(rig.by_shortcut(&hello).await),
+                        false => match open(rig.stream(), &hello).await {
+                            Ok((_, tunnel)) => Box::new(tunnel),
+                            Err(_) => return,
+                        },
                     };
                     let _ = tokio::io::copy_bidirectional(&mut socket, &mut tunnel).await;
                 });

@@ -298,7 +298,12 @@ async fn agents_and_displays_are_not_forwarded() {
 async fn a_connection_ends_with_its_task() {
     let rig = Rig::new();
     let way = SshWay::new(&rig).await;
-    let mut running = ssh(&way, "echo up; sleep 1000")
+    ends_with_its_task(&rig, &way).await;
+}
+
+/// A command is told that its task has ended, on whatever way it goes.
+pub async fn ends_with_its_task(rig: &Rig, way: &SshWay) {
+    let mut running = ssh(way, "echo up; sleep 1000")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

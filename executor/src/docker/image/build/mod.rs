@@ -88,9 +88,7 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn container_name(&self) -> String {
-        let shared = &self.work.shared;
-        let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
-        format!("{}-{serial}", shared.name_prefix)
+        self.work.shared.next_name()
     }
 
     /// `count` more instructions are carried out.

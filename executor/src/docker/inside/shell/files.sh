@@ -3,7 +3,7 @@
 #
 # A request is a line: a mark, what to do, and arguments in which `\0ooo` stands for a byte. The answer
 # is what was asked for, or why not, and then a line with the mark and 0 or not 0. What is to be written
-# follows its line, and is read to its end whatever becomes of it. Reasons are the system's own words,
+# follows its line, and is read to its end whatever becomes of it, or nothing more is done. Reasons are the system's own words,
 # at the end of what is said.
 
 LC_ALL=C
@@ -70,20 +70,27 @@ read_at() {
     dd if="$1" bs="$3" count=1 skip="$2" iflag=skip_bytes,fullblock status=none
 }
 
+# Passes on the bytes that follow a line. Were they left there, they would be taken for requests: so this
+# script ends when they cannot be read. Whoever takes them may give up (141: by SIGPIPE); they are read by then.
+data() {
+    dd bs="$1" count=1 iflag=fullblock status=none
+    case $? in 0 | 141) ;; *) kill -9 $$ ;; esac
+}
+
 # Path, offset or `end`, bytes that follow.
 write_at() {
     if ! [ -f "$1" ]; then
-        dd bs="$3" count=1 iflag=fullblock status=none >/dev/null
+        data "$3" >/dev/null
         because 'No such file or directory'
     elif [ "$2" = end ]; then
-        dd bs="$3" count=1 iflag=fullblock status=none | cat >>"$1"
+        data "$3" | cat >>"$1"
     else
-        dd bs="$3" count=1 iflag=fullblock status=none |
+        data "$3" |
             dd of="$1" bs="$3" seek="$2" iflag=fullblock oflag=seek_bytes conv=notrunc status=none
     fi
 }
 
-# Path, names at most; each name ends with a zero byte.
+# Path, names at most, bytes of them at most; each name ends with a zero byte.
 list() {
     look "$1"
     [ -n "$kind" ] || because "$why" || return
@@ -92,11 +99,14 @@ list() {
     (
         cd "$1" || exit
         left=$2
+        room=$3
         for name in * .*; do
             case $name in . | ..) continue ;; esac
             is_there "$name" || continue
             [ "$left" -gt 0 ] || break
             left=$((left - 1))
+            room=$((room - ${#name} - 1))
+            if [ "$room" -lt 0 ]; then because 'Value too large for defined data type'; exit; fi
             printf '%s\0' "$name"
         done
     )
@@ -166,7 +176,7 @@ answer() {
     lstat) stat -c '%f %s %u %g %X %Y' "$path" ;;
     open) open "$path" "$b" "$c" ;;
     read) read_at "$path" "$b" "$c" ;;
-    list) list "$path" "$b" ;;
+    list) list "$path" "$b" "$c" ;;
     mkdir) mkdir -m "$b" "$path" ;;
     rmdir) rmdir "$path" ;;
     remove) remove_file "$path" ;;

@@ -15,7 +15,7 @@ use std::thread::ThreadId;
 use p2pnode_protocol::tunnel::ExecSpec;
 use rustix::io::Errno;
 
-use self::talk::{Request, Talk};
+use self::talk::{Request, Talk, WORDS};
 use super::door::{Door, Pass};
 use super::file::{MODE_BITS, admit};
 use super::files::{absolute, parted};
@@ -176,8 +176,9 @@ impl Files for ShellFiles {
     }
 
     fn list(&self, path: &[u8], limit: usize) -> io::Result<Vec<Vec<u8>>> {
-        let request = Request::new("list", &absolute(path))?.word(limit);
-        let names = self.ask(request.most(NAMES))?;
+        let request = Request::new("list", &absolute(path))?;
+        let request = request.word(limit).word(NAMES);
+        let names = self.ask(request.most(NAMES + WORDS))?;
         let names = names
             .split(|byte| *byte == 0)
             .filter(|name| !name.is_empty());

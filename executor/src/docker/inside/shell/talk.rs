@@ -21,7 +21,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// What is kept of an answer that has only something to say, in bytes: the longest path and the
 /// system's words around it.
-const WORDS: usize = 8 << 10;
+pub(super) const WORDS: usize = 8 << 10;
 
 /// The longest path that the system takes, in bytes, by Linux's `PATH_MAX`.
 const MAX_PATH: usize = 4096;
@@ -33,7 +33,7 @@ const MAX_END: usize = 32;
 const GONE: &str = "the programs in the task that reach its files have ended";
 
 /// The system's words for what can go wrong, as programs repeat them in the locale `C`.
-const REASONS: [(&str, Errno); 17] = [
+const REASONS: [(&str, Errno); 18] = [
     ("No such file or directory", Errno::NOENT),
     // What the shells say of a file in a folder that is not there.
     ("nonexistent directory", Errno::NOENT),
@@ -45,6 +45,7 @@ const REASONS: [(&str, Errno); 17] = [
     ("No space left on device", Errno::NOSPC),
     ("Disk quota exceeded", Errno::DQUOT),
     ("File too large", Errno::FBIG),
+    ("Value too large for defined data type", Errno::OVERFLOW),
     ("Directory not empty", Errno::NOTEMPTY),
     ("Is a directory", Errno::ISDIR),
     ("Not a directory", Errno::NOTDIR),

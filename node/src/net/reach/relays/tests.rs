@@ -77,3 +77,26 @@ fn places_are_kept_for_a_while_when_they_are_not_needed() {
     assert_eq!(relays.tidy, Some(now + KEPT), "since the first time");
     assert_eq!(relays.places.len(), 1);
 }
+
+#[test]
+fn places_are_sought_in_different_parts_of_the_internet() {
+    let (mut relays, now) = (Relays::default(), Instant::now());
+    let ids: Vec<PeerId> = (0..9).map(|_| PeerId::random()).collect();
+    for (number, id) in ids.iter().enumerate() {
+        let address = format!("/ip4/5.0.1.{number}/tcp/4001").parse().unwrap();
+        relays.candidate(now, *id, &address);
+    }
+    // All of them are neighbours: better two of them than one.
+    assert_eq!(relays.free(now, RELAYS).len(), RELAYS);
+    let far = PeerId::random();
+    relays.candidate(now, far, &"/ip4/9.0.1.1/tcp/4001".parse().unwrap());
+    let both = relays.free(now, RELAYS);
+    assert_eq!(both.iter().filter(|(peer, _)| *peer == far).count(), 1);
+    // With a place at one of the neighbours, it is the other's turn.
+    relays.on_listening(now, ids[0], Some(ListenerId::next()));
+    let next = relays.free(now, 1);
+    assert_eq!(next[0].0, far);
+    relays.rest(now, far, REST);
+    let next = relays.free(now, 1);
+    assert!(next[0].0 != far && next[0].0 != ids[0]);
+}

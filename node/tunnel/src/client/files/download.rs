@@ -12,7 +12,7 @@ use cap_std::fs::{Dir, OpenOptions};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::io::AsyncWriteExt;
 
-use super::remote::RemoteHandle;
+use super::remote::{ENDLESS, MAX_NAMES, RemoteHandle};
 use super::{
     CopyError, Entry, IN_FLIGHT, MAX_DEPTH, OnProgress, PIECE_BYTES, Progress, Remote,
     is_plain_name, join,
@@ -86,6 +86,10 @@ impl Remote {
                 return Err(CopyError::Deep);
             }
             open.extend(inner);
+            let waiting: usize = open.iter().map(|folder| folder.left.len()).sum();
+            if waiting > MAX_NAMES {
+                return Err(ENDLESS);
+            }
         }
         Ok(progress)
     }

@@ -15,9 +15,15 @@ use crate::files::wire::{Attributes, Reader, VERSION, Writer, flag, kind, status
 /// Requests that wait to be written.
 const QUEUE: usize = 32;
 
-/// Names of one directory that are taken, over all answers: a million of them is no folder that
-/// anybody copies, and memory is not endless.
-const MAX_NAMES: usize = 1_000_000;
+/// Names that wait to be copied, of one directory and of all that stand open above it: a million of them is
+/// no folder that anybody copies, and memory is not endless.
+pub(super) const MAX_NAMES: usize = 1_000_000;
+
+/// The longest name of a file, in bytes (Linux's `NAME_MAX`, and that of nearly all file systems).
+const MAX_NAME_BYTES: usize = 255;
+
+/// More than [`MAX_NAMES`].
+pub(super) const ENDLESS: CopyError = CopyError::Protocol("a folder without end");
 
 /// Answers that are waited for. None once the stream has broken.
 type Waiting = Arc<Mutex<Option<HashMap<u32, oneshot::Sender<Vec<u8>>>>>>;
@@ -214,12 +220,15 @@ impl Remote {
                 let name = reader.bytes().map_err(malformed)?;
                 reader.bytes().map_err(malformed)?;
                 let entry = Entry::new(&reader.attributes().map_err(malformed)?);
+                if name.len() > MAX_NAME_BYTES {
+                    return Err(CopyError::Name(lossy(&name[..MAX_NAME_BYTES])));
+                }
                 if name != b"." && name != b".." {
                     found.push((name.to_vec(), entry));
                 }
             }
             if count == 0 || found.len() > MAX_NAMES {
-                return Err(CopyError::Protocol("a folder without end"));
+                return Err(ENDLESS);
             }
         }
         self.close(handle).await?;
@@ -321,7 +330,21 @@ impl Remote {
         Ok(())
     }
 
-    pub(super) async fn make_link(&self, target: &[u8], path: &[u8]) -> Result<(), CopyError> {
+    /// Makes a link, in the place of one that stands there.
+    pub(super) async fn put_link(&self, target: &[u8], path: &[u8]) -> Result<(), CopyError> {
+        let Err(error) = self.make_link(target, path).await else {
+            return Ok(());
+        };
+        match self.stat(path, false).await {
+            Ok(stands) if stands.is_link() => {
+                self.call(kind::REMOVE, path, |w| w.bytes(path)).await?;
+                self.make_link(target, path).await
+            }
+            _ => Err(error),
+        }
+    }
+
+    async fn make_link(&self, target: &[u8], path: &[u8]) -> Result<(), CopyError> {
         self.call(kind::SYMLINK, path, |w| w.bytes(target).bytes(path))
             .await?;
         Ok(())

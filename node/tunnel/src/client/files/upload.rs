@@ -60,7 +60,7 @@ impl Remote {
                 open.push(self.open_folder(&path, remote, metadata).await?);
             } else if metadata.is_symlink() {
                 let target = fs::read_link(&path).map_err(|source| local(&path, source))?;
-                self.make_link(target.as_os_str().as_bytes(), &remote)
+                self.put_link(target.as_os_str().as_bytes(), &remote)
                     .await?;
                 progress.files += 1;
                 on_progress(progress);
