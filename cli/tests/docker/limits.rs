@@ -89,8 +89,8 @@ fn a_hard_disk_is_never_overrun_and_nothing_stays_mounted() {
     let job = small_job(&shell(line), "[policy]\nretries = 0\ntimeout = \"50s\"");
     let ended = lab.submit("me", &lab.job("full", &job, &[]), &[]);
     let failed = failure(&ended);
-    assert_eq!(failed["failure"]["kind"], "disk_full", "{failed}");
     let log = ended.log_of(0);
+    assert_eq!(failed["failure"]["kind"], "disk_full", "{failed}: {log}");
     let most = log.lines().last().unwrap().trim().parse::<u64>().unwrap();
     assert!(most > 32 << 20 && most <= 64 << 20, "{log}");
     eventually("nothing is mounted", || {

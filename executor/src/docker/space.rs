@@ -32,10 +32,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A measurement is followed by a pause this many times its own length: at most 5 % of one CPU.
 const REST: u32 = 20;
 
-/// A filesystem of a task's own counts as full when less than one part in this many is free, and a
-/// few blocks: the last ones hold what the filesystem needs for itself.
+/// A filesystem of a task's own counts as full when less than one part in this many is free: the last
+/// blocks hold what the filesystem needs for itself.
 const FULL_PART: u64 = 64;
-const FULL_BYTES: u64 = 64 << 10;
+
+/// It counts as full, too, when less than this is free. The page cache takes what is written in
+/// pieces of up to 2 MiB (its largest folio on x86-64), each wholly or not at all, and until the piece
+/// before is on the disk more than its blocks may be held for it. So a write that found no room may
+/// leave as much as two pieces.
+const FULL_BYTES: u64 = 4 << 20;
+
+/// Of a small disk no more than one part in this many.
+const FULL_PART_MOST: u64 = 8;
 
 /// Looks at a disk that nears its end before tasks are ended that cannot be shown to fill it: those
 /// that can be are ended at the first one, and should have freed something.
@@ -176,8 +184,15 @@ pub(super) async fn was_disk_full(limits: &Limits) -> bool {
 fn is_full(dir: &Path) -> bool {
     statvfs(dir).is_ok_and(|space| {
         let total = space.f_blocks.saturating_mul(space.f_frsize);
-        available(&space) < total / FULL_PART + FULL_BYTES || space.f_favail == 0
+        available(&space) < full_below(total) || space.f_favail == 0
     })
+}
+
+/// With less than this free a filesystem of `total` bytes counts as full, in bytes.
+fn full_below(total: u64) -> u64 {
+    FULL_BYTES
+        .min(total / FULL_PART_MOST)
+        .max(total / FULL_PART)
 }
 
 /// The failure of a task that wrote too much.
@@ -197,6 +212,14 @@ pub(super) fn disk_full(limits: &Limits) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_full_when_a_piece_of_a_write_finds_no_room() {
+        let mib = |bytes: u64| bytes << 20;
+        assert_eq!(full_below(mib(8)), mib(1), "most of a small disk is room");
+        assert_eq!(full_below(mib(80)), mib(4));
+        assert_eq!(full_below(mib(6400)), mib(100));
+    }
 
     #[test]
     fn at_the_brink_those_that_hide_end_first_and_then_all() {

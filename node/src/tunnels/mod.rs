@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use p2pnode_protocol::api::{ErrorCode, TaskInfo, TaskState};
-use p2pnode_protocol::tunnel::{PUBLIC_KEY_LEN, Purpose, TunnelHello};
+use p2pnode_protocol::tunnel::{PUBLIC_KEY_LEN, Purpose, TunnelFault, TunnelHello};
 use p2pnode_protocol::{JobId, PeerId, TaskKey};
 use p2pnode_tunnel::client::{self, OpenError};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
@@ -133,8 +133,14 @@ impl Tunnels {
         };
         match client::open(stream, &hello).await {
             Ok(_) => Ok(()),
-            Err(error @ OpenError::Refused(_)) => {
-                Err(CommandError::new(ErrorCode::Invalid, error.to_string()))
+            Err(OpenError::Refused(refusal)) => {
+                let mut why = refusal.to_string();
+                if refusal.kind == TunnelFault::NobodyListens {
+                    why.push_str(
+                        ": start its server, or forward with --later if it will yet start",
+                    );
+                }
+                Err(CommandError::new(ErrorCode::Invalid, why))
             }
             Err(error) => Err(CommandError::new(ErrorCode::Unavailable, error.to_string())),
         }

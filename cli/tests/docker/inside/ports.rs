@@ -20,7 +20,15 @@ fn a_port_of_a_task_without_a_network_is_reached_listed_and_closed() {
         "image = \"{}\"\ncommand = [\"sh\", \"-c\", \"busybox nc -ll -p 8080 -e cat & sleep 600\"]",
         crate::bench::IMAGE
     ));
-    let said = place.said(&["forward", &place.job, "0:8080"]);
+    // A task runs before its server listens.
+    let said = eventually("somebody listens", || {
+        let output = place.me(&["forward", &place.job, "0:8080"]);
+        if output.status.success() {
+            return Some(text(&output.stdout));
+        }
+        assert!(refused(&output, 2).contains("--later"));
+        None
+    });
     let address = said.split(' ').next().unwrap().to_owned();
     let echoed = eventually("the port answers", || {
         let mut stream = connected(&address);
