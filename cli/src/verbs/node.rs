@@ -247,6 +247,9 @@ pub async fn status(global: &Global) -> Result<ExitCode, Failure> {
         {
             output::line(line);
         }
+        for node in &network.unreached {
+            output::line(format!("bootstrap  {}: {}", node.address, node.why));
+        }
     }
     output::line(format!(
         "peers      {} connected, {} known",

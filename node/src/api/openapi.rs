@@ -32,6 +32,7 @@ use utoipa::OpenApi;
         api::LogEntries,
         api::NetworkStatus,
         api::PeerWay,
+        api::Unreached,
         api::NodeStatus,
         api::OfferRequest,
         api::PeerAccess,

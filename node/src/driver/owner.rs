@@ -255,10 +255,7 @@ impl Owner {
         let relay = self.about.relay;
         let net = self.net.clone();
         tokio::spawn(async move {
-            let mut networks = Vec::new();
-            for member in net.members() {
-                networks.push(network_status(member, relay).await);
-            }
+            let networks = network_status(net.members(), relay).await;
             let seen = net.peers().await.into_iter();
             let connected = seen.filter(|(_, peer)| peer.connected);
             let connected: BTreeSet<PeerId> = connected.map(|(_, peer)| peer.peer).collect();

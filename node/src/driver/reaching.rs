@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use p2pnode_protocol::PeerId;
 use p2pnode_protocol::api::{
     ErrorCode, NetworkStatus, PeerEcho, PeerInfo, PeerLink, PeerPath, PeerWay, PeerWhereabouts,
-    ReachState, ReachStatus,
+    ReachState, ReachStatus, Unreached,
 };
 
 use super::owner::give;
@@ -58,14 +59,23 @@ async fn connected(
         if began.elapsed() > CONNECT_LIMIT {
             return Err(CommandError::new(
                 ErrorCode::NoPeer,
-                format!(
-                    "there is no way to {peer}: it may be off, or behind NAT without a relay; `p2pnode find {peer}` says what the DHT knows, and `p2pnode status` there how it can be reached"
-                ),
+                no_way(peer, &net.troubles(peer).await),
             ));
         }
         net.connect(peer).await;
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Says that a peer is not reached: why, as far as the network knows, and how to find out more.
+fn no_way(peer: PeerId, troubles: &[String]) -> String {
+    let why = match troubles {
+        [] => "it may be off, or behind NAT without a relay".to_owned(),
+        troubles => troubles.join("; "),
+    };
+    format!(
+        "there is no way to {peer}: {why}; `p2pnode find {peer}` says what the DHT knows, and `p2pnode status` there how it can be reached"
+    )
 }
 
 async fn ping(net: &Networks, peer: PeerId) -> Result<PeerEcho, CommandError> {
@@ -146,8 +156,43 @@ fn with_end(address: &Multiaddr, end: &Protocol<'_>) -> String {
     address.to_string()
 }
 
-/// How this node is in one of its networks.
-pub(super) async fn network_status(member: &Member, relay: RelayPolicy) -> NetworkStatus {
+/// How this node is in its networks.
+pub(super) async fn network_status(members: &[Member], relay: RelayPolicy) -> Vec<NetworkStatus> {
+    let asked = members.iter().map(|member| member.net().reachability());
+    let reach = join_all(asked).await;
+    let mut all = Vec::new();
+    for (member, of_network) in members.iter().zip(&reach) {
+        let unreached = unreached(of_network, &reach);
+        let reach = reach_status(of_network.clone(), relay);
+        all.push(in_network(member, reach, unreached).await);
+    }
+    all
+}
+
+/// Bootstrap nodes that one network does not reach, and no other either: each network tries those that
+/// the owner names, whichever they belong to.
+fn unreached(of_network: &Reachability, all: &[Reachability]) -> Vec<Unreached> {
+    let elsewhere = |address: &Multiaddr| {
+        let known = all.iter().flat_map(|network| &network.bootstrap);
+        known
+            .filter(|(which, _)| which == address)
+            .any(|(_, why)| why.is_none())
+    };
+    let troubled = of_network.bootstrap.iter().filter_map(|(address, why)| {
+        let why = why.clone()?;
+        (!elsewhere(address)).then(|| Unreached {
+            address: address.to_string(),
+            why,
+        })
+    });
+    troubled.collect()
+}
+
+async fn in_network(
+    member: &Member,
+    reach: ReachStatus,
+    unreached: Vec<Unreached>,
+) -> NetworkStatus {
     let net = member.net();
     let own_end = Protocol::P2p(net.local_peer_id());
     let (listen, external) = (net.listen_addresses(), net.external_addresses());
@@ -167,8 +212,9 @@ pub(super) async fn network_status(member: &Member, relay: RelayPolicy) -> Netwo
             .map(|address| with_end(address, &own_end))
             .collect(),
         external: external.iter().map(ToString::to_string).collect(),
-        reach: reach_status(net.reachability().await, relay),
+        reach,
         peers: ways,
+        unreached,
     }
 }
 
@@ -213,6 +259,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_bootstrap_node_of_one_network_is_missed_in_none() {
+        let address = |port: u16| -> Multiaddr { format!("/memory/{port}").parse().unwrap() };
+        let network = |troubles: [Option<&str>; 2]| Reachability {
+            bootstrap: (1..)
+                .zip(troubles)
+                .map(|(port, why)| (address(port), why.map(str::to_owned)))
+                .collect(),
+            ..Reachability::default()
+        };
+        let all = [
+            network([Some("another key"), Some("nobody listens")]),
+            network([None, Some("nobody listens")]),
+        ];
+        let expected = Unreached {
+            address: address(2).to_string(),
+            why: "nobody listens".to_owned(),
+        };
+        for of_network in &all {
+            assert_eq!(unreached(of_network, &all), std::slice::from_ref(&expected));
+        }
+    }
 
     #[test]
     fn what_carries_a_connection_is_read_off_its_address() {

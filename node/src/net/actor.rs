@@ -199,7 +199,6 @@ impl NetActor {
             } => {
                 tracing::debug!(peer = ?peer_id, %error, "cannot connect");
                 let mut cx = self.common.context(&mut self.swarm);
-                self.handlers.reach.on_dial_error(cx.now, peer_id, &error);
                 let discovery = &mut self.handlers.discovery;
                 discovery.on_dial_error(&mut cx, connection_id, peer_id, &error);
             }

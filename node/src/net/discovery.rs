@@ -23,6 +23,7 @@ use super::dht;
 use super::joining::Joining;
 use super::schedule::{Walk, Walks};
 use super::seeking::{FoundReply, Seeking};
+use super::trouble::Troubles;
 
 /// What a query of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,7 @@ pub(super) struct Discovery {
     joining: Joining,
     walks: Walks,
     seeking: Seeking,
+    troubles: Troubles,
     queries: HashMap<QueryId, Running>,
     /// The keys under which this node can be found.
     provided: Vec<RecordKey>,
@@ -64,6 +66,7 @@ impl Discovery {
             joining,
             walks: Walks::default(),
             seeking: Seeking::default(),
+            troubles: Troubles::default(),
             queries: HashMap::new(),
             provided: Vec::new(),
             comfortable,
@@ -110,9 +113,20 @@ impl Discovery {
         self.seeking.connect(cx, peer);
     }
 
+    /// Why `peer` was not reached when that was last tried.
+    pub(super) fn trouble(&self, peer: &PeerId) -> Option<String> {
+        self.troubles.of(peer).map(str::to_owned)
+    }
+
+    /// As [`Joining::bootstrap`].
+    pub(super) fn bootstrap(&self) -> Vec<(Multiaddr, Option<String>)> {
+        self.joining.bootstrap()
+    }
+
     /// A connection opened.
     pub(super) fn on_connected(&mut self, now: Instant, id: ConnectionId, peer: PeerId) {
         self.seeking.on_connected(&peer);
+        self.troubles.on_connected(&peer);
         self.joining.on_connected(now, id, peer);
     }
 
@@ -134,10 +148,12 @@ impl Discovery {
         peer: Option<PeerId>,
         error: &DialError,
     ) {
-        self.joining.on_dial_error(id, error);
+        let alone = cx.peers.connected_count() == 0;
+        self.joining.on_dial_error(id, error, alone);
         let Some(peer) = peer else {
             return;
         };
+        self.troubles.on_dial_error(cx.now, peer, error);
         match error {
             DialError::Transport(failures) => {
                 for (address, _) in failures {

@@ -9,7 +9,7 @@ use super::conduct::Misdeed;
 use super::context::{Context, Handlers};
 use super::handle::Request;
 use super::peer::{Entry, LinkSnapshot};
-use super::reach;
+use super::reach::{self, Reachability};
 
 /// The node wants something.
 pub(super) fn request(handlers: &mut Handlers, cx: &mut Context<'_>, request: Request) {
@@ -43,11 +43,17 @@ pub(super) fn request(handlers: &mut Handlers, cx: &mut Context<'_>, request: Re
         Request::Links { peer, reply } => {
             let _ = reply.send(links(cx, &peer));
         }
+        Request::Trouble { peer, reply } => {
+            let _ = reply.send(handlers.discovery.trouble(&peer));
+        }
         Request::TcpAddress { peer, reply } => {
             let _ = reply.send(cx.peers.get(&peer).and_then(Entry::tcp_address));
         }
         Request::Reach(reply) => {
-            let _ = reply.send(handlers.reach.snapshot());
+            let _ = reply.send(Reachability {
+                bootstrap: handlers.discovery.bootstrap(),
+                ..handlers.reach.snapshot()
+            });
         }
         Request::Peers(reply) => {
             let _ = reply.send(cx.peers.snapshot());

@@ -63,6 +63,10 @@ pub(super) enum Request {
         peer: PeerId,
         reply: oneshot::Sender<Vec<LinkSnapshot>>,
     },
+    Trouble {
+        peer: PeerId,
+        reply: oneshot::Sender<Option<String>>,
+    },
     TcpAddress {
         peer: PeerId,
         reply: oneshot::Sender<Option<SocketAddr>>,
@@ -260,6 +264,14 @@ impl NetHandle {
         let (reply, links) = oneshot::channel();
         self.ask(Request::Links { peer, reply }).await;
         links.await.unwrap_or_default()
+    }
+
+    /// Why `peer` could not be reached when that was last tried, in words; `None` when it could, or nobody
+    /// tried.
+    pub async fn trouble(&self, peer: PeerId) -> Option<String> {
+        let (reply, trouble) = oneshot::channel();
+        self.ask(Request::Trouble { peer, reply }).await;
+        trouble.await.ok()?
     }
 
     /// Where a TCP connection of one's own to `peer` is likely to come about; `None` unless a direct

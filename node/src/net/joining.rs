@@ -11,6 +11,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::addresses;
 use super::context::{Action, Context};
+use super::trouble;
 
 /// First pause before a bootstrap node is dialled again: people start several nodes at once, in any
 /// order.
@@ -26,6 +27,10 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// must not be dialled by a thousand nodes every minute either.
 const COMPANY_PAUSE: Duration = Duration::from_secs(300);
 
+/// So many dials in a row that fail are told to the log of a node that is alone (about 3 s after the
+/// first): people start several nodes at once, in any order.
+const TOLD_AFTER: u32 = 5;
+
 /// How many other peers are many.
 const COMPANY: usize = 16;
 
@@ -39,6 +44,9 @@ struct Bootstrap {
     dialling: Option<ConnectionId>,
     next: Instant,
     pause: Duration,
+    /// Dials that failed, one after the other, and why the last did.
+    failed: u32,
+    trouble: Option<String>,
 }
 
 /// The way in.
@@ -61,6 +69,8 @@ impl Joining {
                     dialling: None,
                     next: now,
                     pause: FIRST_PAUSE,
+                    failed: 0,
+                    trouble: None,
                 })
                 .collect(),
             remembered: Some(now),
@@ -124,6 +134,10 @@ impl Joining {
                 node.peer = Some(peer);
                 node.next = now + PAUSE;
             }
+            if node.peer == Some(peer) {
+                node.failed = 0;
+                node.trouble = None;
+            }
         }
         self.remembered = None;
         self.pause = FIRST_PAUSE;
@@ -153,7 +167,8 @@ impl Joining {
         }
     }
 
-    pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError) {
+    /// A dial failed, of a node that has other peers or is alone.
+    pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError, alone: bool) {
         let Some(place) = self
             .bootstrap
             .iter()
@@ -168,17 +183,24 @@ impl Joining {
                 tracing::info!(address = %node.address, "this bootstrap node is this node itself");
                 self.bootstrap.remove(place);
             }
-            DialError::WrongPeerId { obtained, .. } => {
-                tracing::warn!(
-                    address = %node.address,
-                    %obtained,
-                    "another peer than named answers at this bootstrap address"
-                );
-            }
             error => {
-                tracing::debug!(address = %node.address, %error, "a bootstrap node does not answer");
+                node.failed = node.failed.saturating_add(1);
+                node.trouble = trouble::of_dial(error).or(node.trouble.take());
+                if alone
+                    && node.failed == TOLD_AFTER
+                    && let Some(why) = &node.trouble
+                {
+                    tracing::warn!(address = %node.address, "a bootstrap node is not reached: {why}");
+                }
             }
         }
+    }
+
+    /// The bootstrap nodes, each with why it was not reached when that was last tried.
+    pub(super) fn bootstrap(&self) -> Vec<(Multiaddr, Option<String>)> {
+        let all = self.bootstrap.iter();
+        all.map(|node| (node.address.clone(), node.trouble.clone()))
+            .collect()
     }
 }
 

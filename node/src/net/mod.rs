@@ -6,7 +6,7 @@
 //!
 //! | Concern | Module |
 //! |---|---|
-//! | finding peers and addresses | `discovery`, with `joining`, `seeking`, `schedule`, `dht`, `provider_store` |
+//! | finding peers and addresses | `discovery`, with `joining`, `seeking`, `trouble`, `schedule`, `dht`, `provider_store` |
 //! | who can give what | `capacity`, with `exchange` (directly) and `gossip` (to everybody) |
 //! | task messages | `tasks`, with `wire` |
 //! | byte streams | `streams` |
@@ -57,6 +57,7 @@ mod shortcut;
 mod streams;
 mod tasks;
 mod transport;
+mod trouble;
 mod wire;
 
 use std::time::{Duration, Instant};

@@ -4,6 +4,7 @@
 //! channels within the process. The relay's circuits come on top of each, and [`super::guard`] stands in
 //! all of them. Called once by [`super::start`].
 
+use std::io;
 use std::time::Duration;
 
 use futures::{AsyncRead, AsyncWrite};
@@ -57,9 +58,21 @@ where
         .boxed())
 }
 
+/// What the system says of a TCP connection. The layers above hand on what an error was caused by and not
+/// the error itself, so it is made a cause for [`super::trouble`] to find.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct OfSystem(#[source] io::Error);
+
+fn tcp()
+-> impl Transport<Output = tcp::tokio::TcpStream, Error = OfSystem, Dial: Send, ListenerUpgrade: Send>
++ Send
++ Unpin {
+    tcp::tokio::Transport::new(tcp::Config::default()).map_err(OfSystem)
+}
+
 fn tcp_only(keypair: &Keypair, psk: PreSharedKey) -> Result<Muxed, NetError> {
-    let locked = tcp::tokio::Transport::new(tcp::Config::default())
-        .and_then(move |socket, _| PnetConfig::new(psk).handshake(socket));
+    let locked = tcp().and_then(move |socket, _| PnetConfig::new(psk).handshake(socket));
     secured(locked, keypair)
 }
 
@@ -67,8 +80,7 @@ fn tcp_and_quic(
     keypair: &Keypair,
     shortcuts: Option<mpsc::Sender<TcpStream>>,
 ) -> Result<Muxed, NetError> {
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default())
-        .and_then(move |socket, end| shortcut::set_aside(socket, end, shortcuts));
+    let tcp = tcp().and_then(move |socket, end| shortcut::set_aside(socket, end, shortcuts));
     let tcp = secured(tcp, keypair)?;
     let mut config = quic::Config::new(keypair);
     config.handshake_timeout = CONNECT_TIMEOUT;

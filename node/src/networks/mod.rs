@@ -273,6 +273,12 @@ impl Networks {
         links
     }
 
+    /// Why `peer` could not be reached, in each network in which that was tried in vain.
+    pub async fn troubles(&self, peer: PeerId) -> Vec<String> {
+        let all = join_all(self.nets().map(|net| net.trouble(peer))).await;
+        all.into_iter().flatten().collect()
+    }
+
     /// As [`NetHandle::tcp_address`]. `None` for a peer that is in a private network, too: what belongs there
     /// is locked with its key on the way, and nobody has to ask which network it went by.
     pub async fn tcp_address(&self, peer: PeerId) -> Option<SocketAddr> {

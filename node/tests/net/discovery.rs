@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use libp2p::PeerId;
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
 use p2pnode_node::net::{Misdeed, MisdeedLabel, NetConfig, NetLimits, ReachConfig};
 
 use crate::support::{
@@ -116,6 +117,50 @@ async fn a_pre_shared_key_keeps_others_out() {
         assert!(!connected(&a.log, node.id()));
         assert!(node.handle.peers().await.iter().all(|peer| !peer.connected));
     }
+    // What makes no sense may look like the first half of something: then it takes a timeout.
+    let address = &a.handle.listen_addresses()[0];
+    tokio::join!(
+        unreached(&stranger, address, "another key"),
+        unreached(&nobody, address, "another key")
+    );
+}
+
+/// Waits until a node says that the bootstrap node at `address` is not reached, and why.
+async fn unreached(node: &Node, address: &Multiaddr, why: &str) {
+    eventually(why, || async {
+        let all = node.handle.reachability().await.bootstrap;
+        all.iter().any(|(which, said)| {
+            which == address && said.as_ref().is_some_and(|said| said.contains(why))
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn it_is_said_why_a_peer_is_not_reached() {
+    let gone = start(loopback()).await;
+    let (address, peer) = (gone.handle.listen_addresses()[0].clone(), gone.id());
+    gone.handle.shutdown().await;
+    let there = start(loopback()).await;
+    let its = there.handle.listen_addresses()[0].clone();
+    let taken = its.clone().with(Protocol::P2p(peer));
+    let relay = its.with(Protocol::P2p(there.id()));
+    let behind = PeerId::random();
+    let circuit = relay.with(Protocol::P2pCircuit).with(Protocol::P2p(behind));
+    let node = start(NetConfig {
+        bootstrap: vec![address.clone(), taken.clone(), circuit.clone()],
+        ..loopback()
+    })
+    .await;
+    unreached(&node, &address, "nobody listens at").await;
+    unreached(&node, &taken, "another node").await;
+    unreached(&node, &circuit, "it does not relay").await;
+    for (peer, said) in [(peer, there.id()), (behind, there.id())] {
+        let why = node.handle.trouble(peer).await.unwrap();
+        assert!(why.contains(&said.to_string()), "{why}");
+    }
+    // It was reached, to be asked.
+    assert_eq!(node.handle.trouble(there.id()).await, None);
 }
 
 #[tokio::test]

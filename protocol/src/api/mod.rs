@@ -28,7 +28,7 @@ pub use jobs::{
     CreateJob, JobCreated, JobInfo, JobState, JobUsage, TaskCounts, TaskInfo, TaskState,
 };
 pub use logs::{LogEntries, LogEntry};
-pub use node::{AdvertTimes, NetworkStatus, NodeStatus, PeerWay, RuntimeStatus};
+pub use node::{AdvertTimes, NetworkStatus, NodeStatus, PeerWay, RuntimeStatus, Unreached};
 pub use offer::{AccessRequest, OfferRequest, OfferStatus};
 pub use peers::{PeerAccess, PeerFit, PeerInfo};
 pub use reach::{

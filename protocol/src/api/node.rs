@@ -81,6 +81,19 @@ pub struct NetworkStatus {
     /// Peers of this network with an open connection, and the way to each: direct ones first.
     #[serde(default)]
     pub peers: Vec<PeerWay>,
+    /// Bootstrap nodes that were not reached when that was last tried. They are tried again.
+    #[serde(default)]
+    pub unreached: Vec<Unreached>,
+}
+
+/// A bootstrap node that is not reached. Part of `GET /api/v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Unreached {
+    /// Its address, as it was given.
+    pub address: String,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// A connected peer, and how it is reached. Part of `GET /api/v1/status`.

@@ -28,14 +28,12 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use libp2p::core::transport::ListenerId;
-use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, PeerId, kad, relay, upnp};
 
 use super::context::Context;
 use again::Again;
 use external::External;
 use needless::Needless;
-use refusal::Refusals;
 use relays::Relays;
 use serving::Serving;
 use sight::Sight;
@@ -64,7 +62,6 @@ pub(super) struct Reach {
     serving: Serving,
     needless: Needless,
     again: Again,
-    refusals: Refusals,
 }
 
 impl Reach {
@@ -92,6 +89,7 @@ impl Reach {
             clients: self.serving.clients(),
             circuits: self.serving.circuits(),
             trouble: self.relays.trouble().map(str::to_owned),
+            bootstrap: Vec::new(),
         }
     }
 
@@ -189,11 +187,6 @@ impl Reach {
     /// A relay says something to those that it serves.
     pub(super) fn on_relay_server(&mut self, cx: &Context<'_>, event: &relay::Event) {
         self.serving.on_event(cx, event);
-    }
-
-    /// A dial failed. A relay's refusal is the owner's business.
-    pub(super) fn on_dial_error(&mut self, now: Instant, peer: Option<PeerId>, error: &DialError) {
-        self.refusals.on_dial_error(now, peer, error);
     }
 
     /// A connection opened. Once a direct one stands, relayed ones to the same peer are needless.

@@ -1,6 +1,6 @@
 //! What people are told of a node's reachability.
 
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 
 /// Whether and how others can reach this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,4 +31,6 @@ pub struct Reachability {
     pub circuits: u32,
     /// What is wrong, with its mend.
     pub trouble: Option<String>,
+    /// The bootstrap nodes, each with why it was not reached when that was last tried.
+    pub bootstrap: Vec<(Multiaddr, Option<String>)>,
 }
