@@ -15,6 +15,7 @@ use p2pnode_protocol::task::Stream;
 use p2pnode_protocol::text::{is_plain, printable, printable_lines};
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Global;
@@ -115,11 +116,20 @@ pub fn raw_bytes(bytes: &[u8]) {
 }
 
 /// This process has more to do than to print: from now on nothing that can't be printed ends it.
+/// [`reader_left`] tells of it.
 pub fn outlives_readers() {
     OUTLIVES_READERS.store(true, Ordering::Relaxed);
 }
 
 static OUTLIVES_READERS: AtomicBool = AtomicBool::new(false);
+
+/// Returns when a process that outlives its readers has printed something that nobody reads any more. Safe
+/// to drop and call again.
+pub async fn reader_left() {
+    READER_LEFT.notified().await;
+}
+
+static READER_LEFT: Notify = Notify::const_new();
 
 type Hook = Box<dyn Fn() + Send>;
 
@@ -141,10 +151,14 @@ fn exit_with(code: u8) -> ! {
 /// its reader has seen enough, and with one when there is no place for it.
 fn told(written: io::Result<()>) {
     let Err(error) = written else { return };
+    let left = error.kind() == io::ErrorKind::BrokenPipe;
     if OUTLIVES_READERS.load(Ordering::Relaxed) {
+        if left {
+            READER_LEFT.notify_one();
+        }
         return;
     }
-    if error.kind() == io::ErrorKind::BrokenPipe {
+    if left {
         exit_with(exit::BROKEN_PIPE);
     }
     note(format!("p2pnode: the output cannot be written: {error}"));

@@ -1,6 +1,6 @@
 //! How jobs and nodes end, and who is told.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -220,4 +220,44 @@ fn spinning(lab: &Lab) -> PathBuf {
         &simple_job("task.wasm", 1),
         &[("task.wasm", &module)],
     )
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_what_it_reads() {
+    let lab = Lab::new();
+    let (provider, _mine) = lab.pair();
+    std::fs::write(lab.path("chatter.wasm"), modules::chatter()).unwrap();
+    let own = lab.id("own");
+    let allow = lab.run("provider", &["offer", "--allow", &own, "--cpus", "1"]);
+    assert!(allow.status.success(), "{}", text(&allow.stderr));
+    for (name, bootstrap) in [("me", None), ("own", Some(&provider.address))] {
+        let mut command = program();
+        command
+            .args(["run", "--wasm", "chatter.wasm", "--data-dir"])
+            .arg(lab.path(name))
+            .current_dir(lab.root.path());
+        if let Some(address) = bootstrap {
+            command.args(["--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+            command.args(["--bootstrap", address]);
+        }
+        let stdout = Stdio::piped();
+        let mut run = command
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut head = [1; 64];
+        let mut reader = run.stdout.take().unwrap();
+        reader.read_exact(&mut head).unwrap();
+        assert_eq!(head, [0; 64]);
+        drop(reader);
+        let ended = run.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(141), "{}", text(&ended.stderr));
+        lab.wait_until_running("provider", 0);
+        let left = std::fs::read_dir(lab.root.path()).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.filter(|name| name.starts_with(".p2pnode")).count(), 0);
+    }
+    let job = lab.last_job("me").unwrap();
+    assert_eq!(job["job"]["state"], "cancelled", "{job}");
 }

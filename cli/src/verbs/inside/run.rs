@@ -22,6 +22,8 @@ use crate::select::JobSelector;
 
 pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut interrupts = Interrupts::listen()?;
+    // There is a job to be cancelled.
+    output::outlives_readers();
     let config = here::config(global, &args.node)?;
     for text in &args.ports {
         Ports::parse(text)?;
@@ -79,6 +81,8 @@ struct Running<'a> {
     instead: Option<u8>,
     /// Whether it was said why.
     told: bool,
+    /// What stands for all of that when nobody wanted the command any more, and said so here.
+    given_up: Option<u8>,
     /// Whether anything is to come back.
     outputs: bool,
 }
@@ -94,6 +98,7 @@ impl<'a> Running<'a> {
             code: None,
             instead: None,
             told: false,
+            given_up: None,
             outputs,
         }
     }
@@ -106,16 +111,14 @@ impl<'a> Running<'a> {
     ) -> Result<u8, Failure> {
         let mut events = self.client.events(Method::POST, "/jobs", request).await?;
         let mut job: Option<String> = None;
-        let mut interrupted = false;
         loop {
             let event = tokio::select! {
                 event = events.next() => event?,
-                cause = interrupts.next() => {
-                    let Some(job) = job.as_ref().filter(|_| !interrupted) else {
-                        return Ok(exit::INTERRUPTED);
+                why = unwanted(interrupts, self.given_up.is_none()) => {
+                    let Some(job) = job.as_ref().filter(|_| self.given_up.is_none()) else {
+                        return Ok(self.given_up.unwrap_or(exit::INTERRUPTED));
                     };
-                    interrupted = cause == Cause::Signal;
-                    cancel(&self.client, job).await?;
+                    self.give_up(job, why).await?;
                     continue;
                 }
             };
@@ -124,11 +127,11 @@ impl<'a> Running<'a> {
                 Some(Event::JobCreated { job: id, .. }) => job = Some(id),
                 Some(Event::TaskStarted { job, task, .. }) => {
                     self.began = true;
+                    let read = self.given_up.is_none();
                     let opened = tokio::select! {
                         opened = self.open(&task) => opened,
-                        cause = interrupts.next() => {
-                            interrupted = cause == Cause::Signal;
-                            cancel(&self.client, &job).await?;
+                        why = unwanted(interrupts, read) => {
+                            self.give_up(&job, why).await?;
                             continue;
                         }
                     };
@@ -152,10 +155,8 @@ impl<'a> Running<'a> {
                     notes,
                     ..
                 }) => {
-                    if interrupted {
-                        return Ok(exit::INTERRUPTED);
-                    }
-                    return Ok(self.ended(state, no_peer, &notes));
+                    let ended = || self.ended(state, no_peer, &notes);
+                    return Ok(self.given_up.unwrap_or_else(ended));
                 }
                 Some(event) => self.show(event),
             }
@@ -189,7 +190,11 @@ impl<'a> Running<'a> {
             interactive: true,
             tty: self.args.tty,
         };
-        self.code = Some(match attend::attend(command, manner).await {
+        let ended = tokio::select! {
+            ended = attend::attend(command, manner) => ended,
+            () = output::reader_left() => return self.give_up(job, Some(exit::BROKEN_PIPE)).await,
+        };
+        self.code = Some(match ended {
             Ok(code) => code,
             Err(failure) => {
                 output::note(format!("p2pnode: {}", failure.message));
@@ -198,6 +203,11 @@ impl<'a> Running<'a> {
             }
         });
         Ok(())
+    }
+
+    async fn give_up(&mut self, job: &str, why: Option<u8>) -> Result<(), Failure> {
+        self.given_up = why;
+        cancel(&self.client, job).await
     }
 
     /// What is told of the way there.
@@ -261,6 +271,15 @@ impl<'a> Running<'a> {
             ));
         }
         code
+    }
+}
+
+/// Returns when nobody wants the command any more: the exit code that says why, unless the end of this
+/// process's own node does. Whether anybody reads what it writes counts while it `matters`.
+async fn unwanted(interrupts: &mut Interrupts, matters: bool) -> Option<u8> {
+    tokio::select! {
+        cause = interrupts.next() => (cause == Cause::Signal).then_some(exit::INTERRUPTED),
+        () = output::reader_left(), if matters => Some(exit::BROKEN_PIPE),
     }
 }
 
