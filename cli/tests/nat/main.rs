@@ -9,6 +9,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod inside;
 mod jobs;
 mod moves;
 mod town;

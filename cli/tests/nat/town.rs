@@ -16,6 +16,9 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 /// For nodes whose router would not answer anyhow: the question is asked for some seconds.
 const NO_UPNP: &[&str] = &["--no-upnp"];
 
+/// The engine's socket in a lab, where there is one.
+const ENGINE: &str = "engine";
+
 /// Waits until `found` returns something, without asking all the time.
 pub fn eventually<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
     eventually_within(LIMIT, Duration::from_millis(100), what, found)
@@ -31,6 +34,8 @@ struct Plan<'a> {
     upnp: bool,
     /// Whether all of them are in a network of their own, which their one relay makes.
     private: bool,
+    /// Whether this machine's Docker engine is theirs, too.
+    engine: bool,
 }
 
 /// One relay that serves, and nothing of note.
@@ -40,6 +45,7 @@ const PLAIN: Plan<'static> = Plan {
     flags: &["--relay", "on"],
     upnp: false,
     private: false,
+    engine: false,
 };
 
 /// Two homes, each with a node, and relays. Nodes are dropped before their world.
@@ -90,8 +96,20 @@ impl Town {
         })
     }
 
+    /// The same, where tasks may run in containers.
+    pub fn with_engine(nat: Nat) -> Self {
+        Self::build(&Plan {
+            nat,
+            engine: true,
+            ..PLAIN
+        })
+    }
+
     fn build(plan: &Plan<'_>) -> Self {
         let (mut world, lab) = (World::new(), Lab::new());
+        if plan.engine {
+            std::os::unix::fs::symlink("/var/run/docker.sock", lab.path(ENGINE)).unwrap();
+        }
         let mut relays: Vec<TestNode> = Vec::new();
         for number in 0..plan.relays {
             let name = format!("relay{number}");
@@ -156,9 +174,12 @@ impl Town {
 
     /// Runs a verb on the machine `name`.
     pub fn run(&self, name: &str, args: &[&str]) -> Output {
+        self.command(name, args).output().unwrap()
+    }
+
+    /// A verb on the machine `name`.
+    pub fn command(&self, name: &str, args: &[&str]) -> Command {
         command(&self.world, &self.lab, name, args)
-            .output()
-            .unwrap()
     }
 
     /// Runs a verb that must succeed and returns its JSON.
@@ -265,11 +286,9 @@ fn command(world: &World, lab: &Lab, name: &str, args: &[&str]) -> Command {
         .args(["netns", "exec", &world.space(name)])
         .arg(env!("CARGO_BIN_EXE_p2pnode"))
         .args(args)
-        .arg("--data-dir")
-        .arg(lab.path(name))
-        .env_remove("P2PNODE_DATA_DIR")
-        // Containers are no part of this, and a machine of files has no sensors.
-        .env("P2PNODE_DOCKER_SOCKET", lab.path("no-engine"))
+        .env("P2PNODE_DATA_DIR", lab.path(name))
+        // Containers are seldom a part of this, and a machine of files has no sensors.
+        .env("P2PNODE_DOCKER_SOCKET", lab.path(ENGINE))
         .env("P2PNODE_SENSORS_ROOT", lab.path("machine"))
         .current_dir(lab.root.path())
         .stdin(Stdio::null());

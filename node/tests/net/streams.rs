@@ -215,6 +215,32 @@ async fn a_lost_peer_ends_its_streams() {
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
 
+/// Who closes a connection itself is told by nobody else.
+#[tokio::test]
+async fn a_connection_that_is_given_up_ends_its_streams_here_too() {
+    let (a, mut b) = pair().await;
+    let peer = b.id();
+    let mut out = a
+        .handle
+        .open_stream(peer, StreamKind::Tunnel)
+        .await
+        .unwrap();
+    out.write_all(b"before").await.unwrap();
+    out.flush().await.unwrap();
+    let mut inbound = b.next_stream().await;
+    inbound.read_exact(&mut [0; 6]).await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(out);
+    // More than the peer takes: it waits for room.
+    let writing = tokio::spawn(async move { writer.write_all(&vec![0; 64 << 20]).await });
+    let reading = tokio::spawn(async move { reader.read_u8().await });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    a.handle.disconnect(peer).await;
+    let ended = tokio::time::timeout(PATIENCE, async { tokio::join!(reading, writing) }).await;
+    let (read, written) = ended.expect("neither waits for ever");
+    assert!(read.unwrap().is_err());
+    assert!(written.unwrap().is_err());
+}
+
 #[tokio::test]
 async fn a_slow_reader_holds_the_writer_back() {
     let (a, mut b) = pair().await;

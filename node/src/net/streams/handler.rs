@@ -78,6 +78,12 @@ pub struct Handler {
     answering: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.path.is_closed();
+    }
+}
+
 impl Handler {
     pub(super) fn new(
         peer: PeerId,

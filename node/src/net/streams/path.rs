@@ -49,6 +49,8 @@ pub(super) struct Path {
     streams: AtomicUsize,
     /// Cancelled when this is a relayed connection and a direct one to the same peer stands.
     better: CancellationToken,
+    /// Cancelled when it is closed.
+    closed: CancellationToken,
 }
 
 impl Path {
@@ -61,6 +63,7 @@ impl Path {
             moved_ms: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             better: CancellationToken::new(),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -112,6 +115,15 @@ impl Path {
 
     pub(super) const fn better(&self) -> &CancellationToken {
         &self.better
+    }
+
+    /// It is closed, whoever did that.
+    pub(super) fn is_closed(&self) {
+        self.closed.cancel();
+    }
+
+    pub(super) const fn closed(&self) -> &CancellationToken {
+        &self.closed
     }
 }
 

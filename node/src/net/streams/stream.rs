@@ -9,7 +9,7 @@ use libp2p::PeerId;
 use libp2p::swarm::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::super::metrics::ByteCounters;
 use super::super::protocols::StreamKind;
@@ -25,7 +25,26 @@ pub struct NetStream {
     kind: StreamKind,
     bytes: ByteCounters,
     path: Way,
+    /// The end of the connection, for whoever reads and whoever writes.
+    closed: [End; 2],
     _slot: Slot,
+}
+
+/// The end of the connection under a stream. Yamux leaves streams asleep when this node closes a connection
+/// itself: what was pending would be so for ever.
+type End = Pin<Box<WaitForCancellationFutureOwned>>;
+
+/// What a poll came to, unless it waits for something on a connection that is closed.
+fn while_open<T>(
+    polled: Poll<io::Result<T>>,
+    closed: &mut End,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<T>> {
+    if polled.is_ready() || closed.as_mut().poll(cx).is_pending() {
+        return polled;
+    }
+    let why = "the connection under it is closed";
+    Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, why)))
 }
 
 impl NetStream {
@@ -37,7 +56,9 @@ impl NetStream {
         slot: Slot,
         path: Arc<Path>,
     ) -> Self {
+        let end = || Box::pin(path.closed().clone().cancelled_owned());
         Self {
+            closed: [end(), end()],
             inner: Box::new(stream.compat()),
             peer,
             kind,
@@ -84,7 +105,7 @@ impl AsyncRead for NetStream {
         let came = buf.filled().len() - before;
         self.bytes.received.inc_by(came as u64);
         self.path.received(came);
-        polled
+        while_open(polled, &mut self.closed[0], cx)
     }
 }
 
@@ -99,14 +120,16 @@ impl AsyncWrite for NetStream {
             self.bytes.sent.inc_by(written as u64);
             self.path.sent(written);
         }
-        polled
+        while_open(polled, &mut self.closed[1], cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        while_open(polled, &mut self.closed[1], cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
+        while_open(polled, &mut self.closed[1], cx)
     }
 }
