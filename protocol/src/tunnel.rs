@@ -26,7 +26,7 @@ pub const MAX_DATAGRAM_BYTES: usize = 65_507;
 /// Bytes in an Ed25519 public key.
 pub const PUBLIC_KEY_LEN: usize = 32;
 
-/// What a TCP connection begins with that is a shortcut; a [`ShortcutKey`] follows. No connection of libp2p
+/// What a TCP connection begins with that is a shortcut; 32 bytes follow that a [`ShortcutKey`] leads to. No connection of libp2p
 /// begins so: the first byte of multistream-select is 19.
 pub const SHORTCUT_GREETING: [u8; 16] = *b"p2pnode-shortcut";
 
@@ -35,9 +35,10 @@ pub const SHORTCUT_GREETING: [u8; 16] = *b"p2pnode-shortcut";
 pub const SHORTCUT_LEFT: u8 = 0;
 
 /// Names the tunnel that goes on over a TCP connection of its own. Random, made by the provider, good for
-/// one connection; whoever else learns it gets to an SSH server that knows one key and no other. A provider
-/// that knows it answers with 32 bytes that follow from it (BLAKE3's `derive_key` with the context
-/// `p2pnode 2026 tunnel shortcut answer`); what comes after them belongs to the tunnel.
+/// one connection; whoever else learns it gets to an SSH server that knows one key and no other. It is never
+/// sent in clear: the opener shows 32 bytes that follow from it (BLAKE3's `derive_key` with the context
+/// `p2pnode 2026 tunnel shortcut question`), and a provider that knows it answers with 32 others (`p2pnode
+/// 2026 tunnel shortcut answer`); what comes after them belongs to the tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct ShortcutKey(pub [u8; 32]);
 

@@ -15,7 +15,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 
 use super::error::Refused;
 use super::{ApiState, select};
-use crate::tunnels::{Wanted, parse_listen, place};
+use crate::tunnels::{Wanted, last_place, parse_listen, place};
 
 /// What a client that wants a tunnel upgrades to.
 const PROTOCOL: &str = "p2pnode-tunnel";
@@ -49,6 +49,9 @@ pub(super) struct Which {
     /// The task's position, counted from 0.
     #[serde(default)]
     task: u32,
+    /// Whether it is to go on with a command, whose end may be waiting where its task has ended.
+    #[serde(default)]
+    resume: bool,
 }
 
 /// Joins the client's connection to a stream to the task's provider. What the client then says is
@@ -56,7 +59,7 @@ pub(super) struct Which {
 pub(super) async fn open(
     State(state): State<ApiState>,
     Path(selector): Path<String>,
-    Query(Which { task: index }): Query<Which>,
+    Query(which): Query<Which>,
     mut request: Request,
 ) -> Result<Response, Refused> {
     let wants = request
@@ -70,7 +73,11 @@ pub(super) async fn open(
         ));
     }
     let job = select::job(&state.node, &selector).await?;
-    let peer = place(&state.node, job, index).await?;
+    let index = which.task;
+    let peer = match which.resume {
+        true => last_place(&state.node, job, index).await?,
+        false => place(&state.node, job, index).await?,
+    };
     let mut far = state.tunnels.to(peer).await?;
     let shortcut = state.tunnels.shortcut(peer).await;
     let (upgraded, ending) = (hyper::upgrade::on(&mut request), state.ending.clone());

@@ -68,7 +68,7 @@ impl Tunnels {
         }
         match self.net.open_stream(peer, StreamKind::Tunnel).await {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => Err(unreachable(peer, &error)),
+            Err(error) => Err(unreachable(peer, &error, &self.net.troubles(peer).await)),
         }
     }
 
@@ -152,15 +152,31 @@ impl Tunnels {
 /// # Errors
 /// When nobody does at the moment.
 pub async fn place(node: &NodeHandle, job: JobId, index: u32) -> Result<PeerId, CommandError> {
+    let task = task(node, job, index).await?;
+    match unfit(&task) {
+        Some(why) => Err(why),
+        None => provider(&task),
+    }
+}
+
+/// Who runs a task of this node's, or did last.
+///
+/// # Errors
+/// When nobody has begun it.
+pub async fn last_place(node: &NodeHandle, job: JobId, index: u32) -> Result<PeerId, CommandError> {
+    provider(&task(node, job, index).await?)
+}
+
+async fn task(node: &NodeHandle, job: JobId, index: u32) -> Result<TaskInfo, CommandError> {
     let until = index.saturating_add(1);
     let found = node.view(move |core| core.tasks(job, index..until)).await?;
-    let Some(task) = found.into_iter().next() else {
+    found.into_iter().next().ok_or_else(|| {
         let why = format!("job {job} has no task {index}; `p2pnode job {job}` lists them");
-        return Err(CommandError::new(ErrorCode::NotFound, why));
-    };
-    if let Some(why) = unfit(&task) {
-        return Err(why);
-    }
+        CommandError::new(ErrorCode::NotFound, why)
+    })
+}
+
+fn provider(task: &TaskInfo) -> Result<PeerId, CommandError> {
     let peer = task.peer.as_deref().and_then(|peer| peer.parse().ok());
     peer.ok_or_else(|| not_yet(&task.task))
 }
@@ -190,9 +206,15 @@ fn not_yet(name: &str) -> CommandError {
     )
 }
 
-fn unreachable(peer: PeerId, error: &net::OpenError) -> CommandError {
+/// Says why there is no stream to a provider: what the network met with on the way says more than the
+/// stream's own error.
+fn unreachable(peer: PeerId, error: &net::OpenError, troubles: &[String]) -> CommandError {
+    let why = match (error, troubles) {
+        (net::OpenError::Unreachable, [_, ..]) => troubles.join("; "),
+        (error, _) => error.to_string(),
+    };
     CommandError::new(
         ErrorCode::Unavailable,
-        format!("the task's provider {peer} cannot be reached: {error}"),
+        format!("the task's provider {peer} cannot be reached: {why}"),
     )
 }

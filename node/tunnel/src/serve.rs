@@ -117,7 +117,17 @@ impl Tunnels {
         };
         let (door, place) = match self.check(task, &hello.purpose).await {
             Ok(checked) => checked,
-            Err(refused) => return Err((stream.take(), refused)),
+            Err(refused) => {
+                // When the door is shut, a command's last output and its end wait for its owner.
+                if let Purpose::Resume { session, received } = hello.purpose
+                    && let Ok(seat) = self.sessions.find(session, task)
+                    && let Some(whole) = stream.take()
+                {
+                    seat.attach(Box::new(whole), Some(received)).await;
+                    return Ok(());
+                }
+                return Err((stream.take(), refused));
+            }
         };
         let Some(whole) = stream.take() else {
             return Ok(());

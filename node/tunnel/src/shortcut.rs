@@ -25,20 +25,26 @@ use tokio::time::timeout;
 /// and is one read long when it is honest.
 const STRANGERS: usize = 64;
 
-/// How long a connection has to show its key, and an opener to choose its way (5 s): several times the
-/// slowest round trip.
+/// How long a connection has to show its key (5 s): several times the slowest round trip.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an opener has to choose its way (30 s). It is known and counted, tries the shortcut for some
+/// seconds first, and may be a busy machine.
+const CHOICE: Duration = Duration::from_secs(30);
 
 /// Bytes that a client does not acknowledge for so long (2 minutes, as long as SSH's own signs of life allow) end
 /// its connection. In milliseconds.
 #[cfg(target_os = "linux")]
 const UNTAKEN_MS: u32 = 120_000;
 
-/// Keys that were given out and not shown yet. As many as tunnels that are being opened, which
-/// [`Places`](crate::doors::Places) bounds.
+/// What is shown of a [`ShortcutKey`] in clear.
+type Shown = [u8; 32];
+
+/// Keys that were given out and not shown yet, by what is shown of them. As many as tunnels that are being
+/// opened, which [`Places`](crate::doors::Places) bounds.
 #[derive(Debug)]
 pub(crate) struct Shortcuts {
-    keys: Mutex<HashMap<ShortcutKey, oneshot::Sender<TcpStream>>>,
+    keys: Mutex<HashMap<Shown, oneshot::Sender<TcpStream>>>,
     strangers: Semaphore,
 }
 
@@ -52,7 +58,7 @@ impl Default for Shortcuts {
 }
 
 impl Shortcuts {
-    fn keys(&self) -> MutexGuard<'_, HashMap<ShortcutKey, oneshot::Sender<TcpStream>>> {
+    fn keys(&self) -> MutexGuard<'_, HashMap<Shown, oneshot::Sender<TcpStream>>> {
         // Nothing that is done under the lock can leave it half done.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,7 +67,7 @@ impl Shortcuts {
     pub(crate) fn offer(self: &Arc<Self>) -> Offer {
         let key = ShortcutKey(rand::random());
         let (arrived, arrival) = oneshot::channel();
-        self.keys().insert(key, arrived);
+        self.keys().insert(shown_of(&key), arrived);
         Offer {
             key,
             arrival,
@@ -78,14 +84,14 @@ impl Shortcuts {
             tracing::debug!("too many connections that have shown no key");
             return;
         };
-        let mut shown = [0; SHORTCUT_GREETING.len() + size_of::<ShortcutKey>()];
+        let mut shown = [0; SHORTCUT_GREETING.len() + size_of::<Shown>()];
         let Ok(Ok(_)) = timeout(PATIENCE, connection.read_exact(&mut shown)).await else {
             return;
         };
         let (greeting, key) = shown.split_at(SHORTCUT_GREETING.len());
-        let waiting = <[u8; 32]>::try_from(key).ok().and_then(|key| {
+        let waiting = Shown::try_from(key).ok().and_then(|key| {
             let known = greeting == SHORTCUT_GREETING;
-            known.then(|| self.keys().remove(&ShortcutKey(key)))?
+            known.then(|| self.keys().remove(&key))?
         });
         match waiting {
             // A tunnel that gave up meanwhile drops the connection, which tells the opener.
@@ -101,6 +107,11 @@ fn prepare(connection: &TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::net::sockopt::set_tcp_user_timeout(connection, UNTAKEN_MS)?;
     Ok(())
+}
+
+/// What an opener shows of a key. Who only sees that cannot answer it.
+pub(crate) fn shown_of(key: &ShortcutKey) -> Shown {
+    blake3::derive_key("p2pnode 2026 tunnel shortcut question", &key.0)
 }
 
 /// What a provider answers to a key that it gave out, so that nobody else is taken for it.
@@ -145,14 +156,14 @@ impl Offer {
                 }
             }
         };
-        let shortcut = timeout(PATIENCE, choice).await.ok()??;
+        let shortcut = timeout(CHOICE, choice).await.ok()??;
         Some(shortcut.map_or(Way::Tunnel(stream), Way::Shortcut))
     }
 }
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        self.of.keys().remove(&self.key);
+        self.of.keys().remove(&shown_of(&self.key));
     }
 }
 
@@ -254,7 +265,7 @@ mod tests {
         // Another greeting does not make the right key right.
         let mut stranger = TcpStream::connect(address).await.unwrap();
         stranger.write_all(&[0; 16]).await.unwrap();
-        stranger.write_all(&offer.key().0).await.unwrap();
+        stranger.write_all(&shown_of(&offer.key())).await.unwrap();
         assert_eq!(stranger.read(&mut [0]).await.unwrap_or(0), 0);
 
         let mut silent = Vec::new();
@@ -266,9 +277,9 @@ mod tests {
         drop(silent);
         eventually(|| shortcuts.strangers.available_permits() == STRANGERS).await;
         let (_near, far) = tunnel();
+        let key = offer.key();
         let choosing = tokio::spawn(offer.chosen(far));
         // It was still good.
-        let key = *shortcuts.keys().keys().next().unwrap();
         shortcut::take(address, key).await.unwrap();
         assert!(matches!(choosing.await.unwrap(), Some(Way::Shortcut(_))));
     }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::shortcut::answer_to;
+use crate::shortcut::{answer_to, shown_of};
 
 /// How long a connection may take to come about (300 ms): a round trip across an ocean. Longer, and a
 /// firewall that swallows it would be felt more than the way through the nodes.
@@ -48,7 +48,7 @@ pub(crate) async fn take(address: SocketAddr, key: ShortcutKey) -> io::Result<Tc
     connection.set_nodelay(true)?;
     let mut answer = [0; 32];
     let asking = async {
-        let shown = [&SHORTCUT_GREETING[..], &key.0].concat();
+        let shown = [&SHORTCUT_GREETING[..], &shown_of(&key)].concat();
         connection.write_all(&shown).await?;
         connection.read_exact(&mut answer).await
     };

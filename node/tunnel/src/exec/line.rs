@@ -85,9 +85,11 @@ impl<In: Decode<()> + Send + 'static> Line<In> {
         Ok(())
     }
 
-    /// Ends it, as far as that can be told to the other side.
+    /// Writes what is queued and ends it, as far as that can be told to the other side.
     pub(crate) async fn close(mut self) {
-        let _ = self.writer.shutdown().await;
+        if self.write().await.is_ok() {
+            let _ = self.writer.shutdown().await;
+        }
     }
 
     /// Both next frames and writing, for a `select!` that may need either.
@@ -141,4 +143,29 @@ pub(crate) enum Step<In> {
     Written,
     /// It is of no more use.
     Broken,
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pnode_protocol::tunnel::{ExecEnd, FromTask, ToTask};
+
+    use super::*;
+
+    /// The owner may have acknowledged all output before the end of the command is written.
+    #[tokio::test]
+    async fn what_is_queued_is_written_before_it_ends() {
+        let (near, mut far) = tokio::io::duplex(4);
+        let mut line = Line::<ToTask>::new(Box::new(near));
+        line.queue(&FromTask::Ended(ExecEnd::Exited(3)));
+        let reading = async {
+            let end = frames::read::<FromTask, _>(&mut far).await;
+            (
+                end.unwrap(),
+                frames::read::<FromTask, _>(&mut far).await.is_err(),
+            )
+        };
+        let ((end, no_more), ()) = tokio::join!(reading, line.close());
+        assert_eq!(end, FromTask::Ended(ExecEnd::Exited(3)));
+        assert!(no_more);
+    }
 }

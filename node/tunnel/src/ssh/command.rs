@@ -30,7 +30,7 @@ const NO_COMMAND: u32 = 127;
 const LOST: u32 = 255;
 
 /// How long what a channel serves may go on when its task is gone.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What a channel is for.
 pub(super) enum Start {

@@ -10,7 +10,7 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::server::VerifiedPublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Share;
@@ -41,7 +41,7 @@ pub(super) struct Connection {
     /// Cancelled when the connection ends: everything that it started ends with it.
     ended: CancellationToken,
     waiting: HashMap<ChannelId, Waiting>,
-    channels: Channels,
+    pub(super) channels: Channels,
     forwards: Forwards,
 }
 
@@ -49,18 +49,21 @@ pub(super) struct Connection {
 #[derive(Clone)]
 pub(super) struct Channels {
     open: Arc<AtomicUsize>,
+    /// Told when one of them is closed.
+    closed: Arc<Notify>,
     pub(super) share: Share,
 }
 
 /// A channel, counted.
 pub(super) struct Counted {
-    open: Arc<AtomicUsize>,
+    of: Channels,
     _place: Place,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.of.open.fetch_sub(1, Ordering::Relaxed);
+        self.of.closed.notify_one();
     }
 }
 
@@ -73,9 +76,16 @@ impl Channels {
             (count < MAX_CHANNELS).then_some(count + 1)
         });
         counted.ok().map(|_| Counted {
-            open: self.open.clone(),
+            of: self.clone(),
             _place: place,
         })
+    }
+
+    /// Waits until none is open. For one waiter.
+    pub(super) async fn all_closed(&self) {
+        while self.open.load(Ordering::Relaxed) > 0 {
+            self.closed.notified().await;
+        }
     }
 
     pub(super) fn traffic(&self) -> Traffic {
@@ -122,6 +132,7 @@ impl Connection {
             waiting: HashMap::new(),
             channels: Channels {
                 open: Arc::default(),
+                closed: Arc::default(),
                 share,
             },
             forwards: Forwards::default(),

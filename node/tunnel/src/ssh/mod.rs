@@ -133,6 +133,7 @@ pub(crate) async fn serve<S: Duplex + 'static>(
         cut: Box::pin(cut.clone().cancelled_owned()),
     };
     let handler = handler::Connection::new(door, client_key, cut.child_token(), share);
+    let channels = handler.channels.clone();
     let config = Arc::new(config(host_key));
     let starting = timeout(
         crate::HELLO_TIMEOUT,
@@ -149,8 +150,12 @@ pub(crate) async fn serve<S: Duplex + 'static>(
             }
         }
         () = gone.cancelled() => {
+            // Commands tell their last words and their ends first.
+            tokio::select! {
+                _ = timeout(command::LAST_WORDS + FAREWELL / 4, channels.all_closed()) => {}
+                _ = &mut session => return,
+            }
             let farewell = async {
-                // Commands tell their ends first.
                 tokio::time::sleep(FAREWELL / 4).await;
                 let why = "the task has ended".to_owned();
                 let _ = handle
@@ -267,5 +272,42 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cut<S> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pnode_protocol::{JobId, PeerId};
+
+    use super::*;
+
+    #[test]
+    fn a_task_has_one_host_key_and_no_other_task_has_it() {
+        let secret = [1; 32];
+        let task = TaskKey {
+            peer: PeerId::random(),
+            job: JobId([2; 8]),
+            step: 0,
+            index: 0,
+        };
+        let key = |secret: &[u8; 32], task: &TaskKey| public_bytes(&host_key(secret, task));
+        let of_task = key(&secret, &task);
+        assert_eq!(of_task, key(&secret, &task.clone()));
+        let others = [
+            TaskKey {
+                peer: PeerId::random(),
+                ..task
+            },
+            TaskKey {
+                job: JobId([3; 8]),
+                ..task
+            },
+            TaskKey { step: 1, ..task },
+            TaskKey { index: 1, ..task },
+        ];
+        for other in others {
+            assert_ne!(of_task, key(&secret, &other), "{other:?}");
+        }
+        assert_ne!(of_task, key(&[4; 32], &task));
     }
 }

@@ -304,6 +304,41 @@ async fn what_a_command_wrote_last_and_its_end_outlive_its_task() {
     assert_eq!(count, 34 * 65_536);
 }
 
+/// The same when its stream is broken at that moment, and back only when the task's door is shut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_gone_on_with_although_its_task_has_ended() {
+    struct AfterTheEnd(Arc<Rig>, AtomicUsize);
+
+    #[async_trait]
+    impl Dial for AfterTheEnd {
+        async fn dial(&self) -> io::Result<Box<dyn Duplex>> {
+            if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Ok(Box::new(Cut {
+                    stream: self.0.stream(),
+                    readable: 1_000,
+                    writable: 1_000,
+                }));
+            }
+            self.0.gone.cancelled().await;
+            Ok(Box::new(self.0.stream()))
+        }
+    }
+
+    let rig = Rig::new();
+    let dial = Arc::new(AfterTheEnd(Arc::clone(&rig), AtomicUsize::new(0)));
+    let script = "dd if=/dev/zero bs=65536 count=4 2>/dev/null; touch done; exit 3";
+    let client = ExecClient::start(dial, TARGET, shell(script)).await;
+    let done = async {
+        while !rig.inside("done").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        rig.gone.cancel();
+    };
+    let (ended, ()) = tokio::join!(run(client.unwrap(), Vec::new()), done);
+    assert_eq!(ended.0.len(), 4 * 65_536);
+    assert_eq!(ended.2, ExecEnd::Exited(3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_goes_on_with_a_command() {
     let rig = Rig::new();

@@ -2,7 +2,7 @@
 
 use p2pnode_protocol::id::PeerId;
 use p2pnode_protocol::tunnel::{
-    ExecSpec, FromTask, Purpose, SessionId, Terminal, ToTask, TunnelFault, TunnelHello,
+    ExecSpec, FromTask, Purpose, SessionId, TaskSignal, Terminal, ToTask, TunnelFault, TunnelHello,
     TunnelRefusal, TunnelWelcome, WindowSize,
 };
 use p2pnode_tunnel::client::exec::Target;
@@ -266,6 +266,8 @@ proptest! {
             prop_oneof![
                 proptest::collection::vec(any::<u8>(), 0..500).prop_map(ToTask::Input),
                 Just(ToTask::InputEnd),
+                Just(ToTask::Signal(TaskSignal::Int)),
+                Just(ToTask::Signal(TaskSignal::Kill)),
                 any::<u64>().prop_map(ToTask::Received),
                 Just(ToTask::Resize(WindowSize { columns: 0, rows: 65535 })),
             ],

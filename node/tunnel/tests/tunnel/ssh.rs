@@ -279,11 +279,27 @@ async fn no_other_key_is_let_in_on_either_side() {
 async fn agents_and_displays_are_not_forwarded() {
     let rig = Rig::new();
     let way = SshWay::new(&rig).await;
+    // OpenSSH asks only for an agent that there is.
+    let mut agent = Command::new("ssh-agent");
+    agent.arg("-D").arg("-a").arg(rig.outside("agent"));
+    let _agent = agent
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    while !rig.outside("agent").exists() {
+        tokio::task::yield_now().await;
+    }
     let mut ssh = way.program("ssh");
-    ssh.args(["-A", "-X", "task", "echo [$SSH_AUTH_SOCK$DISPLAY]"])
+    ssh.args(["-v", "-A", "-X", "task", "echo [$SSH_AUTH_SOCK$DISPLAY]"])
         .env("SSH_AUTH_SOCK", rig.outside("agent"))
         .env("DISPLAY", ":7");
     let ended = output(ssh).await;
+    let said = text(&ended.stderr);
+    assert!(
+        said.contains("agent forwarding"),
+        "it was not asked: {said}"
+    );
     assert_eq!(text(&ended.stdout), "[]\n", "{}", text(&ended.stderr));
     let mut sockets = way.program("ssh");
     sockets
