@@ -87,22 +87,30 @@ impl Client {
         })
     }
 
-    /// The task that is meant; the first of its job unless another is named.
-    pub async fn task(&self, task: &JobSelector) -> Result<TaskKey, Failure> {
+    /// What is known of a task; of the first of its job unless another is named.
+    pub async fn task(&self, task: &JobSelector) -> Result<TaskInfo, Failure> {
         let index = task.task.unwrap_or(0);
         let path = format!("{}/tasks?from={index}&count=1", task.path());
         let found: Vec<TaskInfo> = self.get(&path).await?;
-        let found = found.first().and_then(|info| info.task.parse().ok());
-        found.ok_or_else(|| {
+        found.into_iter().next().ok_or_else(|| {
             Failure::usage(format!(
                 "there is no task {index}: `p2pnode job` lists a job's tasks"
             ))
         })
     }
 
-    /// Joins this process to a stream that leads to the task's provider.
-    pub async fn tunnel(&self, task: &JobSelector) -> Result<TaskStream, Failure> {
-        let path = format!("{}/tunnel?task={}", task.path(), task.task.unwrap_or(0));
+    /// The name of that task.
+    pub async fn task_key(&self, task: &JobSelector) -> Result<TaskKey, Failure> {
+        let info = self.task(task).await?;
+        let strange = || Failure::internal(format!("`{}` is not the name of a task", info.task));
+        info.task.parse().map_err(|_| strange())
+    }
+
+    /// Joins this process to a stream that leads to the task's provider; with `resume` also when the task has
+    /// ended.
+    pub async fn tunnel(&self, task: &JobSelector, resume: bool) -> Result<TaskStream, Failure> {
+        let index = task.task.unwrap_or(0);
+        let path = format!("{}/tunnel?task={index}&resume={resume}", task.path());
         let request = self
             .builder(Method::POST, &path)
             .header(UPGRADE, TUNNEL)

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use p2pnode_protocol::task::Stream;
 use p2pnode_protocol::text::{is_plain, printable, printable_lines};
@@ -116,20 +116,30 @@ pub fn raw_bytes(bytes: &[u8]) {
 }
 
 /// This process has more to do than to print: from now on nothing that can't be printed ends it.
-/// [`reader_left`] tells of it.
+/// [`unread`] tells of it.
 pub fn outlives_readers() {
     OUTLIVES_READERS.store(true, Ordering::Relaxed);
 }
 
 static OUTLIVES_READERS: AtomicBool = AtomicBool::new(false);
 
-/// Returns when a process that outlives its readers has printed something that nobody reads any more. Safe
-/// to drop and call again.
-pub async fn reader_left() {
-    READER_LEFT.notified().await;
+/// Returns when a process that outlives its readers has printed something that nobody will read: the exit
+/// code that says why. Safe to drop and call again.
+pub async fn unread() -> u8 {
+    UNREAD.notified().await;
+    match READER_LEFT.load(Ordering::Relaxed) {
+        true => exit::BROKEN_PIPE,
+        false => exit::JOB_FAILED,
+    }
 }
 
-static READER_LEFT: Notify = Notify::const_new();
+static UNREAD: Notify = Notify::const_new();
+
+/// Whether that is for want of a reader, and not of a place to write.
+static READER_LEFT: AtomicBool = AtomicBool::new(false);
+
+/// Says once that there is no such place.
+static NO_PLACE: Once = Once::new();
 
 type Hook = Box<dyn Fn() + Send>;
 
@@ -152,17 +162,19 @@ fn exit_with(code: u8) -> ! {
 fn told(written: io::Result<()>) {
     let Err(error) = written else { return };
     let left = error.kind() == io::ErrorKind::BrokenPipe;
+    if !left {
+        NO_PLACE.call_once(|| note(format!("p2pnode: the output cannot be written: {error}")));
+    }
     if OUTLIVES_READERS.load(Ordering::Relaxed) {
-        if left {
-            READER_LEFT.notify_one();
-        }
+        READER_LEFT.store(left, Ordering::Relaxed);
+        UNREAD.notify_one();
         return;
     }
-    if left {
-        exit_with(exit::BROKEN_PIPE);
-    }
-    note(format!("p2pnode: the output cannot be written: {error}"));
-    exit_with(exit::JOB_FAILED)
+    exit_with(if left {
+        exit::BROKEN_PIPE
+    } else {
+        exit::JOB_FAILED
+    })
 }
 
 /// Something to be told beside the result.

@@ -98,7 +98,7 @@ pub struct RunArgs {
     /// A WASI module in place of an image
     #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "interactive"])]
     pub wasm: Option<PathBuf>,
-    /// Only on these peers: ids, the beginning or the end of one, or names
+    /// Only on these peers: ids, ten or more characters of their ends, or names of peers allowed here
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub peers: Vec<String>,
     /// CPUs [default: 1]
@@ -118,7 +118,12 @@ pub struct RunArgs {
     #[arg(short, long = "volume", value_name = "HERE:THERE[:ro]")]
     pub volumes: Vec<String>,
     /// Forward a port, as `p2pnode forward` does, for as long as the command runs; repeatable
-    #[arg(short = 'p', long = "publish", value_name = "[[ADDRESS:]LOCAL:]REMOTE")]
+    #[arg(
+        short = 'p',
+        long = "publish",
+        value_name = "[[ADDRESS:]LOCAL:]REMOTE",
+        conflicts_with = "wasm"
+    )]
     pub ports: Vec<String>,
     /// A variable of its environment; repeatable
     #[arg(short, long = "env", value_name = "NAME=VALUE")]

@@ -33,7 +33,7 @@ pub enum ReachVerb {
 /// `ping`.
 #[derive(Args)]
 pub struct PingArgs {
-    /// The peer: its id, the beginning or the end of it, or its name
+    /// The peer: its id, the beginning or the end of it, or the name of one allowed here
     pub peer: String,
     /// How many round trips [default: until Ctrl-C on a terminal, else 4]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -47,7 +47,7 @@ pub struct PingArgs {
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 pub struct FindArgs {
-    /// The peer: its whole id, or, when it is known here, the beginning or the end of it or its name
+    /// The peer: its whole id, or, when it is known here, the beginning or the end of it, or the name of one allowed here
     #[arg(conflicts_with_all = ["cpus", "gpus"])]
     pub peer: Option<String>,
     /// Peers that offer so many CPUs at least
@@ -61,6 +61,6 @@ pub struct FindArgs {
 /// `path`.
 #[derive(Args)]
 pub struct PathArgs {
-    /// The peer: its id, the beginning or the end of it, or its name
+    /// The peer: its id, the beginning or the end of it, or the name of one allowed here
     pub peer: String,
 }

@@ -121,13 +121,14 @@ async fn leave(global: &Global, dir: &DataDir, name: &str) -> Result<ExitCode, F
             "this node is no member of a private network called {name}; `p2pnode network show` lists them"
         )));
     }
+    let status = status(global).await?;
+    let running = status.is_some_and(|status| status.network(name).is_some());
     if global.json {
-        output::line_json(&json!({ "left": name }));
+        output::line_json(&json!({ "left": name, "running": running }));
         return Ok(ExitCode::SUCCESS);
     }
     output::line(format!("no member of {name} any more"));
-    let status = status(global).await?;
-    if status.is_some_and(|status| status.network(name).is_some()) {
+    if running {
         output::note("the node that runs is in it until it ends: p2pnode stop");
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -45,7 +46,7 @@ pub struct Manner {
 pub async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, Failure> {
     let selector = names::parse(&args.task)?;
     let client = here::must_run_for_jobs(global)?;
-    let task = client.task(&selector).await?;
+    let task = client.task_key(&selector).await?;
     let manner = Manner {
         interactive: args.interactive,
         tty: args.tty,
@@ -56,20 +57,40 @@ pub async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, Failure>
         terminal: args.tty.then(terminal::like_this),
     };
     let command = begin(&client, task, spec).await?;
-    attend(command, manner).await.map(ExitCode::from)
+    match attend(command, manner).await? {
+        Ended::Exited(code) => Ok(ExitCode::from(code)),
+        Ended::Left => Err(Failure::never_ran(
+            "left without waiting for its end: the command may still run in the task",
+        )),
+    }
+}
+
+/// How attending to a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With its exit code.
+    Exited(u8),
+    /// Whoever attended did not want to wait for that.
+    Left,
 }
 
 /// Streams to a task's provider, through the node here.
 struct Way {
     client: Client,
     selector: JobSelector,
+    /// Whether there was one: what follows is to go on with its command.
+    begun: AtomicBool,
 }
 
 #[async_trait]
 impl Dial for Way {
     async fn dial(&self) -> io::Result<Box<dyn Duplex>> {
-        match self.client.tunnel(&self.selector).await {
-            Ok(way) => Ok(Box::new(way.stream)),
+        let resume = self.begun.load(Ordering::Relaxed);
+        match self.client.tunnel(&self.selector, resume).await {
+            Ok(way) => {
+                self.begun.store(true, Ordering::Relaxed);
+                Ok(Box::new(way.stream))
+            }
             Err(failure) => Err(io::Error::other(failure.message)),
         }
     }
@@ -80,6 +101,7 @@ pub async fn begin(client: &Client, task: TaskKey, spec: ExecSpec) -> Result<Exe
     let way = Way {
         client: client.clone(),
         selector: JobSelector::of(&task),
+        begun: AtomicBool::new(false),
     };
     let target = Target {
         job: task.job,
@@ -90,8 +112,8 @@ pub async fn begin(client: &Client, task: TaskKey, spec: ExecSpec) -> Result<Exe
     started.map_err(never_ran)
 }
 
-/// Sees a command to its end; returns its exit code. Signals of this process are the command's meanwhile.
-pub async fn attend(command: ExecClient, manner: Manner) -> Result<u8, Failure> {
+/// Sees a command to its end. Signals of this process are the command's meanwhile.
+pub async fn attend(command: ExecClient, manner: Manner) -> Result<Ended, Failure> {
     let (input, events) = command.split();
     // From here on the terminal is the command's, and so is Ctrl-C.
     let raw = if manner.tty {
@@ -101,8 +123,8 @@ pub async fn attend(command: ExecClient, manner: Manner) -> Result<u8, Failure> 
     };
     let mut typing = tokio::spawn(hand_on(input.clone(), manner.interactive));
     let ended = tokio::select! {
-        ended = print(events, manner.tty) => ended,
-        failure = signals(input, manner.tty) => Err(failure),
+        ended = print(events, manner.tty) => ended.map(Ended::Exited),
+        left = signals(input, manner.tty) => left.map(|()| Ended::Left),
     };
     typing.abort();
     let _ = (&mut typing).await;
@@ -156,7 +178,7 @@ async fn print(mut events: mpsc::Receiver<ExecEvent>, tty: bool) -> Result<u8, F
 
 /// Signals of this process go to the command; a terminal's size does, too. Returns when whoever sends them
 /// does not want to wait for the command's end any more.
-async fn signals(input: ExecInput, tty: bool) -> Failure {
+async fn signals(input: ExecInput, tty: bool) -> Result<(), Failure> {
     let listen = |kind: SignalKind| {
         signal(kind)
             .map_err(|error| Failure::internal(format!("cannot listen for signals: {error}")))
@@ -176,10 +198,7 @@ async fn signals(input: ExecInput, tty: bool) -> Failure {
         mut terminate,
         mut hangup,
         mut quit,
-    ] = match all() {
-        Ok(all) => all,
-        Err(failure) => return failure,
-    };
+    ] = all()?;
     let (mut signals, mut last) = (0, None::<Instant>);
     // Set when the terminal is gone, and with it whoever could ask again.
     let mut leave_at = None::<Instant>;
@@ -191,7 +210,7 @@ async fn signals(input: ExecInput, tty: bool) -> Failure {
             }
         };
         let sent = tokio::select! {
-            () = patience => return left(),
+            () = patience => return Ok(()),
             _ = resized.recv() => {
                 if tty {
                     input.resize(terminal::size()).await;
@@ -208,15 +227,11 @@ async fn signals(input: ExecInput, tty: bool) -> Failure {
         signals = if again { signals + 1 } else { 1 };
         last = Some(now);
         if signals == IMPATIENT_SIGNALS {
-            return left();
+            return Ok(());
         }
         if sent == TaskSignal::Hup {
             leave_at.get_or_insert(now + FAREWELL);
         }
         input.signal(sent).await;
     }
-}
-
-fn left() -> Failure {
-    Failure::never_ran("left without waiting for its end: the command may still run in the task")
 }

@@ -47,8 +47,8 @@ pub async fn copy(global: &Global, from: &str, to: &str) -> Result<ExitCode, Fai
         }
     };
     let client = here::must_run_for_jobs(global)?;
-    let task = client.task(&selector).await?;
-    let found = client.tunnel(&selector).await?;
+    let task = client.task_key(&selector).await?;
+    let found = client.tunnel(&selector, false).await?;
     let (_, stream) = open(found.stream, &task, Purpose::Files).await?;
     let remote = Remote::open(stream).await.map_err(failed)?;
     let bar = bar(global);

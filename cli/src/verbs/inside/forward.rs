@@ -1,5 +1,7 @@
 //! `forward` and `forwards`.
 
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::ExitCode;
 
 use hyper::Method;
@@ -38,6 +40,22 @@ impl Ports {
             return Err(wrong());
         }
         Ok(Self { listen, remote })
+    }
+
+    /// Whether somebody listens there already is said before there is a task to forward to. What else may be
+    /// wrong with the address, the node says.
+    pub fn must_be_free(&self) -> Result<(), Failure> {
+        let bound = match self.listen.parse::<u16>() {
+            Ok(port) => TcpListener::bind((Ipv4Addr::LOCALHOST, port)),
+            Err(_) => TcpListener::bind(&*self.listen),
+        };
+        match bound {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Failure::usage(format!(
+                "cannot listen on {}: {error}; give another port, or 0 for any that is free",
+                self.listen
+            ))),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Opens it on the node.
@@ -86,12 +104,16 @@ pub fn sentence(info: &ForwardInfo) -> String {
     )
 }
 
+/// Closes one.
+pub async fn close_one(client: &Client, id: u32) -> Result<ForwardInfo, Failure> {
+    let path = format!("/forwards/{id}");
+    client.ask(Method::DELETE, &path, &()).await
+}
+
 pub async fn forwards(global: &Global, close: Option<u32>) -> Result<ExitCode, Failure> {
     let client = here::must_run_for_jobs(global)?;
     if let Some(id) = close {
-        let closed: ForwardInfo = client
-            .ask(Method::DELETE, &format!("/forwards/{id}"), &())
-            .await?;
+        let closed = close_one(&client, id).await?;
         if global.json {
             output::line_json(&closed);
         } else {

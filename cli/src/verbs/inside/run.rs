@@ -1,14 +1,16 @@
 //! `run`: one command on a peer.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use hyper::Method;
 use p2pnode_protocol::api::{CreateJob, Event, JobState, TaskState};
-use p2pnode_protocol::task::FailureKind;
+use p2pnode_protocol::task::{self, FailureKind};
 use p2pnode_protocol::tunnel::ExecSpec;
 use p2pnode_tunnel::client::exec::ExecClient;
+use tokio::time::Instant;
 
-use super::attend::{self, Manner};
+use super::attend::{self, Ended, Manner};
 use super::forward::{self, Ports};
 use super::terminal;
 use super::written::Written;
@@ -26,7 +28,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
     output::outlives_readers();
     let config = here::config(global, &args.node)?;
     for text in &args.ports {
-        Ports::parse(text)?;
+        Ports::parse(text)?.must_be_free()?;
     }
     let written = Written::of(args)?;
     let request = CreateJob {
@@ -39,12 +41,12 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
         wait_for_peers_ms: args.wait_for_peers.map(|wait| wait.as_millis() as u64),
     };
     let outputs = written.has_outputs();
-    let code = match here::running(global)? {
+    let ended = match here::running(global)? {
         Some(client) => {
             here::note_ignored(&args.node, &[]);
             Running::new(client, args, outputs)
                 .see_through(&request, &mut interrupts)
-                .await?
+                .await
         }
         None => {
             let node = tokio::select! {
@@ -54,16 +56,21 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, Failure> {
             interrupts.watch(&node);
             let running = Running::new(Client::new(node.endpoint().clone()), args, outputs);
             let ended = running.see_through(&request, &mut interrupts).await;
-            node.stop().await.map_err(here::node_failure)?;
-            ended?
+            let stopped = node.stop().await.map_err(here::node_failure);
+            ended.and_then(|code| stopped.map(|()| code))
         }
     };
-    match written.settle() {
-        // The command's code says more.
-        Err(failure) if code != 0 => output::failure(&failure, false),
-        settled => settled?,
+    // Whatever happened: what has come takes its place.
+    match (ended, written.settle()) {
+        (Ok(0), Err(failure)) => Err(failure),
+        // The command's code says more, and so does what went wrong before.
+        (ended, settled) => {
+            if let Err(failure) = settled {
+                output::failure(&failure, false);
+            }
+            ended.map(ExitCode::from)
+        }
     }
-    Ok(ExitCode::from(code))
 }
 
 /// A command on its way from the submit to its end.
@@ -83,6 +90,9 @@ struct Running<'a> {
     told: bool,
     /// What stands for all of that when nobody wanted the command any more, and said so here.
     given_up: Option<u8>,
+    /// Set when the way to the command is lost: until when it may be that its task has ended, and the end's
+    /// reason is on its way.
+    lost: Option<Instant>,
     /// Whether anything is to come back.
     outputs: bool,
 }
@@ -99,6 +109,7 @@ impl<'a> Running<'a> {
             instead: None,
             told: false,
             given_up: None,
+            lost: None,
             outputs,
         }
     }
@@ -119,6 +130,10 @@ impl<'a> Running<'a> {
                         return Ok(self.given_up.unwrap_or(exit::INTERRUPTED));
                     };
                     self.give_up(job, why).await?;
+                    continue;
+                }
+                () = until(self.lost) => {
+                    self.without_a_way(job.as_deref()).await?;
                     continue;
                 }
             };
@@ -158,6 +173,20 @@ impl<'a> Running<'a> {
                     let ended = || self.ended(state, no_peer, &notes);
                     return Ok(self.given_up.unwrap_or_else(ended));
                 }
+                Some(Event::TaskFinished {
+                    job,
+                    state,
+                    failure,
+                    ..
+                }) => {
+                    if let Some(failure) = &failure {
+                        self.failed(failure, state);
+                    }
+                    // Nobody would attend to it elsewhere.
+                    if self.lost.take().is_some() && state == TaskState::Pending {
+                        cancel(&self.client, &job).await?;
+                    }
+                }
                 Some(event) => self.show(event),
             }
         }
@@ -167,11 +196,7 @@ impl<'a> Running<'a> {
     async fn open(&mut self, task: &str) -> Result<Option<ExecClient>, Failure> {
         // A forward follows a task that moves.
         if !std::mem::replace(&mut self.forwarded, true) {
-            for text in &self.args.ports {
-                let ports = Ports::parse(text)?;
-                let info = ports.open(&self.client, task, false, true).await?;
-                output::note(forward::sentence(&info));
-            }
+            self.forward(task).await?;
         }
         if !self.args.interactive || self.code.is_some() {
             return Ok(None);
@@ -180,8 +205,31 @@ impl<'a> Running<'a> {
             terminal: self.args.tty.then(terminal::like_this),
             ..ExecSpec::default()
         };
-        let key = self.client.task(&JobSelector::parse(task)?).await?;
+        let key = self.client.task_key(&JobSelector::parse(task)?).await?;
         attend::begin(&self.client, key, spec).await.map(Some)
+    }
+
+    /// Forwards all of its ports, or none.
+    async fn forward(&self, task: &str) -> Result<(), Failure> {
+        let mut opened = Vec::new();
+        for text in &self.args.ports {
+            match Ports::parse(text)?
+                .open(&self.client, task, false, true)
+                .await
+            {
+                Ok(info) => {
+                    output::note(forward::sentence(&info));
+                    opened.push(info.id);
+                }
+                Err(failure) => {
+                    for id in opened {
+                        forward::close_one(&self.client, id).await?;
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sees the command to its end. Events wait meanwhile.
@@ -192,17 +240,35 @@ impl<'a> Running<'a> {
         };
         let ended = tokio::select! {
             ended = attend::attend(command, manner) => ended,
-            () = output::reader_left() => return self.give_up(job, Some(exit::BROKEN_PIPE)).await,
+            code = output::unread() => return self.give_up(job, Some(code)).await,
         };
-        self.code = Some(match ended {
-            Ok(code) => code,
+        match ended {
+            Ok(Ended::Exited(code)) => self.code = Some(code),
+            Ok(Ended::Left) => {
+                output::note("p2pnode: left without waiting for its end: the job is cancelled");
+                self.give_up(job, Some(exit::INTERRUPTED)).await?;
+            }
             Err(failure) => {
                 output::note(format!("p2pnode: {}", failure.message));
-                cancel(&self.client, job).await?;
-                NEVER_RAN
+                self.code = Some(NEVER_RAN);
+                self.lost = Some(Instant::now() + NEWS_COME);
             }
-        });
+        }
         Ok(())
+    }
+
+    /// No news came of a task to which the way is lost. One that collects its outputs has ended, and they
+    /// are still to come.
+    async fn without_a_way(&mut self, job: Option<&str>) -> Result<(), Failure> {
+        self.lost = None;
+        let Some(job) = job else { return Ok(()) };
+        let task = self.client.task(&JobSelector::parse(job)?).await?;
+        match task.state {
+            TaskState::Pending | TaskState::Queued | TaskState::Running => {
+                cancel(&self.client, job).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn give_up(&mut self, job: &str, why: Option<u8>) -> Result<(), Failure> {
@@ -220,26 +286,26 @@ impl<'a> Running<'a> {
                     output::note(format!("  {reason}"));
                 }
             }
-            Event::TaskFinished {
-                state,
-                failure: Some(failure),
-                ..
-            } => {
-                match failure.kind {
-                    FailureKind::Exit(code) => self.code = self.code.or(u8::try_from(code).ok()),
-                    FailureKind::Timeout => self.instead = Some(exit::TIMED_OUT),
-                    FailureKind::OutOfMemory => self.instead = Some(exit::OUT_OF_MEMORY),
-                    _ if self.began && state != TaskState::Cancelled => {
-                        self.instead = Some(exit::JOB_FAILED);
-                    }
-                    _ => {}
-                }
-                let exited = matches!(failure.kind, FailureKind::Exit(_));
-                if !exited && state != TaskState::Cancelled {
-                    self.told = true;
-                    output::note(format!("p2pnode: {}", failure.message));
-                }
-            }
+            _ => {}
+        }
+    }
+
+    /// An attempt at the task failed, and the task is in this state now.
+    fn failed(&mut self, failure: &task::Failure, state: TaskState) {
+        let last = state == TaskState::Failed;
+        if !matches!(failure.kind, FailureKind::Exit(_)) && state != TaskState::Cancelled {
+            output::note(format!("p2pnode: {}", failure.message));
+            self.told = last;
+        }
+        if !last {
+            return;
+        }
+        match failure.kind {
+            FailureKind::Exit(code) => self.code = self.code.or(u8::try_from(code).ok()),
+            FailureKind::Timeout => self.instead = Some(exit::TIMED_OUT),
+            FailureKind::OutOfMemory => self.instead = Some(exit::OUT_OF_MEMORY),
+            FailureKind::BadProgram => self.instead = Some(NEVER_RAN),
+            _ if self.began => self.instead = Some(exit::JOB_FAILED),
             _ => {}
         }
     }
@@ -274,12 +340,24 @@ impl<'a> Running<'a> {
     }
 }
 
+/// How long the news of a task's end may take (5 s): it goes another way than the command's own end, and the
+/// container is removed first.
+const NEWS_COME: Duration = Duration::from_secs(5);
+
+/// Returns at that time, if there is one.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Returns when nobody wants the command any more: the exit code that says why, unless the end of this
 /// process's own node does. Whether anybody reads what it writes counts while it `matters`.
 async fn unwanted(interrupts: &mut Interrupts, matters: bool) -> Option<u8> {
     tokio::select! {
         cause = interrupts.next() => (cause == Cause::Signal).then_some(exit::INTERRUPTED),
-        () = output::reader_left(), if matters => Some(exit::BROKEN_PIPE),
+        code = output::unread(), if matters => Some(code),
     }
 }
 

@@ -139,7 +139,7 @@ pub async fn ssh(global: &Global, args: &SshArgs) -> Result<ExitCode, Failure> {
     let selector = names::parse(&args.task)?;
     let client = here::must_run_for_jobs(global)?;
     // What is wrong is said here, in one line, and not by OpenSSH in three.
-    let way = client.tunnel(&selector).await?;
+    let way = client.tunnel(&selector, false).await?;
     let task = parse_name(&way.name)?;
     let files = Files::of(global, names::host(&task))?;
     open_ssh(&files, way.stream, &task, false).await?;
@@ -209,7 +209,7 @@ async fn open_ssh(
 pub async fn tunnel(global: &Global, args: &TunnelArgs) -> Result<ExitCode, Failure> {
     let selector = names::parse(&args.task)?;
     let client = here::must_run_for_jobs(global)?;
-    let way = client.tunnel(&selector).await?;
+    let way = client.tunnel(&selector, false).await?;
     let task = parse_name(&way.name)?;
     let broke = |error: io::Error| Failure::internal(format!("the tunnel broke: {error}"));
     let stream = match args.port {

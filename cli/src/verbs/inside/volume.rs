@@ -193,8 +193,10 @@ fn note(moved: io::Result<()>, to: &Path, left: &mut Vec<String>) {
     }
 }
 
-/// The rights of a file that stands here, and whether it is to be a program.
+/// The rights of a file that stands here, and whether it is to be a program. What the provider has written
+/// runs with nobody's rights but those of who starts it.
 const fn mode_of(stands: u32, executable: bool) -> u32 {
+    let stands = stands & 0o777;
     match executable {
         // Whoever may read it may execute it.
         true => stands | (stands & 0o444) >> 2,
