@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes the images that the Docker tests run, without any registry: p2pnode-test:1, a static busybox
-# and nothing else; p2pnode-test-odd:1, the same with what an image can ask for against our will; and
-# p2pnode-test-tools:1, the first with this machine's own git and rsync, for programs that need
-# themselves at the other end. Does nothing when the engine has them already.
+# and nothing else; p2pnode-test-odd:1, the same with what an image can ask for against our will;
+# p2pnode-test-bare:1, with two programs and no shell; and p2pnode-test-tools:1, the first with this
+# machine's own git and rsync, for programs that need themselves at the other end. Does nothing when
+# the engine has them already.
 # Needs a Docker engine that answers (.ci/engine starts one), and on Debian apt-get, or a static
 # busybox named by P2PNODE_BUSYBOX.
 set -eu
@@ -10,9 +11,26 @@ set -eu
 image=p2pnode-test:1
 odd=p2pnode-test-odd:1
 tools=p2pnode-test-tools:1
+bare=p2pnode-test-bare:1
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT INT TERM
+
+# Busybox is whatever program its file is called.
+make_bare() {
+    if docker image inspect "$bare" >/dev/null 2>&1; then
+        return
+    fi
+    mkdir -p "$dir/bare/bin" "$dir/bare/tmp" "$dir/bare/work" "$dir/bare/etc" "$dir/bare/proc" "$dir/bare/sys" "$dir/bare/dev"
+    chmod 1777 "$dir/bare/tmp"
+    container=$(docker create --network none "$image")
+    docker cp "$container:/bin/busybox" "$dir/bare/bin/sleep"
+    docker rm "$container" >/dev/null
+    cp "$dir/bare/bin/sleep" "$dir/bare/bin/cat"
+    tar -C "$dir/bare" --numeric-owner --owner=0 --group=0 -c . |
+        docker import --change 'ENV PATH=/bin' - "$bare" >/dev/null
+    docker image inspect --format '{{.RepoTags}} {{.Size}} bytes' "$bare"
+}
 
 # Adds git and rsync with the libraries that they name to the first image. Whoever has no use for the
 # tests that need them needs neither.
@@ -45,6 +63,7 @@ make_tools() {
 }
 
 if docker image inspect "$image" "$odd" >/dev/null 2>&1; then
+    make_bare
     make_tools
     exit 0
 fi
@@ -88,4 +107,5 @@ import() {
 import "$image" --change 'CMD ["/bin/sh"]'
 import "$odd" --change 'USER 0:0' --change 'WORKDIR /etc' --change 'VOLUME ["/data","/work"]' \
     --change 'ENTRYPOINT ["/bin/false"]' --change 'CMD ["no"]' --change 'EXPOSE 80'
+make_bare
 make_tools

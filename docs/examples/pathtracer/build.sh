@@ -3,7 +3,7 @@
 #
 # Needs a Rust compiler with the standard library for WASI preview 1. On Debian 12:
 #
-#     apt-get install rustc libstd-rust-dev-wasm32
+#     apt-get install rustc libstd-rust-dev-wasm32 lld-14
 #
 # which brings rustc 1.63 and the linker it wants. Another compiler: WASM_RUSTC=/path/to/rustc (its wasm32-wasi or
 # wasm32-wasip1 target must be installed; newer ones know only the second name).
