@@ -125,7 +125,7 @@ fn uuids(capacity: &Value) -> Vec<String> {
 /// Has a job asked for in vain: what its submitter reads, and which device requests its containers had.
 fn asked(lab: &Lab, seen: &Seen, job: &Path, wanted: &str) -> (String, Vec<Value>) {
     seen.lock().unwrap().clear();
-    let submitted = begin(lab, job, &["--wait-for-peers", "2s"]);
+    let submitted = begin(lab, job, &["--wait-for-peers", "5s"]);
     // It waits until the provider can, or ends because none would take it.
     let said = eventually(wanted, || {
         let notes = lab.last_job("me")?["job"]["notes"].to_string();

@@ -74,7 +74,7 @@ fn kill_one(lab: &Lab, submitter: &TestNode, by: &str) {
     let file = lab.job(
         by,
         &simple_job("task.wasm", 1),
-        &[("task.wasm", &modules::sleep(2_500))],
+        &[("task.wasm", &modules::sleep(8_000))],
     );
     let both = format!("{},{}", lab.id("left"), lab.id("right"));
     let job = submit(lab, "me", &file, &["--peers", &both]);

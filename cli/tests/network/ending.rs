@@ -153,8 +153,8 @@ fn whoever_watches_a_job_is_told_that_it_outlives_its_node() {
     // Held to the end: a watcher whose reader has gone ends by that.
     let mut shown = BufReader::new(interrupted.stdout.take().unwrap());
     shown.read_line(&mut line).unwrap();
-    // They have all begun by now: each takes a few milliseconds.
-    std::thread::sleep(Duration::from_secs(1));
+    // They have all begun by now: each takes a few milliseconds when idle.
+    std::thread::sleep(Duration::from_secs(5));
     for (watcher, with) in [(interrupted, Signal::INT), (terminated, Signal::TERM)] {
         signal(&watcher, with);
         assert_eq!(watcher.wait_with_output().unwrap().status.code(), Some(130));

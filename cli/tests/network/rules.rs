@@ -179,6 +179,18 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
     assert_eq!(ran.status.code(), Some(0), "{}", ran.stderr);
     let met = lab.json("stranger", &["status"])["peers_connected"].as_u64();
     assert_eq!(met, Some(0), "{}", stranger.id);
+    // Who has another network's ticket of that name is told why nobody answers.
+    let made = lab.run("astray", &["network", "create", "lab"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let twice = lab.run("astray", &["join", &ticket]);
+    assert_eq!(twice.status.code(), Some(2), "{}", text(&twice.stderr));
+    assert!(text(&twice.stderr).contains("another key"), "{twice:?}");
+    let _astray = lab.start("astray", "join", &["--network", "lab"], Some(&provider));
+    eventually("the reason is in the status", || {
+        let said = text(&lab.run("astray", &["status"]).stdout);
+        let mut lines = said.lines().filter(|line| line.starts_with("bootstrap"));
+        lines.any(|line| line.contains("another key")).then_some(())
+    });
     // For a moment only.
     let short = lab.json("provider", &["network", "ticket", "--until", "1s"]);
     std::thread::sleep(Duration::from_millis(1_200));
@@ -189,12 +201,14 @@ fn a_private_network_is_joined_by_a_ticket_and_its_members_share() {
         "{}",
         text(&late.stderr)
     );
+    assert_eq!(text(&late.stderr).trim().lines().count(), 1, "{late:?}");
     let kept = lab.json("late", &["network", "show"]);
     assert!(!kept.to_string().contains("lab"), "{kept}");
     let mut typo = ticket.clone();
     typo.pop();
     let wrong = lab.run("other", &["join", &typo]);
     assert_eq!(wrong.status.code(), Some(2));
+    assert_eq!(text(&wrong.stderr).trim().lines().count(), 1, "{wrong:?}");
     assert!(
         text(&wrong.stderr).contains("typo"),
         "{}",

@@ -72,6 +72,14 @@ pub(super) fn of_exit(exit: &Exit<'_>) -> Result<(), Failure> {
     if code == 0 {
         return Ok(());
     }
+    let command = exit.command.unwrap_or("the image's own command");
+    if exit.stderr_head.starts_with(INIT_COMPLAINT) {
+        return Err(no_command(command));
+    }
+    // Whoever attended to it has seen what its disk and its memory did to the commands in it.
+    if exit.attended && code != KILLED {
+        return Ok(());
+    }
     if exit.oom_killed {
         return Err(Failure::new(
             FailureKind::OutOfMemory,
@@ -87,13 +95,6 @@ pub(super) fn of_exit(exit: &Exit<'_>) -> Result<(), Failure> {
             FailureKind::DiskFull,
             "wrote more than its disk limit",
         ));
-    }
-    let command = exit.command.unwrap_or("the image's own command");
-    if exit.stderr_head.starts_with(INIT_COMPLAINT) {
-        return Err(no_command(command));
-    }
-    if exit.attended && code != KILLED {
-        return Ok(());
     }
     let hint = match code {
         126 => format!(" (usually: `{command}` or something it calls is no program)"),
@@ -243,6 +244,12 @@ mod tests {
             ..exit(code)
         };
         assert_eq!(of_exit(&attended(130)), Ok(()));
+        let short_of_all = Exit {
+            oom_killed: true,
+            disk_full: true,
+            ..attended(1)
+        };
+        assert_eq!(of_exit(&short_of_all), Ok(()));
         assert_eq!(kind(&attended(137)), FailureKind::Exit(137));
         assert_eq!(
             kind(&Exit {

@@ -74,10 +74,12 @@ async fn insist(container: &impl Freezable, frozen: bool, pace: Pace) -> Result<
         }
         failures += u32::from(refusal != Refusal::Already);
         let gives_up = frozen && failures == FAILURES;
-        if gives_up || began.elapsed() >= pace.patience {
-            // Somebody else has let it go: what is believed for so long is so.
-            let goes_on = !frozen && look == Look::Lives { frozen: false };
-            return if goes_on { Ok(()) } else { Err(refusal) };
+        let waited = began.elapsed() >= pace.patience;
+        if gives_up || waited {
+            // Somebody else has done it, or it was done and the answer is lost: what is believed for so
+            // long is so.
+            let is_so = waited && look == Look::Lives { frozen };
+            return if is_so { Ok(()) } else { Err(refusal) };
         }
         tokio::time::sleep(pace.again).await;
     }

@@ -139,7 +139,11 @@ pub(super) async fn pump(
                 flow = Flow::Thawing;
                 turning.set(Either::Right(valve.thaw()).fuse());
             }
-            Flow::Unstoppable if Instant::now() >= again => flow = Flow::Free,
+            Flow::Unstoppable if Instant::now() >= again => {
+                flow = Flow::Free;
+                // There may be nothing to wait for but that.
+                continue;
+            }
             _ => {}
         }
         let waits = matches!(flow, Flow::Frozen | Flow::Unstoppable) && Instant::now() < again;

@@ -260,7 +260,10 @@ pub async fn left_of(bench: &Bench) -> Vec<String> {
     let all = nameless(bench.engine(), BUILD).await;
     let mut ours = Vec::new();
     for id in all {
-        let found = bench.engine().inspect_image(&id).await.unwrap();
+        // Another test's may be gone by now.
+        let Ok(found) = bench.engine().inspect_image(&id).await else {
+            continue;
+        };
         let labels = found
             .config
             .and_then(|config| config.labels)

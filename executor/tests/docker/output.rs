@@ -45,7 +45,7 @@ async fn a_slow_reader_gets_the_last_words() {
 async fn a_stopped_task_has_its_last_words() {
     // More than is on its way to the reader, less than what freezes the task.
     const BYTES: u64 = 200_000;
-    let limit = Duration::from_secs(2);
+    let limit = Duration::from_secs(5);
     let subject = DockerSubject::new().await;
     for isolation in [Isolation::Task, Isolation::Job] {
         let script = format!("head -c {BYTES} /dev/zero; exec sleep 1000");

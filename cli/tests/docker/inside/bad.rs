@@ -2,6 +2,7 @@
 
 use super::{Place, refused};
 use crate::bench::small_job;
+use crate::harness::text;
 
 #[test]
 #[ignore = "needs docker"]
@@ -19,17 +20,37 @@ fn what_cannot_be_entered_is_said_in_one_line() {
 
     let cancelled = place.me(&["cancel", &place.job]);
     assert!(cancelled.status.success());
-    for verb in [
-        &["exec", &place.job, "--", "id"][..],
-        &["ssh", &place.job],
-        &["forward", &place.job, "80"],
-        &["cp", &format!("{}:x", place.job), "."],
+    for (verb, code) in [
+        (&["exec", &place.job, "--", "id"][..], 125),
+        (&["ssh", &place.job], 2),
+        (&["forward", &place.job, "80"], 2),
+        (&["cp", &format!("{}:x", place.job), "."], 2),
     ] {
-        let output = place.me(verb);
-        let said = refused(&output, output.status.code().unwrap());
+        let said = refused(&place.me(verb), code);
         assert!(said.contains("has ended"), "{verb:?}: {said}");
-        assert_ne!(output.status.code(), Some(0));
     }
+    assert_eq!(place.lab.json("me", &["forwards"]), serde_json::json!([]));
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn an_image_without_a_shell_says_so_and_takes_files() {
+    let place = Place::of("image = \"p2pnode-test-bare:1\"\ncommand = [\"sleep\", \"600\"]");
+    let shell = refused(&place.me(&["exec", &place.job]), 125);
+    assert!(shell.contains("/bin/sh"), "{shell}");
+    let terminal = refused(&place.me(&["exec", "-i", &place.job]), 125);
+    assert!(terminal.contains("/bin/sh"), "{terminal}");
+    let said = refused(&place.ssh(&["true"], b""), 127);
+    assert!(said.contains("/bin/sh"), "{said}");
+    let named = place.me(&["exec", &place.job, "--", "cat", "/proc/self/comm"]);
+    assert_eq!(text(&named.stdout), "cat\n", "{}", text(&named.stderr));
+    let file = place.lab.path("file");
+    std::fs::write(&file, "there and back").unwrap();
+    let there = format!("{}:file", place.host());
+    place.does("scp", &[file.to_str().unwrap(), &there]);
+    let back = place.lab.path("back");
+    place.does("scp", &[&there, back.to_str().unwrap()]);
+    assert_eq!(std::fs::read_to_string(back).unwrap(), "there and back");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod programs;
 mod run;
 mod shortcut;
 mod ssh;
+mod stranger;
 mod terminal;
 
 use std::net::TcpListener;
@@ -29,7 +30,7 @@ pub struct Place {
     pub lab: Lab,
     pub job: String,
     /// The provider and mine.
-    nodes: (TestNode, TestNode),
+    pub nodes: (TestNode, TestNode),
     submit: Child,
 }
 

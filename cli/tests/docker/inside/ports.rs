@@ -62,7 +62,10 @@ fn a_port_of_a_task_without_a_network_is_reached_listed_and_closed() {
 /// Sends back what comes to a UDP port of the task's loopback. The test image has no program for that,
 /// so a thread of the test's own is in the container's network.
 fn answer_datagrams(place: &Place, port: u16) {
-    let container = containers_of(&place.lab.id("provider")).remove(0);
+    // A task counts as running while its container is made.
+    let container = eventually("the container is there", || {
+        containers_of(&place.lab.id("provider")).pop()
+    });
     let pid = eventually("the container has a process", || {
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &container]);
         (pid != "0").then_some(pid)

@@ -70,15 +70,22 @@ fn a_hundred_sessions_run_side_by_side() {
             let mut command = place.openssh("ssh");
             command
                 .arg(place.host())
-                .arg(format!("read line; echo {index} $line"))
+                .arg(format!("echo there; read line; echo {index} $line"))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
             (index, command.spawn().unwrap())
         })
         .collect();
-    for (index, session) in sessions {
-        let mut session = session;
+    // All of them, at the same time.
+    let mut sessions = sessions;
+    for (_, session) in &mut sessions {
+        let mut there = [0; 6];
+        let stdout = session.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut there).unwrap();
+        assert_eq!(&there, b"there\n");
+    }
+    for (index, mut session) in sessions {
         session.stdin.take().unwrap().write_all(b"said\n").unwrap();
         let output = session.wait_with_output().unwrap();
         assert_eq!(
@@ -190,11 +197,29 @@ fn ports_are_forwarded_both_ways_and_the_agent_is_not() {
 
     // The agent stays at home, whatever is asked for.
     let mut command = place.openssh("ssh");
+    let agent = place.lab.path("agent");
+    let mut running = Command::new("ssh-agent")
+        .arg("-D")
+        .arg("-a")
+        .arg(&agent)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the agent listens", || agent.exists().then_some(()));
     command
-        .args(["-o", "ForwardAgent=yes"])
+        .args(["-v", "-o", "ForwardAgent=yes"])
         .arg(place.host())
-        .arg("echo \"agent:$SSH_AUTH_SOCK\"");
-    assert_eq!(text(&fed(command, b"").stdout), "agent:\n");
+        .arg("echo \"agent:$SSH_AUTH_SOCK\"")
+        .env("SSH_AUTH_SOCK", agent);
+    let output = fed(command, b"");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("agent forwarding"),
+        "it was not asked: {said}"
+    );
+    assert_eq!(text(&output.stdout), "agent:\n");
 }
 
 #[test]

@@ -127,7 +127,7 @@ async fn ends(subject: &DockerSubject, kind: Isolation) {
     );
     // Its time is over.
     let mut trial = attended(subject, kind);
-    trial.task.timeout = Duration::from_secs(2);
+    trial.task.timeout = Duration::from_secs(6);
     let running = trial.start().await;
     let inside = entry(&trial).await;
     let session = within(inside.exec(shell("sleep 1000"))).await.unwrap();

@@ -16,10 +16,14 @@ async fn terminal(task: &super::Open<'_>, script: &str) -> Session {
 /// Everything that people expect of a terminal.
 async fn is_a_terminal(subject: &DockerSubject, kind: Isolation, own: bool) {
     let task = open(subject, kind).await;
-    let script = "tty; sleep $WAIT; stty size; echo $TERM; echo err >&2; test -t 0 && test -t 1 && test -t 2; \
-                  exit 9";
     // An engine gives a terminal its size only after the command has begun.
-    let script = script.replace("$WAIT", if own { "0" } else { "1" });
+    let wait = match own {
+        true => "",
+        false => "until [ \"$(stty size)\" = '24 80' ]; do sleep 0.1; done;",
+    };
+    let script = format!(
+        "tty; {wait} stty size; echo $TERM; echo err >&2; test -t 0 && test -t 1 && test -t 2; exit 9"
+    );
     let script = &script;
     let said = finish(terminal(&task, script).await).await;
     let name = said.stdout.lines().next().unwrap_or_default().to_owned();
