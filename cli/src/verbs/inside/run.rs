@@ -182,8 +182,9 @@ impl<'a> Running<'a> {
                     if let Some(failure) = &failure {
                         self.failed(failure, state);
                     }
-                    // Nobody would attend to it elsewhere.
                     if self.lost.take().is_some() && state == TaskState::Pending {
+                        // Nobody would attend to it elsewhere.
+                        (self.instead, self.told) = (Some(exit::JOB_FAILED), true);
                         cancel(&self.client, &job).await?;
                     }
                 }

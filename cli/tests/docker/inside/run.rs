@@ -1,12 +1,13 @@
 //! `run`: like `docker run`, on a peer.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::time::Duration;
 
-use super::{Place, fed};
+use super::{Place, connected, fed, refused};
 use crate::bench::{IMAGE, noise};
-use crate::harness::{program, text};
+use crate::harness::{eventually, program, text};
 
 /// Small enough to stand beside the task of a [`Place`].
 const SMALL: [&str; 6] = ["--memory", "64MiB", "--disk", "64MiB", "--cpus", "0.2"];
@@ -141,10 +142,95 @@ fn a_signal_is_the_commands_while_it_runs() {
     assert!(said.ends_with("heard\n"), "{said}");
 }
 
+/// The address in the line that says where a port of this machine leads.
+fn forwarded(said: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    while !line.contains(" leads to port ") {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "no such line");
+    }
+    line.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn its_ports_are_forwarded_and_one_in_use_is_said_at_once() {
+    let place = Place::new();
+    let words = ["run", "--image", IMAGE, "-p", "0:7020"];
+    let serve = ["--", "busybox", "nc", "-l", "-p", "7020", "-e", "cat"];
+    let mut child = place.piped(&[&words[..], &SMALL, &serve].concat());
+    let address = forwarded(&mut BufReader::new(child.stderr.take().unwrap()));
+    eventually("the server answers", || {
+        let mut stream = connected(&address);
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"hello").ok()?;
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).ok()?;
+        (back == *b"hello").then_some(())
+    });
+    // The server serves one, and the port goes with the job.
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    eventually("nobody listens any more", || {
+        std::net::TcpStream::connect(&address)
+            .is_err()
+            .then_some(())
+    });
+
+    let before = place.lab.json("me", &["jobs"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("{}:80", taken.local_addr().unwrap().port());
+    let output = run(&place, &["-p", "0:81", "-p", &port], &["sleep", "600"], b"");
+    assert!(refused(&output, 2).contains("another port"));
+    assert_eq!(place.lab.json("me", &["jobs"]), before, "nothing was sent");
+    assert_eq!(place.lab.json("me", &["forwards"]), serde_json::json!([]));
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn what_its_owner_ends_says_why_and_is_not_begun_elsewhere() {
+    let place = Place::new();
+    let words = ["run", "-i", "--image", IMAGE];
+    let words = [
+        &words[..],
+        &SMALL,
+        &["--", "sh", "-c", "echo up; sleep 600"],
+    ]
+    .concat();
+    let mut child = place.piped(&words);
+    let mut up = [0; 3];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut up).unwrap();
+    let shown = place.lab.json("me", &["job", "last"]);
+    let task = shown["tasks"][0]["task"].as_str().unwrap().to_owned();
+    let kill = ["kill", &task, "--reason", "it is too hot"];
+    let killed = place.as_node("provider", &kill).output().unwrap();
+    assert!(killed.status.success(), "{}", text(&killed.stderr));
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("it is too hot").count(), 1, "{said}");
+    let shown = place.lab.json("me", &["job", "last"]);
+    assert_eq!(shown["job"]["state"], "cancelled", "{shown}");
+}
+
+#[test]
+#[ignore = "needs docker"]
+fn a_reader_that_has_enough_ends_what_is_attended_to() {
+    let place = Place::new();
+    let words = ["run", "-i", "--image", IMAGE];
+    let words = [&words[..], &SMALL, &["--", "yes"]].concat();
+    let mut child = place.piped(&words);
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 64]).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(141), "{}", text(&output.stderr));
+    place.lab.wait_until_running("provider", 1);
+}
+
 #[test]
 #[ignore = "needs docker"]
 fn what_is_typed_comes_to_a_running_task_in_order() {
-    use std::io::Write;
     let place = Place::new();
     let mut child = place.piped(&["exec", "-i", &place.job, "--", "cat"]);
     let mut stdin = child.stdin.take().unwrap();
