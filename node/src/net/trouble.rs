@@ -184,11 +184,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_found_however_deep_it_is_wrapped() {
-        let refused = CircuitError::Connect(ConnectError::NoReservation);
-        let wrapped = io::Error::other(io::Error::other(refused));
-        let said = of_circuit(&wrapped).unwrap();
-        assert!(said.contains("no place"), "{said}");
+    fn a_refusal_is_found_however_deep_it_is_wrapped_and_said_plainly() {
+        for (refused, said) in [
+            (
+                ConnectError::ResourceLimitExceeded,
+                "p2pnode join --relay on",
+            ),
+            (ConnectError::PermissionDenied, "does not permit it"),
+            (ConnectError::NoReservation, "no place at this relay"),
+            (ConnectError::ConnectionFailed, "cannot reach the peer"),
+            (ConnectError::Unsupported, "does not relay"),
+        ] {
+            let refused = CircuitError::Connect(refused);
+            let wrapped = io::Error::other(io::Error::other(refused));
+            let relay = PeerId::random();
+            let address = format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit");
+            let failures = vec![(address.parse().unwrap(), TransportError::Other(wrapped))];
+            let why = of_dial(&DialError::Transport(failures)).unwrap();
+            assert!(why.starts_with(&format!("relay {relay}: ")), "{why}");
+            assert!(why.contains(said), "{why}");
+        }
         assert_eq!(of_circuit(&io::Error::other("something else")), None);
     }
 }

@@ -12,12 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::behaviour::{Behaviour, BehaviourEvent};
 use super::super::config::ReachConfig;
-use super::super::reach::RelayPolicy;
+use super::super::reach::{RelayLimits, RelayPolicy, relay_server};
 use super::super::{
     LinkSnapshot, NetConfig, NetEvent, NetEvents, NetHandle, OpenError, ReachState, StreamKind,
     prepare,
 };
 use super::*;
+
+mod circuits;
 
 /// How long the nodes here wait for a place at a relay.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -35,11 +37,18 @@ async fn begun(config: NetConfig) -> (NetActor, NetHandle, NetEvents) {
 
 /// A relay that runs. Returns its address, with its id.
 async fn running_relay() -> (Multiaddr, (NetHandle, NetEvents)) {
+    relay_with(RelayPolicy::On.limits().unwrap()).await
+}
+
+/// The same with these limits.
+async fn relay_with(limits: RelayLimits) -> (Multiaddr, (NetHandle, NetEvents)) {
     let reach = ReachConfig {
         relay: RelayPolicy::On,
         ..ReachConfig::none()
     };
     let (mut actor, handle, events) = begun(NetConfig { reach, ..config() }).await;
+    let server = actor.swarm.behaviour_mut().0.relay_server.as_mut();
+    *server.unwrap() = relay_server(handle.local_peer_id(), limits);
     let address = actor.swarm.listeners().next().unwrap().clone();
     actor.swarm.add_external_address(address.clone());
     actor.on_addresses();
