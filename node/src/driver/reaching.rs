@@ -188,6 +188,7 @@ fn unreached(of_network: &Reachability, all: &[Reachability]) -> Vec<Unreached> 
     troubled.collect()
 }
 
+/// How it is in one of them.
 async fn in_network(
     member: &Member,
     reach: ReachStatus,

@@ -80,7 +80,7 @@ pub struct Handler {
 
 impl Drop for Handler {
     fn drop(&mut self) {
-        self.path.is_closed();
+        self.path.end();
     }
 }
 

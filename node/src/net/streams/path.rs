@@ -117,8 +117,8 @@ impl Path {
         &self.better
     }
 
-    /// It is closed, whoever did that.
-    pub(super) fn is_closed(&self) {
+    /// The connection is closed, whoever did that: its streams end.
+    pub(super) fn end(&self) {
         self.closed.cancel();
     }
 
